@@ -1,0 +1,41 @@
+# make demo   train on the embedded sample scene; pictures, a video and a mesh in outputs/demo/index.html
+# make test   the tests            make lint   ruff and pyright
+# make bench  measurements beside nerfstudio's own models (takes about an hour on two cores)
+# Everything installs into .venv first; a second call re-uses it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+DEMO ?= outputs/demo
+DATA ?= outputs/bench/scene
+
+.PHONY: setup demo test lint bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev,browser]'
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/python -m common_ns.scripts.demo --output $(DEMO)
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# A Blender scene can be given: make bench DATA=path/to/lego. Without one, the sample scene is measured on.
+bench: setup
+	test -d $(DATA) || $(BIN)/ns-sample-scene --output $(DATA) --layouts blender
+	$(BIN)/python -m benchmarks.mipnerf speed --data $(DATA)
+	$(BIN)/python -m benchmarks.mipnerf quality --data $(DATA)
+	$(BIN)/python -m benchmarks.mipnerf multiscale --data $(DATA)
+
+clean:
+	rm -rf .venv outputs

@@ -1,0 +1,80 @@
+"""What nerfstudio 1.1.5 needs on today's torch, numpy and machines.
+
+`apply()` runs once when the plugins are loaded, which every ns-* command does before it reads a config or a checkpoint.
+Each remedy says which symptom it removes. None of them changes a numerical result.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from common_ns.checks import report_input_errors
+
+
+def default_device() -> Literal["cuda", "cpu"]:
+    """The device that `--machine.device-type` starts from: "cuda" if a usable GPU is there, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def allow_numpy_scalars_in_checkpoints() -> None:
+    """Let torch ≥ 2.6 load checkpoints that hold numpy scalars.
+
+    The host's schedulers put `np.float64` learning rates into checkpoints, and `torch.load` now refuses them with
+    "Weights only load failed". The scalar constructor and the numeric dtypes are harmless; they are allowed under the
+    module names of numpy 1 and of numpy 2, so that a checkpoint written with one loads with the other.
+    """
+    if not hasattr(torch.serialization, "add_safe_globals"):  # torch < 2.4 loads everything
+        return
+    scalar: Any = np.float64(0).__reduce__()[0]  # the function that pickle calls to rebuild a numpy scalar
+    dtype_classes = [type(np.dtype(name)) for name in ("float64", "float32", "float16", "int64", "int32", "bool")]
+    named = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
+    torch.serialization.add_safe_globals([np.dtype, *dtype_classes, *named])
+
+
+def provide_ffmpeg() -> None:
+    """Put imageio-ffmpeg's binary on PATH as `ffmpeg` when none is there: ns-render looks for that name on PATH."""
+    if shutil.which("ffmpeg") is not None:
+        return
+    try:
+        import imageio_ffmpeg
+
+        binary = Path(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError):  # no wheel with a binary for this platform: the host's own message remains
+        return
+    name = "ffmpeg.exe" if sys.platform == "win32" else "ffmpeg"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fieldsuite" / "bin"
+    for folder in (cache, Path(tempfile.gettempdir()) / f"fieldsuite-bin-{os.environ.get('USER', 'user')}"):
+        try:
+            _link_or_copy(binary, folder / name)
+        except OSError:  # a read-only home: try the next folder
+            continue
+        os.environ["PATH"] = os.environ.get("PATH", "") + os.pathsep + str(folder)
+        return
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` an alias of `source`, replacing a stale alias in one step."""
+    if target.exists() and (target.resolve() == source.resolve() or target.stat().st_size == source.stat().st_size):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f"{target.name}.{os.getpid()}")
+    try:
+        fresh.symlink_to(source)
+    except OSError:
+        shutil.copy2(source, fresh)
+    os.replace(fresh, target)
+
+
+def apply() -> None:
+    """Apply all remedies. Safe to call more than once."""
+    allow_numpy_scalars_in_checkpoints()
+    provide_ffmpeg()
+    report_input_errors()

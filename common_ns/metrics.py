@@ -1,0 +1,111 @@
+"""Image metrics that never download anything.
+
+PSNR and SSIM are pure functions. LPIPS needs a pretrained AlexNet: it is built at the first evaluation that can use it,
+from a local file, and left out of the results with one warning when there is none.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor, nn
+
+from common_ns.checks import InputError
+
+LPIPS_MIN_SIZE = 64
+"""Shorter image side in pixels below which AlexNet's feature maps are too small for LPIPS to mean anything."""
+
+ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
+"""Name under which torchvision publishes the AlexNet weights that LPIPS is defined on."""
+
+
+def psnr(prediction: Float[Tensor, "*n"], target: Float[Tensor, "*n"]) -> float:
+    """Peak signal-to-noise ratio in dB of values in [0, 1]: −10 log₁₀ of the mean squared error.
+
+    Identical inputs give infinity.
+    """
+    mse = torch.mean((prediction.double() - target.double()) ** 2)
+    return float(-10.0 * torch.log10(mse))
+
+
+def ssim(prediction: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"]) -> float:
+    """Structural similarity of two images in [0, 1] (Wang et al. 2004; 11×11 Gaussian window, σ 1.5)."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    value = structural_similarity_index_measure(_nchw(prediction), _nchw(target), data_range=1.0)
+    assert isinstance(value, Tensor)
+    return float(value)
+
+
+def lpips(
+    prediction: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"], weights: Path | None = None
+) -> float | None:
+    """Learned perceptual distance (Zhang et al. 2018, AlexNet) of two images in [0, 1].
+
+    Args:
+        prediction, target: images of equal size.
+        weights: the AlexNet weights file of torchvision; None looks in torch's hub cache.
+    Returns: the distance, or None when no weights are at hand or the image is smaller than `LPIPS_MIN_SIZE`.
+    Raises: InputError if `weights` is given and cannot be used.
+    """
+    if min(prediction.shape[:2]) < LPIPS_MIN_SIZE:
+        return None
+    network = _lpips_network(weights)
+    if network is None:
+        return None
+    network = network.to(prediction.device)
+    with torch.no_grad():
+        distance = network(_nchw(prediction).clamp(0, 1), _nchw(target).clamp(0, 1), normalize=True)
+    return float(distance)
+
+
+def image_metrics(
+    prediction: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"], lpips_weights: Path | None = None
+) -> dict[str, float]:
+    """PSNR, SSIM and, where its weights are at hand, LPIPS, under the names that ns-eval reports."""
+    prediction = prediction.clamp(0, 1)
+    metrics = {"psnr": psnr(prediction, target)}
+    if min(prediction.shape[:2]) >= 11:  # the window of SSIM
+        metrics["ssim"] = ssim(prediction, target)
+    distance = lpips(prediction, target, lpips_weights)
+    if distance is not None:
+        metrics["lpips"] = distance
+    return metrics
+
+
+def _nchw(image: Float[Tensor, "h w c"]) -> Float[Tensor, "1 c h w"]:
+    return image.movedim(-1, 0)[None].float()
+
+
+@lru_cache(maxsize=2)
+def _lpips_network(weights: Path | None) -> nn.Module | None:
+    """LPIPS with torchmetrics' bundled linear layers on AlexNet weights from a local file."""
+    from torchmetrics.functional.image.lpips import _LPIPS
+    from torchvision.models import alexnet
+
+    path = weights if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET_FILE
+    if weights is None and not path.exists():
+        CONSOLE.print(
+            f"[yellow]lpips is not reported: no {ALEXNET_FILE} in {path.parent}; "
+            "give its path by --pipeline.model.lpips-weights."
+        )
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        backbone = alexnet(weights=None)
+        backbone.load_state_dict(state)
+    except Exception as error:
+        problem = f"cannot be read as torchvision's AlexNet weights ({type(error).__name__})"
+        raise InputError(problem, f"Give the file {ALEXNET_FILE}", file=path) from error
+
+    network = _LPIPS(pretrained=True, net="alex", pnet_rand=True)
+    # torchmetrics cuts AlexNet's feature layers into five slices and keeps their original indices as names.
+    for name, module in network.net.named_modules():
+        index = name.rsplit(".", 1)[-1]
+        if isinstance(module, nn.Conv2d):
+            module.load_state_dict(backbone.features[int(index)].state_dict())
+    return network.eval()

@@ -1,0 +1,190 @@
+"""Batches: right pixels, right rays, right footprints, and the same for the same step."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from PIL import Image
+
+from common_ns.checks import InputError
+from common_ns.datamanager import FieldDataManagerConfig, pixel_footprint, seed_step
+
+
+def manager(data: Path, **options):
+    parser = options.pop("dataparser", BlenderDataParserConfig())
+    torch.manual_seed(options.pop("seed", 42))
+    config = FieldDataManagerConfig(data=data, dataparser=parser, train_num_rays_per_batch=64, **options)
+    return config.setup(device="cpu", test_mode="test").train()
+
+
+def edit_json(file: Path, edit) -> None:
+    content = json.loads(file.read_text())
+    edit(content)
+    file.write_text(json.dumps(content))
+
+
+def test_batch_colours_are_the_images_pixels_over_white(tiny_blender):
+    datamanager = manager(tiny_blender)
+    rays, batch = datamanager.next_train(0)
+    assert rays.origins.shape == (64, 3)
+    for (camera, row, column), colour in zip(batch["indices"].tolist(), batch["image"]):
+        pixel = np.asarray(Image.open(tiny_blender / "train" / f"r_{camera}.png"))[row, column] / 255.0
+        expected = pixel[:3] * pixel[3] + (1 - pixel[3])
+        assert np.allclose(colour.numpy(), expected, atol=1e-6)
+
+
+def test_rays_are_those_of_the_hosts_cameras(tiny_blender):
+    datamanager = manager(tiny_blender)
+    rays, batch = datamanager.next_train(3)
+    camera, row, column = batch["indices"][5].tolist()
+    image_rays = datamanager.train_dataset.cameras.generate_rays(camera_indices=camera, keep_shape=True)
+    assert torch.allclose(rays.directions[5], image_rays.directions[row, column], atol=1e-6)
+    assert torch.allclose(rays.pixel_area[5], image_rays.pixel_area[row, column], atol=1e-9)
+
+
+def test_a_step_draws_the_same_batch_in_every_run(tiny_blender):
+    first, second = manager(tiny_blender), manager(tiny_blender)
+    for step in range(3):
+        first.next_train(step)
+    torch.rand(17)  # whatever else is drawn between steps does not matter
+    _, expected = first.next_train(7)
+    _, found = second.next_train(7)
+    assert torch.equal(expected["indices"], found["indices"])
+    assert not torch.equal(second.next_train(8)[1]["indices"], found["indices"])
+    assert not torch.equal(manager(tiny_blender, seed=43).next_train(7)[1]["indices"], found["indices"])
+
+
+def test_exporters_get_new_rays_though_they_always_ask_for_step_0(tiny_blender):
+    datamanager = manager(tiny_blender).eval()
+    first = datamanager.next_train(0)[1]["indices"]
+    assert not torch.equal(first, datamanager.next_train(0)[1]["indices"])
+    datamanager.train_pixel_sampler.num_rays_per_batch = 10
+    assert len(datamanager.next_train(0)[1]["indices"]) == 10
+
+
+def test_seeding_reaches_torch_and_python():
+    import random
+
+    seed_step(1, 5)
+    drawn = torch.rand(1).item(), random.random()
+    seed_step(1, 6)
+    assert (torch.rand(1).item(), random.random()) != drawn
+    seed_step(1, 5)
+    assert (torch.rand(1).item(), random.random()) == drawn
+
+
+def test_footprint_is_the_squared_scale():
+    cameras = Cameras(
+        camera_to_worlds=torch.eye(4)[None, :3].repeat(4, 1, 1),
+        fx=torch.tensor([[80.0], [40.0], [20.0], [10.0]]),
+        fy=torch.tensor([[80.0], [40.0], [20.0], [10.0]]),
+        cx=5.0,
+        cy=5.0,
+        width=10,
+        height=10,
+    )
+    assert pixel_footprint(cameras).flatten().tolist() == pytest.approx([1, 4, 16, 64])
+
+
+def test_host_batches_are_used_when_an_option_asks_for_them(tiny_blender):
+    datamanager = manager(tiny_blender, patch_size=4)
+    _, batch = datamanager.next_train(0)
+    indices = batch["indices"].reshape(-1, 4, 4, 3)
+    assert (indices[:, :, 1:, 2] - indices[:, :, :-1, 2] == 1).all()
+
+
+def test_evaluation_batches(tiny_blender):
+    datamanager = manager(tiny_blender)
+    _, batch = datamanager.next_eval(0)
+    camera, row, column = batch["indices"][0].tolist()
+    pixel = np.asarray(Image.open(tiny_blender / "test" / f"r_{camera}.png"))[row, column] / 255.0
+    assert np.allclose(batch["image"][0].numpy(), pixel[:3] * pixel[3] + 1 - pixel[3], atol=1e-6)
+
+
+def test_camera_metadata_exists_for_the_hosts_camera_export(tiny_blender):
+    assert manager(tiny_blender).train_dataset.cameras.metadata == {}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / "train" / "r_1.png").unlink(), r"r_1\.png: the image does not exist"),
+        (lambda d: (d / "train" / "r_1.png").write_bytes(b"x"), r"r_1\.png: the image cannot be read"),
+        (lambda d: (d / "transforms_train.json").write_text('{"frames": ['), r"transforms_train\.json: not valid JSON"),
+        (
+            lambda d: edit_json(d / "transforms_train.json", lambda c: c.pop("camera_angle_x")),
+            '"camera_angle_x" is mis',
+        ),
+        (lambda d: edit_json(d / "transforms_test.json", lambda c: c["frames"].clear()), "list of frames is empty"),
+        (
+            lambda d: edit_json(
+                d / "transforms_train.json",
+                lambda c: c["frames"][2]["transform_matrix"][0].__setitem__(3, float("nan")),
+            ),
+            "the pose of ./train/r_2 holds nan",
+        ),
+        (
+            lambda d: edit_json(
+                d / "transforms_train.json", lambda c: c["frames"][0]["transform_matrix"][0].__setitem__(0, 5.0)
+            ),
+            "not rigid",
+        ),
+        (lambda d: Image.new("RGBA", (16, 20)).save(d / "train" / "r_3.png"), "16×20 pixels, its camera 16×16"),
+        (lambda d: Image.new("RGB", (16, 16)).save(d / "train" / "r_3.png"), r"r_3\.png: the image lacks an alpha"),
+    ],
+)
+def test_bad_input_gives_one_line(tiny_blender, damage, message):
+    damage(tiny_blender)
+    with pytest.raises(InputError, match=message) as caught:
+        manager(tiny_blender)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_data_folder(tmp_path):
+    with pytest.raises(InputError, match="the data path does not exist"):
+        manager(tmp_path / "nowhere")
+
+
+def write_capture(folder: Path, names: list[str]) -> Path:
+    (folder / "images").mkdir(parents=True)
+    frames = []
+    for index, name in enumerate(names):
+        Image.new("RGB", (12, 8), (20 * index, 0, 0)).save(folder / "images" / name)
+        angle = 2 * np.pi * index / len(names)
+        pose = np.eye(4)
+        pose[:3, 3] = [np.cos(angle), np.sin(angle), 0.2]
+        frames.append({"file_path": f"images/{name}", "transform_matrix": pose.tolist()})
+    content = {"fl_x": 10.0, "fl_y": 10.0, "cx": 6.0, "cy": 4.0, "w": 12, "h": 8, "frames": frames}
+    (folder / "transforms.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_missing_frames_are_skipped_only_if_asked(tmp_path):
+    names = [f"{i:02d}.png" for i in range(20)]
+    folder = write_capture(tmp_path / "capture", names)
+    (folder / "images" / "05.png").unlink()
+    parser = NerfstudioDataParserConfig(eval_mode="interval", eval_interval=10)
+    with pytest.raises(InputError, match=r"05\.png: the image does not exist"):
+        manager(folder, dataparser=parser)
+    datamanager = manager(folder, dataparser=parser, skip_missing_images=True)
+    assert len(datamanager.train_dataset) == 17 and len(datamanager.train_dataset.cameras) == 17
+    assert all("05.png" not in str(file) for file in datamanager.train_dataset._dataparser_outputs.image_filenames)
+
+
+def test_nerfstudio_json_without_poses(tmp_path):
+    folder = write_capture(tmp_path / "capture", ["00.png", "01.png"])
+    edit_json(folder / "transforms.json", lambda content: content["frames"][1].pop("transform_matrix"))
+    with pytest.raises(InputError, match='frame 1 lacks the field "transform_matrix"'):
+        manager(folder, dataparser=NerfstudioDataParserConfig())
+
+
+def test_nerfstudio_json_without_focal_length(tmp_path):
+    folder = write_capture(tmp_path / "capture", ["00.png", "01.png"])
+    edit_json(folder / "transforms.json", lambda content: content.pop("fl_x"))
+    with pytest.raises(InputError, match="fx"):
+        manager(folder, dataparser=NerfstudioDataParserConfig())

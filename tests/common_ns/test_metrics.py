@@ -1,0 +1,65 @@
+"""Metrics against their definitions; LPIPS only with local weights."""
+
+import math
+
+import pytest
+import torch
+from torchvision.models import alexnet
+
+from common_ns import metrics
+from common_ns.checks import InputError
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(72, 80, 3, generator=generator)
+    return (target + 0.1 * torch.randn(72, 80, 3, generator=generator)).clamp(0, 1), target
+
+
+@pytest.fixture(autouse=True)
+def fresh_network():
+    metrics._lpips_network.cache_clear()
+    yield
+    metrics._lpips_network.cache_clear()
+
+
+def test_psnr_is_its_definition(images):
+    mse = ((images[0] - images[1]) ** 2).mean().item()
+    assert metrics.psnr(*images) == pytest.approx(-10 * math.log10(mse), rel=1e-5)
+    assert metrics.psnr(images[0], images[0]) == math.inf
+
+
+def test_ssim_of_equal_images_is_one(images):
+    assert metrics.ssim(images[1], images[1]) == pytest.approx(1.0, abs=1e-5)
+    assert metrics.ssim(*images) < 0.999
+
+
+def test_lpips_is_left_out_without_weights(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert "lpips" not in metrics.image_metrics(*images)
+    assert set(metrics.image_metrics(*images)) == {"psnr", "ssim"}
+
+
+def test_lpips_from_a_local_file_equals_torchmetrics(images, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    state = alexnet(weights=None).state_dict()
+    file = tmp_path / metrics.ALEXNET_FILE
+    torch.save(state, file)
+    # torchmetrics downloads the backbone: hand it the same weights instead.
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *args, **kwargs: state)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *args, **kwargs: state)
+    from torchmetrics.functional.image.lpips import learned_perceptual_image_patch_similarity
+
+    prediction, target = (image.movedim(-1, 0)[None] for image in images)
+    expected = learned_perceptual_image_patch_similarity(prediction, target, net_type="alex", normalize=True)
+    assert metrics.lpips(*images, weights=file) == pytest.approx(expected.item(), rel=1e-5)
+    assert metrics.image_metrics(*images, lpips_weights=file)["lpips"] > 0
+    assert metrics.lpips(images[0][:40], images[1][:40], weights=file) is None  # below the smallest sensible size
+
+
+def test_wrong_weights_file(images, tmp_path):
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"weights\.pth: cannot be read as torchvision's AlexNet"):
+        metrics.lpips(*images, weights=file)
