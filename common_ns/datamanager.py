@@ -48,8 +48,7 @@ class FieldDataset(InputDataset):
     def __init__(
         self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0, check_files: bool = True
     ) -> None:
-        if dataparser_outputs.cameras.metadata is None:
-            dataparser_outputs.cameras.metadata = {}  # the host's camera export asserts that it is not None
+        _mend_cameras(dataparser_outputs.cameras)
         super().__init__(dataparser_outputs, scale_factor)
         files = dataparser_outputs.image_filenames
         cameras = dataparser_outputs.cameras
@@ -254,6 +253,14 @@ def select_frames(outputs: DataparserOutputs, keep: list[int]) -> DataparserOutp
         mask_filenames=None if outputs.mask_filenames is None else [outputs.mask_filenames[i] for i in keep],
         metadata=metadata,
     )
+
+
+def _mend_cameras(cameras: Cameras) -> None:
+    """Remove what the host's own commands stumble over in cameras of the host's own parsers."""
+    if cameras.metadata is None:
+        cameras.metadata = {}  # ns-export cameras asserts that it is not None
+    for name in ("fx", "fy", "cx", "cy"):  # Blender's focal lengths come as float64, which ns-render spiral refuses
+        setattr(cameras, name, getattr(cameras, name).float())
 
 
 def _check_layout(data: Path, config: FieldDataManagerConfig) -> None:

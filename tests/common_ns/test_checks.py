@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,4 +147,4 @@ def test_defects_outside_of_dataparsers_are_not_explained_away():
     with pytest.raises(KeyError), checks.explained("data"):
         {}["bug"]
     with pytest.raises(InputError, match="gone"), checks.explained("data"):
-        open("gone")
+        Path("gone").read_text()

@@ -106,8 +106,10 @@ def test_evaluation_batches(tiny_blender):
     assert np.allclose(batch["image"][0].numpy(), pixel[:3] * pixel[3] + 1 - pixel[3], atol=1e-6)
 
 
-def test_camera_metadata_exists_for_the_hosts_camera_export(tiny_blender):
-    assert manager(tiny_blender).train_dataset.cameras.metadata == {}
+def test_cameras_are_as_the_hosts_commands_need_them(tiny_blender):
+    cameras = manager(tiny_blender).train_dataset.cameras
+    assert cameras.metadata == {}
+    assert cameras.fx.dtype == cameras.fy.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,83 @@
+"""mip-NeRF methods: `mip-nerf`, `mip-nerf-small`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from common_ns.compat import apply, default_device
+from common_ns.datamanager import FieldDataManagerConfig
+from common_ns.pipeline import FieldPipelineConfig
+from common_ns.schedulers import LogLinearSchedulerConfig
+from common_ns.trainer import SafeTrainer
+from mipnerf_ns.model import MipNerfModelConfig
+
+apply()
+
+_paper = TrainerConfig(
+    _target=SafeTrainer,
+    method_name="mip-nerf",
+    machine=MachineConfig(device_type=default_device()),
+    max_num_iterations=1000000,
+    steps_per_save=5000,
+    steps_per_eval_batch=1000,
+    steps_per_eval_image=5000,
+    steps_per_eval_all_images=100000,
+    pipeline=FieldPipelineConfig(
+        datamanager=FieldDataManagerConfig(
+            dataparser=BlenderDataParserConfig(), train_num_rays_per_batch=4096, eval_num_rays_per_batch=1024
+        ),
+        model=MipNerfModelConfig(),
+    ),
+    optimizers={
+        "fields": {
+            "optimizer": AdamOptimizerConfig(lr=5e-4, eps=1e-8),
+            "scheduler": LogLinearSchedulerConfig(lr_final=5e-6, max_steps=1000000, warmup_steps=2500),
+        }
+    },
+    viewer=ViewerConfig(num_rays_per_chunk=2048),
+    vis="viewer",
+)
+
+mip_nerf = MethodSpecification(
+    config=_paper,
+    description="mip-NeRF (Barron et al. 2021) with the paper's settings, for objects and real captures.",
+)
+
+mip_nerf_small = MethodSpecification(
+    config=replace(
+        _paper,
+        method_name="mip-nerf-small",
+        max_num_iterations=3000,
+        steps_per_save=1000,
+        steps_per_eval_batch=500,
+        steps_per_eval_image=1000,
+        pipeline=FieldPipelineConfig(
+            datamanager=FieldDataManagerConfig(
+                dataparser=BlenderDataParserConfig(), train_num_rays_per_batch=512, eval_num_rays_per_batch=512
+            ),
+            model=MipNerfModelConfig(
+                num_coarse_samples=48,
+                num_importance_samples=48,
+                num_layers=4,
+                hidden_dim=128,
+                color_hidden_dim=64,
+                eval_num_rays_per_chunk=1024,
+            ),
+        ),
+        optimizers={
+            "fields": {
+                "optimizer": AdamOptimizerConfig(lr=2e-3, eps=1e-8),
+                "scheduler": LogLinearSchedulerConfig(
+                    lr_final=1e-4, max_steps=3000, warmup_steps=100, warmup_multiplier=0.1
+                ),
+            }
+        },
+    ),
+    description="mip-NeRF sized for two CPU cores: a recognisable object in about five minutes.",
+)

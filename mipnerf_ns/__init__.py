@@ -1,0 +1,1 @@
+"""mip-NeRF: cone tracing with integrated positional encoding (arXiv 2103.13415)."""
