@@ -1,0 +1,1 @@
+"""Parts of the sample scene: solids, textures, shading, rendering, cameras, sensors and the layouts' writers."""

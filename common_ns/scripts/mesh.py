@@ -1,0 +1,188 @@
+"""`ns-mesh`: the surface of a trained field as a triangle mesh, on any device and at any resolution."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import tyro
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from common_ns.checks import InputError, explained, read_json, report_input_errors
+from common_ns.meshing import check_box, check_mesh_path, extract_mesh, iso_field_of
+
+if TYPE_CHECKING:
+    from nerfstudio.pipelines.base_pipeline import Pipeline
+
+Corner = tuple[float, float, float]
+
+
+def load_pipeline(load_config: Path) -> Pipeline:
+    """The pipeline of a run with the weights of its last checkpoint, in evaluation mode.
+
+    Raises: InputError if the config or the checkpoint is missing or cannot be read; the host would end in an assertion,
+        an index error or a silent exit.
+    """
+    if not load_config.is_file():
+        raise InputError("no such file", "Give the config.yml that ns-train wrote into the run's folder", load_config)
+
+    import yaml
+    from nerfstudio.engine.trainer import TrainerConfig
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    try:
+        config = yaml.load(load_config.read_text(encoding="utf-8"), Loader=yaml.Loader)
+    except (yaml.YAMLError, ImportError, AttributeError, UnicodeDecodeError) as error:
+        remedy = "Give the config.yml that ns-train wrote, with the method's package installed"
+        raise InputError(f"cannot be read as a nerfstudio config ({error})", remedy, load_config) from error
+    if not isinstance(config, TrainerConfig):
+        remedy = "Give the config.yml that ns-train wrote into the run's folder"
+        raise InputError(f"holds a {type(config).__name__}, not the config of a run", remedy, load_config)
+
+    folder = config.get_checkpoint_dir()
+    wanted = "step-*.ckpt" if config.load_step is None else f"step-{config.load_step:09d}.ckpt"
+    if not folder.is_dir() or not any(folder.glob(wanted)):
+        problem = f"the run has no checkpoint {str(folder / wanted)!r}"
+        remedy = "Run from the folder that ns-train ran in, or train until a checkpoint is saved"
+        raise InputError(problem, remedy, load_config)
+    try:
+        with explained(load_config):
+            return eval_setup(load_config, test_mode="inference")[1]
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise InputError(f"a checkpoint cannot be read ({error})", "It may be cut off; use another", folder) from error
+    except RuntimeError as error:
+        if "PytorchStreamReader" not in str(error):
+            raise
+        reason = str(error).split(". ")[0]
+        raise InputError(f"a checkpoint cannot be read ({reason})", "It may be cut off; use another", folder) from error
+
+
+def model_to_world(pipeline: Pipeline, load_config: Path) -> Float[NDArray, "3 4"]:
+    """The affine map [A | b] from model coordinates to those of the data set.
+
+    A dataparser puts a point x of the data set at scale · (R x + t) with [R | t] its transform. They are taken from the
+    pipeline's dataparser, or else from the dataparser_transforms.json that ns-train writes beside the config.
+    """
+    outputs = getattr(pipeline.datamanager, "train_dataparser_outputs", None)
+    if outputs is not None:
+        transform, scale = outputs.dataparser_transform.double().cpu().numpy(), float(outputs.dataparser_scale)
+    else:
+        content = read_json(load_config.parent / "dataparser_transforms.json", required=["transform", "scale"])
+        transform, scale = np.array(content["transform"], dtype=np.float64), float(content["scale"])
+    inverse = np.linalg.inv(transform[:3, :3])
+    return np.concatenate([inverse / scale, -inverse @ transform[:3, 3:]], axis=1)
+
+
+@dataclass
+class MeshCommand:
+    """Write the surface of a trained field as a triangle mesh.
+
+    It is the zero set of a signed distance, a level of a density or occupancy 0.5, extracted without seams at any
+    resolution, on the CPU as well as on a GPU.
+    """
+
+    load_config: Path
+    """The run's config.yml."""
+    output: Path = Path("mesh.ply")
+    """File to write; its suffix decides the format: .ply, .obj or .glb."""
+    resolution: int = 256
+    """Number of voxels along the longest side of the box."""
+    level: float | None = None
+    """Value at the surface. Default: 0 for an SDF, 0.5 for an occupancy, and for a density ln 2 / (1 % of the box
+    diagonal): a path of that length then absorbs half of the light."""
+    bounding_box_min: Corner | None = None
+    """Lower corner x y z of the crop box in the model's coordinates. Default: the model's scene box."""
+    bounding_box_max: Corner | None = None
+    """Upper corner x y z of the crop box in the model's coordinates. Default: the model's scene box."""
+    chunk_size: int = 65536
+    """Most points that are evaluated at once; it bounds the memory that the field needs."""
+    vertex_colors: bool = True
+    """Give vertices the field's colour as seen head-on, if the field has colours."""
+    normals: bool = True
+    """Give vertices the normals of the field."""
+    close: bool = True
+    """Cap the mesh where the box cuts through the inside, so that it is watertight; else it stays open there."""
+    refine: int = 4
+    """Steps by which each vertex is moved along its grid edge to where the field itself crosses the level."""
+    min_component_faces: int = 0
+    """Drop connected pieces with fewer triangles than this: floaters."""
+    keep_largest: int | None = None
+    """Keep only so many connected pieces, the largest ones. Default: all."""
+    lipschitz: float | None = None
+    """Bound on how fast the field changes per scene unit, about 1 for an SDF; what the surface cannot reach is skipped.
+    Too small a bound loses parts of the surface. Default: skip nothing."""
+    world_coordinates: bool = False
+    """Write the mesh in the coordinates of the data set: undo the dataparser's scale, rotation and shift."""
+
+    def check(self) -> None:
+        """Raises InputError about options that cannot work, before the run is loaded, which takes a while."""
+        check_mesh_path(self.output)
+        for name in ("resolution", "chunk_size", "keep_largest", "lipschitz"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"--{name.replace('_', '-')} is {value}", "Give a number above 0")
+        if self.bounding_box_min is not None and self.bounding_box_max is not None:
+            check_box(torch.tensor([self.bounding_box_min, self.bounding_box_max]))
+
+    def main(self) -> Path:
+        """Extract and write the mesh, print what it is, and return where it is."""
+        self.check()
+        pipeline = load_pipeline(self.load_config)
+        box = self.crop_box(iso_field_of(pipeline.model, self.level).aabb)
+        size = check_box(box)
+        voxel = float((size[1] - size[0]).max()) / self.resolution
+        field = iso_field_of(pipeline.model, self.level, voxel_size=voxel)
+        mesh = extract_mesh(
+            field,
+            resolution=self.resolution,
+            chunk_size=self.chunk_size,
+            aabb=box,
+            progress=True,
+            close=self.close,
+            with_normals=self.normals,
+            with_colors=self.vertex_colors,
+            refine=self.refine,
+            keep_largest=self.keep_largest,
+            min_component_faces=self.min_component_faces,
+            lipschitz=self.lipschitz,
+        )
+        if self.world_coordinates:
+            mesh = mesh.transformed(model_to_world(pipeline, self.load_config))
+        mesh.save(self.output)
+
+        low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
+        extent = " to ".join("(" + ", ".join(f"{x:.4g}" for x in corner) + ")" for corner in (low, high))
+        kept = [name for name, part in (("normals", mesh.normals), ("colours", mesh.colors)) if part is not None]
+        print(
+            f"Surface at level {field.level:.4g}, voxels of {voxel:.4g} scene units\n"
+            f"  vertices    {len(mesh.vertices):,}{' with ' + ' and '.join(kept) if kept else ''}\n"
+            f"  faces       {len(mesh.faces):,}\n"
+            f"  watertight  {'yes' if mesh.to_trimesh().is_watertight else 'no'}\n"
+            f"  extent      {extent} in {'data set' if self.world_coordinates else 'model'} coordinates\n"
+            f"Written to {self.output}"
+        )
+        return self.output
+
+    def crop_box(self, default: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
+        """The box to mesh: the given corners, and the field's own where none is given."""
+        given = (self.bounding_box_min, self.bounding_box_max)
+        corners = [own.tolist() if corner is None else corner for own, corner in zip(default, given)]
+        return torch.tensor(corners, dtype=torch.float64)
+
+
+def entrypoint() -> None:
+    """Entry point of the console command."""
+    report_input_errors()
+    tyro.cli(MeshCommand, prog="ns-mesh", description=inspect.getdoc(MeshCommand)).main()
+
+
+if __name__ == "__main__":
+    entrypoint()
