@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 DEMO ?= outputs/demo
-DATA ?= outputs/bench/scene
+DATA ?= outputs/bench/blender
 
 .PHONY: setup demo test lint bench clean
 
@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: setup
-	$(BIN)/python -m common_ns.scripts.demo --output $(DEMO)
+	$(BIN)/python -m common_ns.scripts.demo --output-dir $(DEMO)
 
 test: setup
 	$(BIN)/python -m pytest
@@ -32,7 +32,7 @@ lint: setup
 
 # A Blender scene can be given: make bench DATA=path/to/lego. Without one, the sample scene is measured on.
 bench: setup
-	test -d $(DATA) || $(BIN)/ns-sample-scene --output $(DATA) --layouts blender
+	test -d $(DATA) || $(BIN)/ns-sample-scene --output-dir outputs/bench --layouts blender --resolution 100
 	$(BIN)/python -m benchmarks.mipnerf speed --data $(DATA)
 	$(BIN)/python -m benchmarks.mipnerf quality --data $(DATA)
 	$(BIN)/python -m benchmarks.mipnerf multiscale --data $(DATA)

@@ -7,6 +7,7 @@ it is an ordinary `ValueError`; at the top of a command `report_input_errors` pr
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,8 +43,12 @@ def report_input_errors() -> None:
         return
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        # With several devices the error happens in a worker, and arrives as the text of its traceback.
+        in_worker = re.search(rf"^{__name__}\.InputError: (.+)$", str(error), re.MULTILINE)
         if isinstance(error, InputError):
             print(f"Error: {error}", file=sys.stderr)
+        elif kind.__name__ == "ProcessRaisedException" and in_worker is not None:
+            print(f"Error: {in_worker[1]}", file=sys.stderr)
         else:
             previous(kind, error, trace)
 

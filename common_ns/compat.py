@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,8 +74,15 @@ def _link_or_copy(source: Path, target: Path) -> None:
     os.replace(fresh, target)
 
 
+def silence_host_deprecations() -> None:
+    """Hide two deprecation warnings of the host's own code, which come with every run and which no user can act on."""
+    warnings.filterwarnings("ignore", message="Using a non-tuple sequence for multidimensional indexing")
+    warnings.filterwarnings("ignore", message="`torch.cuda.amp.custom_")
+
+
 def apply() -> None:
     """Apply all remedies. Safe to call more than once."""
+    silence_host_deprecations()
     allow_numpy_scalars_in_checkpoints()
     provide_ffmpeg()
     report_input_errors()

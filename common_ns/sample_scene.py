@@ -1,6 +1,6 @@
 """A small ray-traced scene that every family can be tried on: exact pictures, depth, normals, masks and mesh.
 
-`ns-sample-scene --output data/sample` writes, from one seed and without any download:
+`ns-sample-scene --output-dir data/sample` writes, from one seed and without any download:
 
     blender/      transforms_{train,val,test}.json, RGBA pictures                (near 2, far 6, box ±1.5)
     nerfstudio/   transforms.json, images over white, 16-bit depth, and by option masks, normals, monocular depth
@@ -51,7 +51,7 @@ _GENERATOR = "ns-sample-scene"
 class SampleSceneConfig:
     """Write the sample scene: one world, the same views in each of the layouts."""
 
-    output: Path
+    output_dir: Path
     """Folder to write to; it is made if need be."""
     layouts: tuple[Literal["blender", "nerfstudio", "idr"], ...] = ("blender", "nerfstudio", "idr")
     """Layouts to write, each into a folder of its name."""
@@ -103,9 +103,9 @@ def write_sample_scene(config: SampleSceneConfig, progress: bool = False) -> Pat
     except OSError as error:
         reason = f"cannot be written: {error.strerror or error}"
         raise InputError(
-            reason, "Free the space or the permission, or choose another --output", config.output
+            reason, "Free the space or the permission, or choose another --output-dir", config.output_dir
         ) from error
-    return config.output
+    return config.output_dir
 
 
 def _check(config: SampleSceneConfig) -> None:
@@ -144,15 +144,15 @@ def _check(config: SampleSceneConfig) -> None:
 
 def _clear(config: SampleSceneConfig) -> None:
     """Make the output folder, and take an earlier scene out of it if `config` allows."""
-    folder = config.output
+    folder = config.output_dir
     if folder.exists() and not folder.is_dir():
-        raise InputError("is a file", "Name a folder as --output", folder)
+        raise InputError("is a file", "Name a folder as --output-dir", folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not any(folder.iterdir()):
         return
     if not config.overwrite:
         raise InputError(
-            "the folder is not empty", "Choose another --output, or replace a scene with --overwrite", folder
+            "the folder is not empty", "Choose another --output-dir, or replace a scene with --overwrite", folder
         )
     present = [folder / name for name in _OWN if (folder / name).exists()]
     marker = folder / "scene.json"
@@ -160,7 +160,7 @@ def _clear(config: SampleSceneConfig) -> None:
         names = ", ".join(path.name for path in present)
         raise InputError(
             f"the folder holds {names}, and no scene.json says that {_GENERATOR} wrote it",
-            "Choose another --output, or move it away yourself",
+            "Choose another --output-dir, or move it away yourself",
             folder,
         )
     for path in present:
@@ -177,22 +177,22 @@ def _write(config: SampleSceneConfig, progress: bool) -> None:
     shots = [Shot(split, index, number, camera) for number, (split, index, camera) in enumerate(views)]
 
     record: dict[str, Any] = {"generator": _GENERATOR, "complete": False}
-    write_json(config.output / "scene.json", record)
+    write_json(config.output_dir / "scene.json", record)
     scene = Scene(config.seed, config.unbounded)
     mesh = scene.mesh()
-    write_whole(config.output / "mesh.ply", lambda partial: _save_ply(mesh, partial))
+    write_whole(config.output_dir / "mesh.ply", lambda partial: _save_ply(mesh, partial))
     center = mesh.bounds.mean(axis=0)
     # A margin, so that the unit sphere of the IDR layout does not touch the objects.
     radius = 1.05 * float(np.linalg.norm(mesh.vertices - center, axis=1).max())
 
     writers: list[Writer] = []
     if "blender" in config.layouts:
-        writers.append(BlenderWriter(config.output / "blender", shots))
+        writers.append(BlenderWriter(config.output_dir / "blender", shots))
     if "nerfstudio" in config.layouts:
-        folder = config.output / "nerfstudio"
+        folder = config.output_dir / "nerfstudio"
         writers.append(NerfstudioWriter(folder, shots, config.mono_depth, config.masks, config.normals))
     if "idr" in config.layouts:
-        writers.append(IdrWriter(config.output / "idr", shots, center, radius))
+        writers.append(IdrWriter(config.output_dir / "idr", shots, center, radius))
 
     # Each view has its own random numbers: neither threads nor the number of views change them.
     mono = {
@@ -214,7 +214,7 @@ def _write(config: SampleSceneConfig, progress: bool) -> None:
     for writer in writers:
         writer.finish()
 
-    options = {key: value for key, value in asdict(config).items() if key not in ("output", "overwrite")}
+    options = {key: value for key, value in asdict(config).items() if key not in ("output_dir", "overwrite")}
     record["options"] = {**options, "layouts": list(config.layouts)}
     record["world"] = "z up; cameras in OpenGL axes (look along -z, y up); lengths in scene units"
     record["object_sphere"] = {"center": center.tolist(), "radius": radius}
@@ -225,7 +225,7 @@ def _write(config: SampleSceneConfig, progress: bool) -> None:
             **{name: list(pair) for name, pair in mono.items()},
         }
     record["complete"] = True
-    write_json(config.output / "scene.json", record)
+    write_json(config.output_dir / "scene.json", record)
 
 
 def _save_ply(mesh: Any, path: Path) -> None:

@@ -30,7 +30,7 @@ class RayBounds:
     """Ray distance of the last sample in scene units."""
     bounded: bool
     """Whether the scene is an object seen from outside (sampled uniformly, in front of a plain background) rather than
-    surroundings seen from inside (sampled in disparity, with content up to the far plane)."""
+    surroundings seen from inside (sampled more sparsely with distance, with content up to the far plane)."""
     extent: float
     """Radius in scene units of a ball about the origin that holds all samples."""
     reason: str

@@ -53,8 +53,8 @@ mip_nerf_small = MethodSpecification(
     config=replace(
         _paper,
         method_name="mip-nerf-small",
-        max_num_iterations=3000,
-        steps_per_save=1000,
+        max_num_iterations=1800,
+        steps_per_save=600,
         steps_per_eval_batch=500,
         steps_per_eval_image=1000,
         pipeline=FieldPipelineConfig(
@@ -74,7 +74,7 @@ mip_nerf_small = MethodSpecification(
             "fields": {
                 "optimizer": AdamOptimizerConfig(lr=2e-3, eps=1e-8),
                 "scheduler": LogLinearSchedulerConfig(
-                    lr_final=1e-4, max_steps=3000, warmup_steps=100, warmup_multiplier=0.1
+                    lr_final=1e-4, max_steps=1800, warmup_steps=100, warmup_multiplier=0.1
                 ),
             }
         },

@@ -12,7 +12,12 @@ from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.configs.config_utils import to_immutable_dict
 from nerfstudio.field_components.field_heads import FieldHeadNames
-from nerfstudio.model_components.ray_samplers import LinearDisparitySampler, PDFSampler, UniformSampler
+from nerfstudio.model_components.ray_samplers import (
+    LinearDisparitySampler,
+    PDFSampler,
+    UniformLinDispPiecewiseSampler,
+    UniformSampler,
+)
 from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, RGBRenderer
 from nerfstudio.model_components.scene_colliders import NearFarCollider
 from nerfstudio.models.base_model import Model, ModelConfig
@@ -33,6 +38,12 @@ if TYPE_CHECKING:
 NORMAL_MIN_WEIGHT = 1e-3
 """Samples below this rendering weight do not count for rendered normals: they would change them by less than a grey
 level, and leaving them out saves most of the cost."""
+
+SAMPLERS = {
+    "uniform": UniformSampler,
+    "disparity": LinearDisparitySampler,
+    "piecewise": UniformLinDispPiecewiseSampler,
+}
 
 EMPTY_BATCHES_BEFORE_GIVING_UP = 50
 """Batches of rays without a single opaque one after which a point-cloud export is told that there is no surface."""
@@ -60,8 +71,9 @@ class MipNerfModelConfig(ModelConfig):
     """Ray distance in scene units where sampling starts; None: from the data (printed at the start)."""
     far_plane: float | None = None
     """Ray distance in scene units where sampling ends; None: from the data (printed at the start)."""
-    sampling: Literal["auto", "uniform", "disparity"] = "auto"
-    """Spacing of the coarse intervals. auto: uniform for objects seen from outside, disparity for captures."""
+    sampling: Literal["auto", "uniform", "disparity", "piecewise"] = "auto"
+    """Spacing of the coarse intervals: uniform in distance, uniform in disparity, or piecewise (uniform up to distance
+    1, disparity beyond). auto: uniform for objects seen from outside, piecewise for captures."""
     background_color: Literal["auto", "white", "black", "random", "last_sample"] = "auto"
     """Colour behind the far plane. auto: white for objects and for images with alpha, the last sample's for captures.
     random needs images with alpha and trains on a new random colour for every ray."""
@@ -122,7 +134,7 @@ class MipNerfModel(Model):
 
         sampling = config.sampling
         if sampling == "auto":
-            sampling = "uniform" if bounds.bounded else "disparity"
+            sampling = "uniform" if bounds.bounded else "piecewise"
         has_alpha = bool(metadata.get("images_have_alpha", False))
         background = config.background_color
         if background == "auto":
@@ -153,8 +165,7 @@ class MipNerfModel(Model):
             position_scale=scale,
             precision=config.precision,
         )
-        sampler = UniformSampler if sampling == "uniform" else LinearDisparitySampler
-        self.sampler_coarse = sampler(num_samples=config.num_coarse_samples)
+        self.sampler_coarse = SAMPLERS[sampling](num_samples=config.num_coarse_samples)
         self.sampler_fine = PDFSampler(
             num_samples=config.num_importance_samples,
             include_original=False,
@@ -185,7 +196,7 @@ class MipNerfModel(Model):
                 f"near {found.near:g} and far {found.far:g} do not enclose an interval",
                 "Choose 0 ≤ near-plane < far-plane, in scene units",
             )
-        if found.near == 0 and (self.config.sampling == "disparity" or not found.bounded):
+        if found.near == 0 and self.config.sampling == "disparity":
             raise InputError("near 0 has no disparity", "Choose --pipeline.model.near-plane above 0")
         return found
 

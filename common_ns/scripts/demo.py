@@ -25,7 +25,7 @@ from common_ns.checks import InputError, report_input_errors
 class Demo:
     """Train every family on the sample scene; leave pictures, videos and meshes in one HTML page."""
 
-    output: Path = Path("outputs/demo")
+    output_dir: Path = Path("outputs/demo")
     """Folder of the page; what an earlier demo left there is replaced."""
     steps: int = 1200
     """Training steps of mip-nerf-small."""
@@ -41,43 +41,47 @@ class Demo:
     def main(self) -> None:
         """Run all steps; ends with the page's path."""
         start = time.perf_counter()
-        self.output = self.output.absolute()
-        if self.output.exists():
-            if any(self.output.iterdir()) and not (self.output / "demo.json").exists():
-                raise InputError("the folder holds files that no demo made", "Choose another --output", self.output)
-            shutil.rmtree(self.output)
-        self.output.mkdir(parents=True)
-        (self.output / "demo.json").write_text("{}\n")
-        page = Page(self.output)
+        self.output_dir = self.output_dir.absolute()
+        if self.output_dir.exists():
+            if any(self.output_dir.iterdir()) and not (self.output_dir / "demo.json").exists():
+                raise InputError(
+                    "the folder holds files that no demo made", "Choose another --output-dir", self.output_dir
+                )
+            shutil.rmtree(self.output_dir)
+        self.output_dir.mkdir(parents=True)
+        (self.output_dir / "demo.json").write_text("{}\n")
+        page = Page(self.output_dir)
         scene = self.scene(page)
         self.mipnerf(page, scene)
         minutes = (time.perf_counter() - start) / 60
-        (self.output / "demo.json").write_text(json.dumps({"minutes": round(minutes, 2), "runs": page.results}) + "\n")
+        (self.output_dir / "demo.json").write_text(
+            json.dumps({"minutes": round(minutes, 2), "runs": page.results}) + "\n"
+        )
         page.write(minutes)
-        print(f"\nDone in {minutes:.1f} minutes. Open {self.output / 'index.html'}")
+        print(f"\nDone in {minutes:.1f} minutes. Open {self.output_dir / 'index.html'}")
 
     def scene(self, page: Page) -> Path:
         """Ray-trace the sample scene and draw its cameras."""
-        folder = self.output / "scene"
+        folder = self.output_dir / "scene"
         page.section("The sample scene", "Ray-traced with exact colour, depth, normals, masks and a mesh.")
-        page.run("ns-sample-scene", "--output", folder, "--layouts", "blender", "--num-train", self.views,
+        page.run("ns-sample-scene", "--output-dir", folder, "--layouts", "blender", "--num-train", self.views,
                  "--num-val", 4, "--num-test", 8, "--resolution", self.resolution)  # fmt: skip
         data = folder / "blender"
-        page.run("ns-show-poses", "--data", data, "--output", self.output / "poses.png")
+        page.run("ns-show-poses", "--data", data, "--output-path", self.output_dir / "poses.png")
         page.pictures(sorted((data / "test").glob("*.png"))[:4], "test views")
-        page.pictures([self.output / "poses.png"], "all cameras, as ns-show-poses draws them")
+        page.pictures([self.output_dir / "poses.png"], "all cameras, as ns-show-poses draws them")
         return data
 
     def mipnerf(self, page: Page, data: Path) -> None:
         """mip-nerf-small: train, evaluate, video along the orbit, mesh."""
         page.section("mip-nerf-small", "Cone tracing with integrated positional encoding, sized for two CPU cores.")
-        runs = self.output / "runs"
+        runs = self.output_dir / "runs"
         page.run("ns-train", "mip-nerf-small", "--data", data, "--output-dir", runs, "--experiment-name", "sample",
                  "--timestamp", "demo", "--vis", "tensorboard", "--max-num-iterations", self.steps,
                  "--optimizers.fields.scheduler.max-steps", self.steps)  # fmt: skip
         run = runs / "sample" / "mip-nerf-small" / "demo"
         config = run / "config.yml"
-        pictures = self.output / "mip-nerf-small"
+        pictures = self.output_dir / "mip-nerf-small"
         page.run("ns-eval", "--load-config", config, "--output-path", pictures / "eval.json", "--render-output-path",
                  pictures)  # fmt: skip
         results = json.loads((pictures / "eval.json").read_text())["results"]
@@ -96,7 +100,7 @@ class Demo:
                  pictures / "orbit.mp4", "--rendered-output-names", "rgb", "normals")  # fmt: skip
         page.video(pictures / "orbit.mp4", "the orbit: colour and normals")
         mesh = pictures / "mesh.ply"
-        page.run("ns-mesh", "--load-config", config, "--output", mesh, "--resolution", self.mesh_resolution)
+        page.run("ns-mesh", "--load-config", config, "--output-path", mesh, "--resolution", self.mesh_resolution)
         draw_mesh(mesh, pictures / "mesh.png")
         page.pictures([pictures / "mesh.png"], "the mesh, from two sides")
         page.link(mesh, "mesh.ply")
@@ -194,8 +198,9 @@ def draw_mesh(file: Path, picture: Path, size: int = 440) -> None:
     radius = 0.5 * float(np.linalg.norm(mesh.get_axis_aligned_bounding_box().get_extent()))
     views = []
     for side in (1.0, -1.0):
-        eye = center + radius * side * np.array([1.5, 1.1, 0.9 * side])
-        rays = caster.create_rays_pinhole(45.0, center, eye, [0, 0, 1], size, size)
+        eye = center + radius * side * np.array([1.7, 1.3, 1.1 * side])
+        # open3d's pixel rows and columns run against the given up vector: turned round, up is up.
+        rays = caster.create_rays_pinhole(45.0, center, eye, [0, 0, -1], size, size)
         hit = caster.cast_rays(rays)
         face = hit["primitive_ids"].numpy().astype(np.int64)
         found = hit["t_hit"].numpy() < np.inf

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common_ns.checks import InputError, explained, read_json, report_input_errors
-from common_ns.meshing import check_box, check_mesh_path, extract_mesh, iso_field_of
+from common_ns.mesh_io import check_mesh_path
+from common_ns.meshing import check_box, extract_mesh, iso_field_of
+from common_ns.runs import read_run_config
 
 if TYPE_CHECKING:
     from nerfstudio.pipelines.base_pipeline import Pipeline
@@ -31,28 +33,15 @@ def load_pipeline(load_config: Path) -> Pipeline:
     Raises: InputError if the config or the checkpoint is missing or cannot be read; the host would end in an assertion,
         an index error or a silent exit.
     """
-    if not load_config.is_file():
-        raise InputError("no such file", "Give the config.yml that ns-train wrote into the run's folder", load_config)
-
-    import yaml
-    from nerfstudio.engine.trainer import TrainerConfig
-    from nerfstudio.utils.eval_utils import eval_setup
-
-    try:
-        config = yaml.load(load_config.read_text(encoding="utf-8"), Loader=yaml.Loader)
-    except (yaml.YAMLError, ImportError, AttributeError, UnicodeDecodeError) as error:
-        remedy = "Give the config.yml that ns-train wrote, with the method's package installed"
-        raise InputError(f"cannot be read as a nerfstudio config ({error})", remedy, load_config) from error
-    if not isinstance(config, TrainerConfig):
-        remedy = "Give the config.yml that ns-train wrote into the run's folder"
-        raise InputError(f"holds a {type(config).__name__}, not the config of a run", remedy, load_config)
-
+    config = read_run_config(load_config)
     folder = config.get_checkpoint_dir()
     wanted = "step-*.ckpt" if config.load_step is None else f"step-{config.load_step:09d}.ckpt"
     if not folder.is_dir() or not any(folder.glob(wanted)):
         problem = f"the run has no checkpoint {str(folder / wanted)!r}"
         remedy = "Run from the folder that ns-train ran in, or train until a checkpoint is saved"
         raise InputError(problem, remedy, load_config)
+    from nerfstudio.utils.eval_utils import eval_setup
+
     try:
         with explained(load_config):
             return eval_setup(load_config, test_mode="inference")[1]
@@ -91,7 +80,7 @@ class MeshCommand:
 
     load_config: Path
     """The run's config.yml."""
-    output: Path = Path("mesh.ply")
+    output_path: Path = Path("mesh.ply")
     """File to write; its suffix decides the format: .ply, .obj or .glb."""
     resolution: int = 256
     """Number of voxels along the longest side of the box."""
@@ -124,7 +113,7 @@ class MeshCommand:
 
     def check(self) -> None:
         """Raises InputError about options that cannot work, before the run is loaded, which takes a while."""
-        check_mesh_path(self.output)
+        check_mesh_path(self.output_path)
         for name in ("resolution", "chunk_size", "keep_largest", "lipschitz"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -156,7 +145,7 @@ class MeshCommand:
         )
         if self.world_coordinates:
             mesh = mesh.transformed(model_to_world(pipeline, self.load_config))
-        mesh.save(self.output)
+        mesh.save(self.output_path)
 
         low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
         extent = " to ".join("(" + ", ".join(f"{x:.4g}" for x in corner) + ")" for corner in (low, high))
@@ -167,9 +156,9 @@ class MeshCommand:
             f"  faces       {len(mesh.faces):,}\n"
             f"  watertight  {'yes' if mesh.to_trimesh().is_watertight else 'no'}\n"
             f"  extent      {extent} in {'data set' if self.world_coordinates else 'model'} coordinates\n"
-            f"Written to {self.output}"
+            f"Written to {self.output_path}"
         )
-        return self.output
+        return self.output_path
 
     def crop_box(self, default: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
         """The box to mesh: the given corners, and the field's own where none is given."""

@@ -27,6 +27,7 @@ from common_ns.camera_geometry import (
     up_axis,
 )
 from common_ns.checks import InputError, check_pose, explained, report_input_errors
+from common_ns.runs import read_run_config
 
 if TYPE_CHECKING:
     from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
@@ -123,20 +124,7 @@ def load_train_outputs(load_config: Path, data: Path | None = None) -> Dataparse
         load_config: the run's config.yml.
         data: where the data set is now, if not where it was during training.
     """
-    import yaml
-    from nerfstudio.engine.trainer import TrainerConfig
-
-    if not load_config.is_file():
-        raise InputError("no such file", "Give the config.yml that ns-train wrote into the run's folder", load_config)
-    try:
-        config = yaml.load(load_config.read_text(), Loader=yaml.Loader)
-    except (yaml.YAMLError, ImportError, AttributeError) as error:
-        remedy = "Give the config.yml that ns-train wrote, with the method's package installed"
-        raise InputError(f"cannot be read as a nerfstudio config ({error})", remedy, load_config) from error
-    if not isinstance(config, TrainerConfig):
-        remedy = "Give the config.yml that ns-train wrote into the run's folder"
-        raise InputError(f"holds a {type(config).__name__}, not the config of a run", remedy, load_config)
-
+    config = read_run_config(load_config)
     datamanager = config.pipeline.datamanager
     dataparser_config = getattr(datamanager, "dataparser", None)
     if dataparser_config is None:
@@ -202,7 +190,8 @@ class OrbitPath:
     height: int | None = None
     """Image height in pixels, rounded to an even number. Default: the train images', or in proportion to --width."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises InputError about options that cannot work, before the data set is read."""
         for name in ("frames", "fps", "seconds", "radius", "radius_scale", "width", "height"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -212,6 +201,7 @@ class OrbitPath:
 
     def main(self) -> Path:
         """Write the camera path, print what it is and how to render it, and return where it is."""
+        self.check()
         outputs = load_train_outputs(self.load_config, self.data)
         orbit = fit_orbit(
             outputs.cameras.camera_to_worlds.numpy().astype(np.float64),

@@ -29,6 +29,19 @@ def test_uncaught_input_error_ends_with_one_line_and_exit_code_1():
     assert result.stderr.strip() == "Error: x.json: value -3 is negative. Give a positive one."
 
 
+def test_error_in_a_worker_process_is_one_line_too(tmp_path):
+    script = tmp_path / "several_devices.py"
+    script.write_text(
+        "import torch\n"
+        "from common_ns.checks import InputError, report_input_errors\n"
+        "def work(rank):\n    raise InputError('value -3 is negative', 'Give a positive one', file='x.json')\n"
+        "if __name__ == '__main__':\n    report_input_errors()\n    torch.multiprocessing.spawn(work, nprocs=1)\n"
+    )
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "Error: x.json: value -3 is negative. Give a positive one." in result.stderr.splitlines()
+
+
 def test_other_exceptions_keep_their_traceback():
     code = "from common_ns.checks import report_input_errors\nreport_input_errors()\nraise RuntimeError('bug')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

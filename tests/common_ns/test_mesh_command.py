@@ -47,7 +47,7 @@ def run(monkeypatch, tmp_path):
 
     def call(*options: str, file: str = "mesh.ply") -> trimesh.Trimesh:
         output = tmp_path / "out" / file
-        arguments = ["--load-config", str(tmp_path / "config.yml"), "--output", str(output), "--resolution", "24"]
+        arguments = ["--load-config", str(tmp_path / "config.yml"), "--output-path", str(output), "--resolution", "24"]
         monkeypatch.setattr(sys, "argv", ["ns-mesh", *arguments, *options])
         script.entrypoint()
         read = trimesh.load(output, process=False)
@@ -115,8 +115,8 @@ def test_world_coordinates_undo_the_dataparser(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--output", "mesh.stl"], r"mesh\.stl: the suffix '\.stl' .* \.ply, \.obj, \.glb"),
-        (["--output", "mesh"], "mesh: the file name has no suffix"),
+        (["--output-path", "mesh.stl"], r"mesh\.stl: the suffix '\.stl' .* \.ply, \.obj, \.glb"),
+        (["--output-path", "mesh"], "mesh: the file name has no suffix"),
         (["--resolution", "0"], "--resolution is 0"),
         (["--chunk-size", "-5"], "--chunk-size is -5"),
         (["--bounding-box-min", "0", "0", "0", "--bounding-box-max", "1", "0", "1"], "is empty or inverted"),
@@ -134,14 +134,8 @@ def test_mistakes_end_in_one_line(run, tmp_path, monkeypatch, capsys, options, m
     assert not list(tmp_path.rglob("mesh*"))
 
 
-def test_a_missing_or_foreign_config_is_named(tmp_path):
+def test_a_missing_config_is_named(tmp_path):
     with pytest.raises(InputError, match=r"config\.yml: no such file"):
-        script.load_pipeline(tmp_path / "config.yml")
-    (tmp_path / "config.yml").write_text("!!python/object:no_such_package.Config {}")
-    with pytest.raises(InputError, match="cannot be read as a nerfstudio config"):
-        script.load_pipeline(tmp_path / "config.yml")
-    (tmp_path / "config.yml").write_text("a: 1")
-    with pytest.raises(InputError, match="holds a dict, not the config of a run"):
         script.load_pipeline(tmp_path / "config.yml")
 
 

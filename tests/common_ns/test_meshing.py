@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import trimesh
 
-from common_ns import meshing
 from common_ns.checks import InputError
-from common_ns.meshing import IsoField, Mesh, cube_table, default_density_level, extract_mesh, iso_field_of
+from common_ns.marching_cubes import Surface
+from common_ns.mesh_io import Mesh
+from common_ns.meshing import IsoField, default_density_level, extract_mesh, iso_field_of
 
 BOX = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
 RADIUS = 0.7
@@ -75,20 +75,6 @@ def assert_closed_manifold(mesh: Mesh) -> None:
 def sorted_rows(array: np.ndarray) -> np.ndarray:
     rounded = np.round(array, 5)
     return array[np.lexsort(rounded.T)]
-
-
-def test_table_covers_every_crossed_edge_and_balances_orientation():
-    table, counts = cube_table()
-    assert counts[0] == counts[255] == 0 and counts.max() == 5
-    for code in range(1, 255):
-        crossed = {
-            edge
-            for edge, (corner, axis) in enumerate(meshing.EDGES)
-            if (code >> corner & 1) != (code >> (corner + (4, 2, 1)[axis]) & 1)
-        }
-        triangles = table[code, : counts[code]]
-        assert set(triangles.reshape(-1).tolist()) == crossed
-        assert all(len(set(t)) == 3 for t in triangles.tolist())
 
 
 @pytest.mark.parametrize("chunk_size", [500, 4096, 20_000, 10**6])
@@ -165,7 +151,7 @@ def test_a_last_bit_that_depends_on_the_query_leaves_no_seam():
 
 def test_each_grid_point_is_asked_once_and_memory_is_bounded(monkeypatch):
     sizes, planes = [], []
-    add = meshing._Surface.add
+    add = Surface.add
 
     def counted(points: torch.Tensor) -> torch.Tensor:
         sizes.append(len(points))
@@ -175,7 +161,7 @@ def test_each_grid_point_is_asked_once_and_memory_is_bounded(monkeypatch):
         planes.append(slab.shape)
         add(self, first, slab)
 
-    monkeypatch.setattr(meshing._Surface, "add", watched)
+    monkeypatch.setattr(Surface, "add", watched)
     for resolution, chunk_size in ((40, 1000), (40, 9000), (20, 10**5)):
         sizes.clear()
         planes.clear()
@@ -258,53 +244,6 @@ def test_normals_and_orientation_point_outward(how, inside_above):
     assert (np.sum(mesh.to_trimesh().face_normals * mesh.to_trimesh().triangles_center, axis=1) > 0).all()
 
 
-def read_mesh(path: Path) -> tuple[trimesh.Trimesh, bool]:
-    """The mesh in a file, and whether its normals come from the file."""
-    read = trimesh.load(path, process=False)
-    if isinstance(read, trimesh.Scene):
-        (read,) = read.geometry.values()
-    assert isinstance(read, trimesh.Trimesh)
-    return read, "vertex_normals" in read._cache.cache
-
-
-@pytest.mark.parametrize("suffix", [".ply", ".obj", ".glb"])
-def test_files_hold_geometry_colours_and_normals(tmp_path: Path, suffix: str):
-    stretch = torch.tensor([1.0, 2.0, 3.0])  # normals that no triangle would have
-    field = sdf(sphere, color=lambda points, _: 0.5 + 0.5 * points, normal=lambda points: points * stretch)
-    mesh = extract_mesh(field, 24)
-    path = mesh.save(tmp_path / "new" / f"mesh{suffix}")
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-    read, has_normals = read_mesh(path)
-    assert has_normals
-    expected = read.vertices * stretch.numpy()
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(read.vertex_normals, expected, atol=1e-4)
-    assert read.visual is not None and read.visual.kind == "vertex"
-    colors = read.visual.vertex_colors[:, :3] / 255.0  # type: ignore
-    np.testing.assert_allclose(colors, 0.5 + 0.5 * read.vertices, atol=3e-3)
-    assert read.is_watertight and len(read.faces) == len(mesh.faces) and read.volume > 0
-    np.testing.assert_allclose(sorted_rows(read.vertices), sorted_rows(mesh.vertices), atol=1e-5)
-
-    extract_mesh(field, 24, with_normals=False, with_colors=False).save(path)
-    read, has_normals = read_mesh(path)
-    assert not has_normals
-    assert read.visual is None or read.visual.kind != "vertex"
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch):
-    mesh = extract_mesh(sdf(sphere), 8)
-    path = mesh.save(tmp_path / "mesh.ply")
-    before = path.read_bytes()
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(meshing.os, "replace", fail)
-    with pytest.raises(InputError, match="disk full"):
-        extract_mesh(sdf(torus), 16).save(path)
-    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
-
-
 def test_a_known_bound_skips_space_and_changes_nothing():
     asked = []
 
@@ -342,18 +281,6 @@ def test_floaters_can_be_dropped():
         extract_mesh(sdf(value), 32, min_component_faces=100_000)
 
 
-def test_transforming_keeps_normals_and_orientation_outward():
-    mesh = extract_mesh(sdf(sphere), 24)
-    for matrix in ([[2, 0, 0, 5], [0, 2, 0, 0], [0, 0, 2, 0]], [[-1, 0, 0, 1], [0, 3, 1, 0], [0, 0, 2, 0]]):
-        moved = mesh.transformed(np.array(matrix, dtype=float))
-        solid = moved.to_trimesh()
-        determinant = abs(np.linalg.det(np.array(matrix, dtype=float)[:, :3]))
-        assert solid.volume == pytest.approx(determinant * mesh.to_trimesh().volume)
-        geometric = trimesh.Trimesh(moved.vertices, moved.faces, process=False).vertex_normals
-        assert moved.normals is not None
-        assert np.sum(moved.normals * geometric, axis=1).min() > 0.9
-
-
 def test_mistakes_are_named():
     with pytest.raises(InputError, match=r"level 9 .* from -0\.7 to 1\.03.* Choose --level between"):
         extract_mesh(IsoField(sphere, 9.0, False, BOX, None), 16, close=False)
@@ -369,8 +296,6 @@ def test_mistakes_are_named():
         extract_mesh(IsoField(sphere, math.nan, False, BOX), 8)
     with pytest.raises(InputError, match=r"not a number at \(0\.\d+, "):
         extract_mesh(sdf(lambda p: torch.where(p[:, 0] > 0.3, math.nan, sphere(p))), 8)
-    with pytest.raises(InputError, match=r"\.stl.*\.ply, \.obj, \.glb"):
-        extract_mesh(sdf(sphere), 8).save("mesh.stl")
 
 
 class _Box:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from common_ns.camera_geometry import (
     view_directions,
 )
 from common_ns.checks import InputError
-from common_ns.scripts.orbit_path import OrbitPath, camera_path_json, even, fit_orbit
+from common_ns.scripts.orbit_path import OrbitPath, camera_path_json, entrypoint, even, fit_orbit
 
 BOX = np.array([[-1.0] * 3, [1.0] * 3])
 Z = np.array([0.0, 0.0, 1.0])
@@ -220,7 +221,17 @@ def test_impossible_options_are_refused(options, message, tiny_blender, tmp_path
         OrbitPath(load_config=write_run(tmp_path / "run", tiny_blender), **options).main()
 
 
-def test_a_wrong_config_is_explained_in_one_line(tmp_path):
+def test_a_bad_option_ends_in_one_line_and_not_in_a_usage_box(tiny_blender, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    config = write_run(tmp_path / "run", tiny_blender)
+    monkeypatch.setattr(sys, "argv", ["ns-orbit-path", "--load-config", str(config), "--frames", "-3"])
+    with pytest.raises(InputError) as caught:
+        entrypoint()
+    sys.excepthook(caught.type, caught.value, None)  # what the process would do with it
+    assert capsys.readouterr().err == "Error: --frames is -3. Give a number above 0.\n"
+
+
+def test_a_missing_config_or_data_set_is_explained_in_one_line(tmp_path):
     def message(file: Path) -> str:
         with pytest.raises(InputError) as error:
             OrbitPath(load_config=file).main()
@@ -228,12 +239,6 @@ def test_a_wrong_config_is_explained_in_one_line(tmp_path):
         return str(error.value)
 
     assert "no such file" in message(tmp_path / "none.yml")
-    (tmp_path / "list.yml").write_text("[1, 2]")
-    assert "holds a list" in message(tmp_path / "list.yml")
-    (tmp_path / "broken.yml").write_text("a: [")
-    assert "cannot be read" in message(tmp_path / "broken.yml")
-    (tmp_path / "foreign.yml").write_text("!!python/object:no_such_package.Config {}")
-    assert "cannot be read" in message(tmp_path / "foreign.yml")
     moved = write_run(tmp_path / "moved", tmp_path / "gone")
     assert "does not exist" in message(moved)
     assert "--data" in message(moved)

@@ -42,7 +42,7 @@ def camera() -> Camera:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> SampleSceneConfig:
     return SampleSceneConfig(
-        output=tmp_path_factory.mktemp("sample") / "scene",
+        output_dir=tmp_path_factory.mktemp("sample") / "scene",
         num_train=3,
         num_val=1,
         num_test=2,
@@ -384,11 +384,13 @@ def test_mono_depth_is_affine_in_depth_with_a_scale_and_shift_of_its_own(written
 
 
 def test_sensor_depth_has_the_noise_and_the_holes_that_were_asked_for(written: Path, config: SampleSceneConfig) -> None:
-    noisy = replace(config, output=written.parent / "noisy", layouts=("nerfstudio",), depth_noise=0.02, depth_holes=0.2)
+    noisy = replace(
+        config, output_dir=written.parent / "noisy", layouts=("nerfstudio",), depth_noise=0.02, depth_holes=0.2
+    )
     write_sample_scene(noisy)
     for name in ("train_0000", "train_0002", "test_0000", "val_0000"):
         exact = read(written / "nerfstudio" / "depths" / f"{name}.png") * 1e-3
-        sensed = read(noisy.output / "nerfstudio" / "depths" / f"{name}.png") * 1e-3
+        sensed = read(noisy.output_dir / "nerfstudio" / "depths" / f"{name}.png") * 1e-3
         if not name.startswith("train"):
             assert (exact == sensed).all()
             continue
@@ -402,19 +404,19 @@ def test_sensor_depth_has_the_noise_and_the_holes_that_were_asked_for(written: P
 
 
 def test_same_seed_same_bytes(written: Path, config: SampleSceneConfig) -> None:
-    again = write_sample_scene(replace(config, output=written.parent / "again"))
+    again = write_sample_scene(replace(config, output_dir=written.parent / "again"))
     files = sorted(path.relative_to(written) for path in written.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert len(files) > 40 and not any(path.name.startswith(".partial") for path in files)
     for path in files:
         assert (written / path).read_bytes() == (again / path).read_bytes(), path
-    other = write_sample_scene(replace(config, output=written.parent / "other", seed=1, num_train=1))
+    other = write_sample_scene(replace(config, output_dir=written.parent / "other", seed=1, num_train=1))
     image = Path("blender/train/r_0.png")
     assert (written / image).read_bytes() != (other / image).read_bytes()
 
 
 def test_first_training_views_do_not_depend_on_how_many_there_are(written: Path, config: SampleSceneConfig) -> None:
-    fewer = write_sample_scene(replace(config, output=written.parent / "fewer", num_train=2))
+    fewer = write_sample_scene(replace(config, output_dir=written.parent / "fewer", num_train=2))
     image = Path("blender/train/r_1.png")
     assert (written / image).read_bytes() == (fewer / image).read_bytes()
 
@@ -438,33 +440,33 @@ def test_first_training_views_do_not_depend_on_how_many_there_are(written: Path,
 )
 def test_bad_options_are_refused(config: SampleSceneConfig, tmp_path: Path, change: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        write_sample_scene(replace(config, output=tmp_path / "out", **change))
+        write_sample_scene(replace(config, output_dir=tmp_path / "out", **change))
     assert not (tmp_path / "out").exists()
 
 
 def test_output_folder_is_guarded(config: SampleSceneConfig, tmp_path: Path) -> None:
-    tiny = replace(config, output=tmp_path / "out", num_train=1, num_test=1, resolution=4, layouts=("nerfstudio",))
+    tiny = replace(config, output_dir=tmp_path / "out", num_train=1, num_test=1, resolution=4, layouts=("nerfstudio",))
     write_sample_scene(tiny)
-    (tiny.output / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=re.escape(f"{tiny.output}: the folder is not empty")):
+    (tiny.output_dir / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=re.escape(f"{tiny.output_dir}: the folder is not empty")):
         write_sample_scene(tiny)
     write_sample_scene(replace(tiny, overwrite=True, num_test=2))
-    assert (tiny.output / "notes.txt").read_text() == "mine"
-    assert len(list((tiny.output / "nerfstudio" / "images").iterdir())) == 4
+    assert (tiny.output_dir / "notes.txt").read_text() == "mine"
+    assert len(list((tiny.output_dir / "nerfstudio" / "images").iterdir())) == 4
     # A folder of the same name that the command did not write.
-    (tiny.output / "scene.json").unlink()
+    (tiny.output_dir / "scene.json").unlink()
     with pytest.raises(InputError, match=r"no scene\.json says that ns-sample-scene wrote it"):
         write_sample_scene(replace(tiny, overwrite=True))
-    assert (tiny.output / "nerfstudio" / "images").exists()
+    assert (tiny.output_dir / "nerfstudio" / "images").exists()
     with pytest.raises(InputError, match="is a file"):
-        write_sample_scene(replace(tiny, output=tiny.output / "notes.txt"))
+        write_sample_scene(replace(tiny, output_dir=tiny.output_dir / "notes.txt"))
     with pytest.raises(InputError, match="cannot be written"):
-        write_sample_scene(replace(tiny, output=tiny.output / "notes.txt" / "below"))
+        write_sample_scene(replace(tiny, output_dir=tiny.output_dir / "notes.txt" / "below"))
 
 
 def test_the_command_writes_and_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     options = ["--layouts", "blender", "--num-train", "1", "--num-val", "1", "--num-test", "1"]
-    command = ["ns-sample-scene", "--output", str(tmp_path / "scene"), "--resolution", "8", "--unbounded", *options]
+    command = ["ns-sample-scene", "--output-dir", str(tmp_path / "scene"), "--resolution", "8", "--unbounded", *options]
     hook = sys.excepthook
     monkeypatch.setattr(sys, "argv", command)
     entrypoint()
@@ -472,7 +474,7 @@ def test_the_command_writes_and_refuses(tmp_path: Path, monkeypatch: pytest.Monk
     assert str(tmp_path / "scene" / "blender") in capsys.readouterr().out
     assert (read(tmp_path / "scene" / "blender" / "test" / "r_0.png")[..., 3] == 255).all()
     assert json.loads((tmp_path / "scene" / "scene.json").read_text())["complete"] is True
-    command = [sys.executable, "-m", "common_ns.sample_scene", "--output", str(tmp_path / "scene")]
+    command = [sys.executable, "-m", "common_ns.sample_scene", "--output-dir", str(tmp_path / "scene")]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 1 and run.stderr.startswith("Error: ") and run.stderr.count("\n") == 1
 

@@ -16,22 +16,10 @@ from PIL import Image
 
 from common_ns.camera_geometry import box_edges, frustum_corners, look_at, positions
 from common_ns.checks import InputError
-from common_ns.scripts.show_poses import (
-    SPLIT_COLOURS,
-    PictureView,
-    ShowPoses,
-    draw_figure,
-    floor_grid,
-    grid_cell,
-    guess_dataparser,
-    load_poses,
-    number_range,
-    parse_arguments,
-    show_in_viewer,
-    summary,
-    thumbnail,
-    upright_rotation,
-)
+from common_ns.pose_figure import PictureView, draw_figure, floor_grid, grid_cell, upright_rotation
+from common_ns.pose_set import SPLIT_COLOURS, load_poses, number_range, summary, thumbnail
+from common_ns.pose_viewer import show_in_viewer
+from common_ns.scripts.show_poses import ShowPoses, guess_dataparser, parse_arguments
 
 
 def write_capture(folder: Path) -> Path:
@@ -191,7 +179,7 @@ def test_number_ranges_are_short():
 
 def test_the_command_writes_a_picture_of_both_splits(tiny_blender, tmp_path, capsys):
     output = tmp_path / "pictures" / "poses.png"
-    command, dataparser = parse_arguments(["--data", str(tiny_blender), "--output", str(output)])
+    command, dataparser = parse_arguments(["--data", str(tiny_blender), "--output-path", str(output)])
     assert dataparser is None and not command.viewer
     command.main(dataparser)
     assert "Written to" in capsys.readouterr().out
@@ -220,14 +208,17 @@ def test_degenerate_camera_sets_are_drawn(case, tiny_blender):
 
 
 def test_options_stand_before_or_after_the_parsers_name():
-    command, dataparser = parse_arguments(["blender-data", "--data", "X", "--scale-factor", "2", "--output", "p.png"])
-    assert (command.data, command.output, command.viewer) == (Path("X"), Path("p.png"), False)
+    command, dataparser = parse_arguments(
+        ["blender-data", "--data", "X", "--scale-factor", "2", "--output-path", "p.png"]
+    )
+    assert (command.data, command.output_path, command.viewer) == (Path("X"), Path("p.png"), False)
     assert isinstance(dataparser, BlenderDataParserConfig) and dataparser.scale_factor == 2.0
     command, dataparser = parse_arguments(["--data", "X", "colmap", "--eval-mode", "all"])
     assert isinstance(dataparser, ColmapDataParserConfig) and dataparser.eval_mode == "all"
     assert command.viewer
     assert command.named_dataparser(dataparser)[0] == "colmap"
-    assert parse_arguments(["--output", "p.png", "--viewer"])[0].viewer
+    assert parse_arguments(["--output-path", "p.png", "--viewer"])[0].viewer
+    assert not parse_arguments(["--output_path=p.png"])[0].viewer
     assert not parse_arguments(["--no-viewer"])[0].viewer
 
 

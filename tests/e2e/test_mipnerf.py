@@ -68,7 +68,7 @@ def train(config) -> Path:
 def scene(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("scene")
     options = SampleSceneConfig(
-        output=folder, layouts=("blender",), num_train=24, num_val=2, num_test=3, resolution=40, overwrite=True
+        output_dir=folder, layouts=("blender",), num_train=24, num_val=2, num_test=3, resolution=40, overwrite=True
     )
     write_sample_scene(options)
     return folder / "blender"
@@ -159,7 +159,7 @@ def test_export_cameras(run, tmp_path):
 
 
 def test_mesh_is_watertight_and_coloured(run, tmp_path):
-    MeshCommand(load_config=run, output=tmp_path / "mesh.ply", resolution=48, level=2.0).main()
+    MeshCommand(load_config=run, output_path=tmp_path / "mesh.ply", resolution=48, level=2.0).main()
     mesh = trimesh.load(tmp_path / "mesh.ply")
     assert mesh.is_watertight and len(mesh.faces) > 500
     assert mesh.visual.vertex_colors[:, :3].std() > 5

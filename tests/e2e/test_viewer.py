@@ -48,7 +48,9 @@ def free_port() -> int:
 @pytest.fixture
 def training(tmp_path):
     """A run that trains with the viewer on; gives its port."""
-    write_sample_scene(SampleSceneConfig(output=tmp_path / "scene", layouts=("blender",), num_train=12, resolution=32))
+    write_sample_scene(
+        SampleSceneConfig(output_dir=tmp_path / "scene", layouts=("blender",), num_train=12, resolution=32)
+    )
     port = free_port()
     command = [str(Path(sys.executable).parent / "ns-train"), "mip-nerf-small"]
     command += ["--data", str(tmp_path / "scene" / "blender"), "--output-dir", str(tmp_path / "out")]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
-from nerfstudio.model_components.ray_samplers import LinearDisparitySampler, UniformSampler
+from nerfstudio.model_components.ray_samplers import UniformLinDispPiecewiseSampler, UniformSampler
 
 from common_ns.checks import InputError
 from common_ns.scene_bounds import RayBounds
@@ -67,8 +67,8 @@ def test_training_outputs_leave_normals_out():
     [
         (OBJECT, True, UniformSampler, "white"),
         (OBJECT, False, UniformSampler, "white"),
-        (CAPTURE, False, LinearDisparitySampler, "last_sample"),
-        (CAPTURE, True, LinearDisparitySampler, "white"),
+        (CAPTURE, False, UniformLinDispPiecewiseSampler, "last_sample"),
+        (CAPTURE, True, UniformLinDispPiecewiseSampler, "white"),
     ],
 )
 def test_sampling_and_background_follow_the_data(bounds, alpha, sampler, background):
