@@ -72,9 +72,9 @@ mip_nerf_small = MethodSpecification(
         ),
         optimizers={
             "fields": {
-                "optimizer": AdamOptimizerConfig(lr=2e-3, eps=1e-8),
+                "optimizer": AdamOptimizerConfig(lr=4e-3, eps=1e-8),
                 "scheduler": LogLinearSchedulerConfig(
-                    lr_final=1e-4, max_steps=1800, warmup_steps=100, warmup_multiplier=0.1
+                    lr_final=5e-4, max_steps=1800, warmup_steps=100, warmup_multiplier=0.1
                 ),
             }
         },

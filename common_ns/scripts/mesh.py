@@ -85,7 +85,7 @@ class MeshCommand:
     resolution: int = 256
     """Number of voxels along the longest side of the box."""
     level: float | None = None
-    """Value at the surface. Default: 0 for an SDF, 0.5 for an occupancy, and for a density ln 2 / (1 % of the box
+    """Value at the surface. Default: 0 for an SDF, 0.5 for an occupancy, and for a density ln 2 / (2.5 % of the box
     diagonal): a path of that length then absorbs half of the light."""
     bounding_box_min: Corner | None = None
     """Lower corner x y z of the crop box in the model's coordinates. Default: the model's scene box."""

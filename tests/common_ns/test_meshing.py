@@ -205,7 +205,7 @@ def test_density_and_occupancy_levels():
         return 200.0 * torch.sigmoid(-40.0 * sphere(points))
 
     level = default_density_level(BOX)
-    assert math.exp(-level * 0.01 * 2 * math.sqrt(3)) == pytest.approx(0.5)
+    assert math.exp(-level * 0.025 * 2 * math.sqrt(3)) == pytest.approx(0.5)
     at = RADIUS + math.log(200.0 / level - 1.0) / 40.0
     mesh = extract_mesh(IsoField(density, level, inside_above=True, aabb=BOX), 40)
     np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), at, atol=1e-3)
@@ -313,7 +313,7 @@ class _Model:
 def test_fields_of_host_models_are_recognised():
     class Density:
         def density_fn(self, positions):
-            return 30.0 * (sphere(positions) < 0)[..., None].float()
+            return 12.0 * (sphere(positions) < 0)[..., None].float()
 
     class Distance(Density):
         def forward_geonetwork(self, inputs):
