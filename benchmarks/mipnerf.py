@@ -32,7 +32,7 @@ from nerfstudio.models.vanilla_nerf import VanillaModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from torch import nn
 
-from benchmarks.report import save_section, table
+from benchmarks.report import RESULTS, save_section, table
 from common_ns.metrics import psnr, ssim
 from common_ns.pipeline import average_metrics
 from common_ns.schedulers import LogLinearSchedulerConfig
@@ -297,15 +297,15 @@ class Benchmark:
 
     def _save(self, section: str, rows: list[dict], **settings: Any) -> None:
         if section != "speed":
-            settings |= {"steps": self.steps, "learning rate": "2e-3 to 1e-4"}
+            fields = OPTIMIZERS["fields"]
+            rates = f"{fields['optimizer'].lr:g} to {fields['scheduler'].lr_final:g}"
+            settings = {"steps": self.steps, "learning rate": rates, **settings}
         settings = {"data": self.data.name, "threads": self.threads, **settings}
         save_section("mipnerf", section, {"settings": settings, "rows": rows})
 
 
 def write_tables() -> None:
     """Turn the JSON into Markdown."""
-    from benchmarks.report import RESULTS
-
     results = json.loads((RESULTS / "mipnerf.json").read_text())
     columns = {
         "quality": ["model", "parameters", "psnr", "ssim", "train seconds"],

@@ -232,6 +232,12 @@ def has_alpha(mode: str) -> bool:
     return mode in ("RGBA", "LA", "PA", "La", "RGBa")
 
 
+def image_has_alpha(file: Path) -> bool:
+    """Whether an image carries alpha, from its header."""
+    with Image.open(file) as image:
+        return has_alpha(image.mode)
+
+
 def decode_image(file: Path) -> np.ndarray:
     """Decode an 8-bit image to an array [height, width, 3 or 4] (grey and palette images are expanded).
 

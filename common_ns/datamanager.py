@@ -56,8 +56,10 @@ class FieldDataset(InputDataset):
             checks.check_pose(pose, Path(file).name)
         if check_files:
             sizes = torch.cat([cameras.width, cameras.height], dim=-1).reshape(-1, 2).tolist()
-            modes = checks.check_images(files, [(width, height) for width, height in sizes])
-            self.metadata["images_have_alpha"] = checks.has_alpha(modes[0])
+            checks.check_images(files, [(width, height) for width, height in sizes])
+        # Models choose their background by it, so it must be the same where images are not checked (rendering).
+        present = bool(files) and Path(files[0]).exists()
+        self.metadata["images_have_alpha"] = present and checks.image_has_alpha(Path(files[0]))
 
     def get_numpy_image(self, image_idx: int) -> np.ndarray:
         """The image [height, width, 3 or 4] in 8 bits."""

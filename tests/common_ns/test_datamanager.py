@@ -147,6 +147,13 @@ def test_bad_input_gives_one_line(tiny_blender, damage, message):
     assert "\n" not in str(caught.value)
 
 
+def test_alpha_is_known_in_every_mode(tiny_blender):
+    """Rendering (inference) must choose the background that training chose."""
+    config = FieldDataManagerConfig(data=tiny_blender, dataparser=BlenderDataParserConfig())
+    for mode in ("val", "test", "inference"):
+        assert config.setup(device="cpu", test_mode=mode).train_dataset.metadata["images_have_alpha"] is True
+
+
 def test_missing_data_folder(tmp_path):
     with pytest.raises(InputError, match="the data path does not exist"):
         manager(tmp_path / "nowhere")
