@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -24,6 +27,7 @@ import tyro
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.field_components.encodings import NeRFEncoding
 from nerfstudio.fields.vanilla_nerf_field import NeRFField
@@ -41,6 +45,19 @@ from mipnerf_ns.model import MipNerfModelConfig
 from mipnerf_ns.scripts.multiscale_blender import MultiscaleBlender
 
 
+@contextmanager
+def without_lpips() -> Iterator[None]:
+    """Build the host's models without LPIPS: they would download AlexNet. Nothing that is measured uses it."""
+    import torchmetrics.image.lpip
+
+    original = torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity
+    torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity = lambda **_: nn.Identity()  # type: ignore
+    try:
+        yield
+    finally:
+        torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity = original
+
+
 @dataclass
 class SizedHostConfig(VanillaModelConfig):
     """The host's mip-NeRF with a network of a given size; its own class fixes 8 × 256."""
@@ -56,15 +73,8 @@ class SizedHostMipNerf(HostMipNerfModel):
     config: SizedHostConfig
 
     def populate_modules(self) -> None:
-        import torchmetrics.image.lpip
-
-        # The host's model downloads AlexNet here. Nothing that is measured uses it.
-        original = torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity
-        torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity = lambda **_: nn.Identity()  # type: ignore
-        try:
+        with without_lpips():
             super().populate_modules()
-        finally:
-            torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity = original
 
         def encoding(octaves: int) -> NeRFEncoding:
             return NeRFEncoding(3, octaves, min_freq_exp=0.0, max_freq_exp=float(octaves), include_input=True)
@@ -159,20 +169,29 @@ class Run:
     def __init__(self, pipeline: Any, steps: int, optimizers: dict = OPTIMIZERS) -> None:
         self.pipeline = pipeline.train()
         optimizers = copy.deepcopy(optimizers)
-        if optimizers["fields"]["scheduler"] is not None:
-            optimizers["fields"]["scheduler"].max_steps = steps
+        schedule = optimizers["fields"]["scheduler"]
+        if isinstance(schedule, LogLinearSchedulerConfig):
+            schedule.max_steps = steps
         self.optimizers = Optimizers(optimizers, pipeline.get_param_groups())
         self.step = 0
+        attributes: Any = SimpleNamespace(optimizers=self.optimizers, pipeline=pipeline, trainer=None, grad_scaler=None)
+        self.callbacks = pipeline.get_training_callbacks(attributes)
 
-    def advance(self, steps: int) -> float:
-        """Train; returns the seconds it took."""
+    def advance(self, steps: int, seconds: float = math.inf) -> float:
+        """Train for so many steps, or until so many seconds have passed; returns the seconds it took."""
         start = time.perf_counter()
         for _ in range(steps):
+            if time.perf_counter() - start > seconds:
+                break
+            for callback in self.callbacks:
+                callback.run_callback_at_location(self.step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
             self.optimizers.zero_grad_all()
             _, losses, _ = self.pipeline.get_train_loss_dict(self.step)
             torch.stack(list(losses.values())).sum().backward()
             self.optimizers.optimizer_step_all()
             self.optimizers.scheduler_step_all(self.step)
+            for callback in self.callbacks:
+                callback.run_callback_at_location(self.step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
             self.step += 1
         if torch.cuda.is_available():
             torch.cuda.synchronize()

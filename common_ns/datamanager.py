@@ -1,9 +1,9 @@
 """The data set and the datamanager that all families train with.
 
-They differ from the host's in four ways: input is checked and errors name the file; pixels are drawn uniformly over
+They differ from the host's in five ways: input is checked and errors name the file; pixels are drawn uniformly over
 images of any sizes from a store that keeps them as 8-bit; the random numbers of a training step follow from the step
-alone, so that a resumed run sees the batches an uninterrupted run would have seen; and every batch carries the relative
-footprint of its pixels.
+alone, so that a resumed run sees the batches an uninterrupted run would have seen; a batch has the same number of rays,
+and the same rays, on any number of devices; and it carries the footprint of its pixels.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 from torch import Tensor
 
-from common_ns import checks
+from common_ns import checks, distributed
 from common_ns.pixels import PixelStore
 from common_ns.scene_bounds import ray_bounds
 
@@ -99,7 +99,11 @@ class StorePixelSampler(PixelSampler):
 
     def sample(self, image_batch: Any = None) -> dict[str, Tensor]:
         """Draw a batch: "image" in [0, 1] (composited on the data set's colour where it has one), and "indices"."""
-        batch, indices = self.store.sample(self.num_rays_per_batch)
+        return self.sample_part(self.num_rays_per_batch, slice(None))
+
+    def sample_part(self, num_rays: int, part: slice) -> dict[str, Tensor]:
+        """Draw a batch of `num_rays`, and return a part of it: the random numbers are those of the whole."""
+        batch, indices = self.store.sample(num_rays, part)
         image = batch["image"]
         if image.dtype == torch.uint8:
             image = image.float() / 255.0
@@ -111,22 +115,27 @@ class StorePixelSampler(PixelSampler):
 
 @dataclass
 class FieldDataManagerConfig(VanillaDataManagerConfig):
-    """Checked input, flat 8-bit pixel store, and random numbers that follow from the step."""
+    """Checked input, flat 8-bit pixel store, and random numbers that follow from the step. On several devices,
+    train_num_rays_per_batch counts the rays of all of them together."""
 
     _target: type = field(default_factory=lambda: FieldDataManager)
     """target class to instantiate"""
     skip_missing_images: bool = False
     """Leave out frames whose image file does not exist, after naming them, instead of ending with an error."""
+    pixels_on_disk: bool = False
+    """Keep decoded pixels in a temporary memory-mapped file instead of in memory, for captures larger than the
+    memory."""
 
 
 class FieldDataManager(VanillaDataManager[FieldDataset]):
-    """Datamanager of all families. With the host's patch sampling or partial caching set, the host's path is used."""
+    """Datamanager of all families. With the host's patch sampling or partial caching set, the host's path is used:
+    several devices then draw each its own rays, as many on each as fit into train_num_rays_per_batch."""
 
     config: FieldDataManagerConfig
 
     def __init__(self, config: FieldDataManagerConfig, *args, **kwargs) -> None:
-        # Taken before anything is drawn: machine.seed + rank, when a run is started by ns-train.
-        seed = torch.initial_seed()
+        # Taken before anything is drawn: machine.seed + rank, when a run is started by ns-train. Rank 0's counts.
+        seed = distributed.gather(torch.initial_seed())[0]
         data = Path(config.data if config.data is not None else config.dataparser.data)
         checks.require_path(data)
         _check_layout(data, config)
@@ -135,6 +144,7 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         self.seed = seed
         bounds = ray_bounds(self.train_dataparser_outputs, config.dataparser)
         self.train_dataset.metadata.setdefault("ray_bounds", bounds)
+        self.train_dataset.metadata["camera_to_worlds"] = self.train_dataset.cameras.camera_to_worlds
 
     @property
     def uses_pixel_store(self) -> bool:
@@ -167,10 +177,15 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         return select_frames(outputs, keep)
 
     def setup_train(self) -> None:
+        total, world_size = self.config.train_num_rays_per_batch, distributed.world_size()
         if not self.uses_pixel_store:
             super().setup_train()
+            assert self.train_pixel_sampler is not None
+            self.train_pixel_sampler.set_num_rays_per_batch(total // world_size)
             return
-        self.train_pixel_sampler = self._store_sampler(self.train_dataset, self.config.train_num_rays_per_batch)
+        self.train_part = distributed.share(total, distributed.rank(), world_size)
+        num_rays = self.train_part.stop - self.train_part.start
+        self.train_pixel_sampler = self._store_sampler(self.train_dataset, num_rays)
         self.train_ray_generator = RayGenerator(self.train_dataset.cameras.to(self.device))
         self.train_footprint = pixel_footprint(self.train_dataset.cameras)
 
@@ -193,6 +208,7 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
             dataset.pixel_arrays,
             [(height, width) for height, width in sizes],
             device=self.device if self.config.images_on_gpu else "cpu",
+            on_disk=self.config.pixels_on_disk,
         )
         if len(store) == 0:
             raise checks.InputError("the masks leave no pixel to train on", "Mark valid pixels white", self.config.data)
@@ -200,13 +216,19 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         return StorePixelSampler(store, dataset._dataparser_outputs.alpha_color, num_rays)
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
-        if self.training:  # the exporters call with step 0 again and again, in evaluation mode
-            seed_step(self.seed, step)
+        """This device's rays of the step's batch. In evaluation mode, as the exporters call it with step 0 again and
+        again: as many new rays as `train_pixel_sampler.num_rays_per_batch` says."""
         if not self.uses_pixel_store:
+            if self.training:
+                seed_step(self.seed + distributed.rank(), step)
             return super().next_train(step)
         self.train_count += 1
-        assert self.train_pixel_sampler is not None
-        batch = self.train_pixel_sampler.sample({})
+        assert isinstance(self.train_pixel_sampler, StorePixelSampler)
+        if self.training:
+            seed_step(self.seed, step)
+            batch = self.train_pixel_sampler.sample_part(self.config.train_num_rays_per_batch, self.train_part)
+        else:
+            batch = self.train_pixel_sampler.sample({})
         batch["footprint"] = self.train_footprint[batch["indices"][:, 0].cpu()]
         return self.train_ray_generator(batch["indices"]), batch
 
@@ -231,13 +253,15 @@ def seed_step(seed: int, step: int) -> None:
 
 
 def pixel_footprint(cameras: Cameras) -> Float[Tensor, "n 1"]:
-    """Area of each camera's pixels relative to the finest camera's, from the focal lengths in pixels.
+    """Area of each camera's pixels, from the focal lengths in pixels, relative to the mean over the pixels of all.
 
     Multi-scale training weights the loss by it, so that each image counts by the area that its pixels stand for
-    (mip-NeRF, section 4.1: "loss multiplied by the pixel's footprint").
+    (mip-NeRF, section 4.1: "loss multiplied by the pixel's footprint"). The mean weight of rays is then 1, whichever
+    chunk or device they are in.
     """
-    density = (cameras.fx * cameras.fy).reshape(-1, 1).cpu()
-    return density.max() / density
+    area = 1.0 / (cameras.fx * cameras.fy).reshape(-1, 1).cpu().double()
+    pixels = (cameras.height * cameras.width).reshape(-1, 1).cpu()
+    return (area * pixels.sum() / (area * pixels).sum()).float()
 
 
 def select_frames(outputs: DataparserOutputs, keep: list[int]) -> DataparserOutputs:

@@ -6,7 +6,7 @@ bounds that fit it, in ray distance and scene units, and the run prints which an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ class RayBounds:
     """Radius in scene units of a ball about the origin that holds all samples."""
     reason: str
     """How the bounds were found, for the user."""
+    from_points: bool = False
+    """Whether they are distances of SfM points, hence seen rather than assumed."""
 
 
 def ray_bounds(outputs: DataparserOutputs, config: DataParserConfig | None = None) -> RayBounds:
@@ -66,7 +68,7 @@ def ray_bounds(outputs: DataparserOutputs, config: DataParserConfig | None = Non
     points = metadata.get("points3D_xyz")
     if points is not None and len(points) >= 10:
         near, far = point_distance_range(origins, np.asarray(torch.as_tensor(points).double().cpu()))
-        return bounds(near, far, False, "SfM points")
+        return replace(bounds(near, far, False, "SfM points"), from_points=True)
 
     aabb = outputs.scene_box.aabb.double().cpu().numpy()
     center, radius = aabb.mean(0), 0.5 * float(np.linalg.norm(aabb[1] - aabb[0]))

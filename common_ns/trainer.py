@@ -1,17 +1,29 @@
-"""A trainer whose checkpoints are written whole or not at all."""
+"""A trainer that leaves out steps it cannot take, and writes checkpoints whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from nerfstudio.engine.trainer import Trainer
+from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
+from nerfstudio.utils import profiler
 from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
 
+from common_ns import distributed
 from common_ns.checks import InputError, require_path
+from common_ns.pipeline import FieldPipeline
+
+MAX_SKIPPED_STEPS = 10
+
+
+def _warn(text: str) -> None:
+    """Print one line in yellow, however long it is and whatever brackets its file names hold."""
+    CONSOLE.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def save_whole(state: Any, path: Path) -> None:
@@ -40,12 +52,108 @@ def save_whole(state: Any, path: Path) -> None:
         raise InputError(problem, "Free space, then resume with --load-dir on that folder", file=path) from error
 
 
-class SafeTrainer(Trainer):
-    """The host's trainer, except that it writes checkpoints whole or not at all.
+@dataclass
+class SafeTrainerConfig(TrainerConfig):
+    """The host's training options, and when to give up."""
 
-    nerfstudio 1.1.5 writes them in place: a full disk leaves a broken file as the latest checkpoint, which the next
-    resume or evaluation then picks.
+    _target: type = field(default_factory=lambda: SafeTrainer)
+    """target class to instantiate"""
+    max_skipped_steps: int = MAX_SKIPPED_STEPS
+    """Training ends with an error after so many steps in a row whose loss or gradient was not finite."""
+
+
+class SafeTrainer(Trainer):
+    """Differs from the host's trainer in three ways.
+
+    Checkpoints are written whole or not at all: nerfstudio 1.1.5 writes them in place, so that a full disk leaves a
+    broken file as the latest checkpoint, which the next resume or evaluation then picks. A step whose losses or
+    gradients are not finite changes no parameter, is reported, and ends the run if too many follow each other. A
+    learning-rate schedule that is not as long as the run is pointed out.
+
+    Args: those of the host's trainer. Any `TrainerConfig` will do.
     """
+
+    skipped_steps = 0
+    """Steps of this run that were left out."""
+    skipped_in_a_row = 0
+    """Those since the last step that was taken."""
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Set up as the host does; then look at the schedules of a run that starts anew."""
+        super().setup(test_mode)
+        if self.config.load_dir is None and self.config.load_checkpoint is None:
+            self._compare_schedules()
+
+    @check_main_thread
+    def _compare_schedules(self) -> None:
+        """Say so if a learning-rate schedule and the run differ in length by more than 1 %."""
+        steps = self.config.max_num_iterations
+        for group in self.optimizers.schedulers:
+            scheduled = getattr(self.config.optimizers[group]["scheduler"], "max_steps", None)
+            if scheduled is not None and abs(scheduled - steps) > 0.01 * steps:
+                option = f"--optimizers.{group.replace('_', '-')}.scheduler.max-steps {steps}"
+                lengths = f"scheduled over {scheduled} steps, and the run has {steps}"
+                _warn(f"The learning rate of {group} is {lengths}. To make them agree: {option}")
+
+    @profiler.time_function
+    def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
+        """Run one step as the host does, except that gradients come from the pipeline's `backward` and are dropped if
+        they cannot be used. The schedule of the learning rate then advances all the same: it follows the step.
+
+        Raises: InputError after too many such steps in a row, with the last good checkpoint unharmed.
+        """
+        if not isinstance(self.pipeline, FieldPipeline):
+            return super().train_iteration(step)
+        every = {group: self.gradient_accumulation_steps[group] for group in self.optimizers.parameters}
+        self.optimizers.zero_grad_some([group for group in every if step % every[group] == 0])
+        result = self.pipeline.backward(step, self.grad_scaler, self.mixed_precision)
+        scale = self.grad_scaler.get_scale()
+        if result.problem is None:
+            self.skipped_in_a_row = 0
+            ready = [group for group in every if step % every[group] == every[group] - 1]
+            self.optimizers.optimizer_scaler_step_some(self.grad_scaler, ready)
+        else:
+            self.optimizers.zero_grad_all()
+        if self.config.log_gradients:
+            gradients = {n: p.grad.norm() for n, p in self.pipeline.model.named_parameters() if p.grad is not None}
+            result.metrics_dict |= {f"Gradients/{name}": norm for name, norm in gradients.items()}
+            result.metrics_dict["Gradients/Total"] = sum(gradients.values(), torch.zeros((), device=self.device))
+        if result.problem is None:
+            self.grad_scaler.update()
+        # Where the scaler has lowered its scale, it has left the step out, and the schedule waits.
+        if scale <= self.grad_scaler.get_scale():
+            self.optimizers.scheduler_step_all(step)
+        if result.problem is not None:
+            self._report_skipped(step, result.problem)
+        if self.skipped_steps > 0:
+            result.metrics_dict["skipped_steps"] = torch.tensor(self.skipped_steps)
+        return result.loss, result.loss_dict, result.metrics_dict
+
+    def _report_skipped(self, step: int, problem: str) -> None:
+        """Count a step that was left out, and say why; on all devices alike.
+
+        Raises: InputError if it was one too many.
+        """
+        self.skipped_steps += 1
+        self.skipped_in_a_row += 1
+        if distributed.rank() == 0:
+            _warn(f"Step {step} is left out: {problem}. {self.skipped_steps} left out so far.")
+        if self.skipped_in_a_row < getattr(self.config, "max_skipped_steps", MAX_SKIPPED_STEPS):
+            return
+        # From rank 0, which alone has checkpoints; and no process ends before rank 0 has written one.
+        checkpoint = distributed.gather(self._last_good_checkpoint(step))[0]
+        raise InputError(
+            f"training ends at step {step}: {self.skipped_in_a_row} in a row had to be left out, the last because "
+            f"{problem}; last good checkpoint: {checkpoint}",
+            "Check that image, or lower the learning rate (--optimizers.GROUP.optimizer.lr), and resume",
+        )
+
+    def _last_good_checkpoint(self, step: int) -> str:
+        """The run's last checkpoint. If it has none, the parameters are saved unless they are damaged themselves."""
+        finite = all(bool(torch.isfinite(parameter).all()) for parameter in self.pipeline.model.parameters())
+        if finite and not any(self.checkpoint_dir.glob("step-*.ckpt")):
+            self.save_checkpoint(step)
+        return str(max(self.checkpoint_dir.glob("step-*.ckpt"), default="none"))
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""mip-NeRF methods: `mip-nerf`, `mip-nerf-small`."""
+"""mip-NeRF methods: `mip-nerf`, `mip-nerf-small`, `mip-nerf-360`, `mip-nerf-360-minus`, `mip-nerf-360-small`."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from dataclasses import replace
 
 from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from common_ns.compat import apply, default_device
 from common_ns.datamanager import FieldDataManagerConfig
 from common_ns.pipeline import FieldPipelineConfig
 from common_ns.schedulers import LogLinearSchedulerConfig
-from common_ns.trainer import SafeTrainer
+from common_ns.trainer import SafeTrainerConfig
 from mipnerf_ns.model import MipNerfModelConfig
+from mipnerf_ns.model360 import MipNerf360ModelConfig
 
 apply()
 
-_paper = TrainerConfig(
-    _target=SafeTrainer,
+_paper = SafeTrainerConfig(
     method_name="mip-nerf",
     machine=MachineConfig(device_type=default_device()),
     max_num_iterations=1000000,
@@ -80,4 +80,81 @@ mip_nerf_small = MethodSpecification(
         },
     ),
     description="mip-NeRF sized for two CPU cores: a recognisable object in about five minutes.",
+)
+
+_paper_360 = replace(
+    _paper,
+    method_name="mip-nerf-360",
+    max_num_iterations=250000,
+    pipeline=FieldPipelineConfig(
+        datamanager=FieldDataManagerConfig(
+            dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=16384, eval_num_rays_per_batch=4096
+        ),
+        model=MipNerf360ModelConfig(),
+    ),
+    optimizers={
+        "fields": {
+            "optimizer": AdamOptimizerConfig(lr=2e-3, eps=1e-6, max_norm=1e-3),
+            "scheduler": LogLinearSchedulerConfig(lr_final=2e-5, max_steps=250000, warmup_steps=512),
+        },
+        "camera_opt": {
+            "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15),
+            "scheduler": LogLinearSchedulerConfig(lr_final=1e-5, max_steps=250000, warmup_steps=2500),
+        },
+    },
+)
+
+mip_nerf_360 = MethodSpecification(
+    config=_paper_360,
+    description="mip-NeRF 360 (Barron et al. 2022) with the paper's settings, for unbounded captures.",
+)
+
+mip_nerf_360_minus = MethodSpecification(
+    config=replace(
+        _paper_360,
+        method_name="mip-nerf-360-minus",
+        pipeline=replace(_paper_360.pipeline, model=MipNerf360ModelConfig(encoding="plain")),
+    ),
+    description="mip-NeRF 360 without integrated encoding: plain positional encoding of contracted points.",
+)
+
+mip_nerf_360_small = MethodSpecification(
+    config=replace(
+        _paper_360,
+        method_name="mip-nerf-360-small",
+        max_num_iterations=3000,
+        steps_per_save=1000,
+        steps_per_eval_batch=500,
+        steps_per_eval_image=1000,
+        pipeline=FieldPipelineConfig(
+            datamanager=FieldDataManagerConfig(
+                dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=1024, eval_num_rays_per_batch=1024
+            ),
+            model=MipNerf360ModelConfig(
+                num_proposal_samples=(32, 24),
+                num_nerf_samples=16,
+                num_frequencies=10,
+                proposal_num_layers=2,
+                proposal_hidden_dim=64,
+                num_layers=4,
+                hidden_dim=192,
+                bottleneck_dim=64,
+                color_hidden_dim=64,
+                eval_num_rays_per_chunk=1024,
+            ),
+        ),
+        optimizers={
+            "fields": {
+                "optimizer": AdamOptimizerConfig(lr=1e-2, eps=1e-8),
+                "scheduler": LogLinearSchedulerConfig(
+                    lr_final=5e-4, max_steps=3000, warmup_steps=100, warmup_multiplier=0.1
+                ),
+            },
+            "camera_opt": {
+                "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15),
+                "scheduler": LogLinearSchedulerConfig(lr_final=1e-4, max_steps=3000, warmup_steps=100),
+            },
+        },
+    ),
+    description="mip-NeRF 360 sized for two CPU cores: a recognisable capture in about ten minutes.",
 )

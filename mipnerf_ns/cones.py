@@ -16,6 +16,10 @@ from torch import Tensor
 PIXEL_TO_RADIUS = 2.0 / math.sqrt(12.0)
 """Radius of a disc with the variance of a unit square, over the square's side (mip-NeRF, section 3.1)."""
 
+MAX_RADIUS = 0.1
+"""Largest cone radius at distance 1; a pixel of a 90° view of 20 pixels has 0.06. Rays whose area is a placeholder
+(the exporters' probe and texture baking use 1) are rendered with this cone instead of a fog-wide one."""
+
 # Below this many pixels' worth of distance, squares of t underflow; frustums at the camera have no extent anyway.
 _TINY = 1e-10
 

@@ -27,8 +27,10 @@ class Demo:
 
     output_dir: Path = Path("outputs/demo")
     """Folder of the page; what an earlier demo left there is replaced."""
-    steps: int = 1200
+    steps: int = 800
     """Training steps of mip-nerf-small."""
+    steps_360: int = 600
+    """Training steps of mip-nerf-360-small."""
     views: int = 60
     """Training views of the sample scene."""
     resolution: int = 100
@@ -51,8 +53,8 @@ class Demo:
         self.output_dir.mkdir(parents=True)
         (self.output_dir / "demo.json").write_text("{}\n")
         page = Page(self.output_dir)
-        scene = self.scene(page)
-        self.mipnerf(page, scene)
+        self.mipnerf(page, self.scene(page))
+        self.mipnerf360(page, self.landscape(page))
         minutes = (time.perf_counter() - start) / 60
         (self.output_dir / "demo.json").write_text(
             json.dumps({"minutes": round(minutes, 2), "runs": page.results}) + "\n"
@@ -72,28 +74,27 @@ class Demo:
         page.pictures([self.output_dir / "poses.png"], "all cameras, as ns-show-poses draws them")
         return data
 
+    def landscape(self, page: Page) -> Path:
+        """Ray-trace the sample scene's unbounded form."""
+        folder = self.output_dir / "landscape"
+        page.section("The same in a landscape", "It reaches 20 scene units in all directions; cameras are inside.")
+        page.run("ns-sample-scene", "--output-dir", folder, "--layouts", "nerfstudio", "--unbounded", "--num-train",
+                 self.views, "--num-val", 2, "--num-test", 6, "--resolution", self.resolution)  # fmt: skip
+        data = folder / "nerfstudio"
+        page.pictures(sorted(data.rglob("*test*.png"))[:4] or sorted(data.rglob("*.png"))[:4], "views")
+        return data
+
     def mipnerf(self, page: Page, data: Path) -> None:
         """mip-nerf-small: train, evaluate, video along the orbit, mesh."""
         page.section("mip-nerf-small", "Cone tracing with integrated positional encoding, sized for two CPU cores.")
-        runs = self.output_dir / "runs"
-        page.run("ns-train", "mip-nerf-small", "--data", data, "--output-dir", runs, "--experiment-name", "sample",
-                 "--timestamp", "demo", "--vis", "tensorboard", "--max-num-iterations", self.steps,
-                 "--optimizers.fields.scheduler.max-steps", self.steps)  # fmt: skip
-        run = runs / "sample" / "mip-nerf-small" / "demo"
-        config = run / "config.yml"
-        pictures = self.output_dir / "mip-nerf-small"
-        page.run("ns-eval", "--load-config", config, "--output-path", pictures / "eval.json", "--render-output-path",
-                 pictures)  # fmt: skip
-        results = json.loads((pictures / "eval.json").read_text())["results"]
-        page.results["mip-nerf-small"] = {"psnr": round(results["psnr"], 2), "ssim": round(results["ssim"], 3)}
-        page.text(f"Test views: PSNR {results['psnr']:.2f} dB, SSIM {results['ssim']:.3f}.")
+        config, pictures = self.train(page, "mip-nerf-small", data, self.steps)
         for name, caption in (
             ("img", "truth, coarse level, fine level"),
             ("depth", "depth of both levels"),
             ("normals", "normals"),
         ):
             page.pictures(sorted(pictures.glob(f"eval_{name}_*.png"))[:2], caption)
-        orbit = run / "orbit.json"
+        orbit = config.parent / "orbit.json"
         page.run("ns-orbit-path", "--load-config", config, "--output-path", orbit, "--frames", self.frames,
                  "--seconds", self.frames / 12)  # fmt: skip
         page.run("ns-render", "camera-path", "--load-config", config, "--camera-path-filename", orbit, "--output-path",
@@ -104,6 +105,35 @@ class Demo:
         draw_mesh(mesh, pictures / "mesh.png")
         page.pictures([pictures / "mesh.png"], "the mesh, from two sides")
         page.link(mesh, "mesh.ply")
+
+    def mipnerf360(self, page: Page, data: Path) -> None:
+        """mip-nerf-360-small: train, evaluate, video between the test views."""
+        page.section("mip-nerf-360-small", "Proposal sampling in contracted space, sized for two CPU cores.")
+        config, pictures = self.train(page, "mip-nerf-360-small", data, self.steps_360)
+        for name, caption in (
+            ("img", "truth and rendering"),
+            ("depth", "depth of both proposal rounds and of the last round"),
+            ("normals", "normals"),
+        ):
+            page.pictures(sorted(pictures.glob(f"eval_{name}_*.png"))[:2], caption)
+        page.run("ns-render", "interpolate", "--load-config", config, "--output-path", pictures / "views.mp4",
+                 "--rendered-output-names", "rgb", "depth", "--interpolation-steps", 4, "--frame-rate", 12)  # fmt: skip
+        page.video(pictures / "views.mp4", "from test view to test view: colour and depth")
+
+    def train(self, page: Page, method: str, data: Path, steps: int) -> tuple[Path, Path]:
+        """Train a method and evaluate it; returns the run's config and the folder of its pictures."""
+        runs = self.output_dir / "runs"
+        page.run("ns-train", method, "--data", data, "--output-dir", runs, "--experiment-name", "sample",
+                 "--timestamp", "demo", "--vis", "tensorboard", "--max-num-iterations", steps,
+                 "--optimizers.fields.scheduler.max-steps", steps)  # fmt: skip
+        config = runs / "sample" / method / "demo" / "config.yml"
+        pictures = self.output_dir / method
+        page.run("ns-eval", "--load-config", config, "--output-path", pictures / "eval.json", "--render-output-path",
+                 pictures)  # fmt: skip
+        results = json.loads((pictures / "eval.json").read_text())["results"]
+        page.results[method] = {"psnr": round(results["psnr"], 2), "ssim": round(results["ssim"], 3)}
+        page.text(f"Test views: PSNR {results['psnr']:.2f} dB, SSIM {results['ssim']:.3f}.")
+        return config, pictures
 
 
 class Page:

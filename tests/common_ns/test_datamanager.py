@@ -11,6 +11,7 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
+from common_ns import distributed
 from common_ns.checks import InputError
 from common_ns.datamanager import FieldDataManagerConfig, pixel_footprint, seed_step
 
@@ -59,6 +60,12 @@ def test_a_step_draws_the_same_batch_in_every_run(tiny_blender):
     assert not torch.equal(manager(tiny_blender, seed=43).next_train(7)[1]["indices"], found["indices"])
 
 
+def test_pixels_on_disk_are_the_same(tiny_blender):
+    _, expected = manager(tiny_blender).next_train(7)
+    _, found = manager(tiny_blender, pixels_on_disk=True).next_train(7)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_exporters_get_new_rays_though_they_always_ask_for_step_0(tiny_blender):
     datamanager = manager(tiny_blender).eval()
     first = datamanager.next_train(0)[1]["indices"]
@@ -78,17 +85,52 @@ def test_seeding_reaches_torch_and_python():
     assert (torch.rand(1).item(), random.random()) == drawn
 
 
-def test_footprint_is_the_squared_scale():
+def test_footprint_is_the_squared_scale_with_mean_1_over_all_pixels():
+    scales = torch.tensor([[1], [2], [4], [8]])
     cameras = Cameras(
         camera_to_worlds=torch.eye(4)[None, :3].repeat(4, 1, 1),
-        fx=torch.tensor([[80.0], [40.0], [20.0], [10.0]]),
-        fy=torch.tensor([[80.0], [40.0], [20.0], [10.0]]),
+        fx=80.0 / scales,
+        fy=80.0 / scales,
         cx=5.0,
         cy=5.0,
-        width=10,
-        height=10,
+        width=16 // scales,
+        height=24 // scales,
     )
-    assert pixel_footprint(cameras).flatten().tolist() == pytest.approx([1, 4, 16, 64])
+    footprint = pixel_footprint(cameras)
+    assert (footprint / footprint[0]).flatten().tolist() == pytest.approx([1, 4, 16, 64])
+    assert float((footprint * cameras.width * cameras.height).sum() / (16 * 24 + 8 * 12 + 4 * 6 + 2 * 3)) == (
+        pytest.approx(1.0)
+    )
+
+
+def be_device(monkeypatch, rank: int, world_size: int) -> None:
+    """Let this process take itself for one of several devices whose rank 0 was seeded with 42."""
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    monkeypatch.setattr(distributed, "world_size", lambda: world_size)
+    monkeypatch.setattr(distributed, "gather", lambda value: [42] * world_size)
+
+
+def test_devices_share_the_batch_of_one_device(tiny_blender, monkeypatch):
+    rays, whole = manager(tiny_blender).next_train(5)
+    parts = []
+    for rank in range(3):
+        be_device(monkeypatch, rank, 3)
+        device = manager(tiny_blender, seed=42 + rank)
+        parts.append(device.next_train(5))
+        assert device.get_train_rays_per_batch() == len(parts[-1][0])
+    assert [len(part) for part, _ in parts] == [21, 21, 22]
+    assert torch.equal(torch.cat([part.directions for part, _ in parts]), rays.directions)
+    for name, value in whole.items():
+        assert torch.equal(torch.cat([batch[name] for _, batch in parts]), value), name
+
+
+def test_host_batches_are_divided_and_drawn_apart(tiny_blender, monkeypatch):
+    drawn = []
+    for rank in range(2):
+        be_device(monkeypatch, rank, 2)
+        drawn.append(manager(tiny_blender, patch_size=4).next_train(5)[1]["indices"])
+    assert len(drawn[0]) == len(drawn[1]) == 32
+    assert not torch.equal(*drawn)
 
 
 def test_host_batches_are_used_when_an_option_asks_for_them(tiny_blender):

@@ -16,10 +16,8 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.scripts import exporter, render
 from nerfstudio.scripts.eval import ComputePSNR
-from nerfstudio.scripts.train import train_loop
 from PIL import Image
 
 from common_ns.checks import InputError
@@ -28,40 +26,15 @@ from common_ns.scripts.mesh import MeshCommand
 from common_ns.scripts.orbit_path import OrbitPath
 from common_ns.trainer import SafeTrainer
 from mipnerf_ns.scripts.multiscale_blender import MultiscaleBlender
+from tests.e2e.running import assert_video, run_config, train
 
 COMMANDS = Path(sys.executable).parent
 
 
 def small_config(data: Path, output: Path, steps: int, **model):
     """`mip-nerf-small`, smaller still: seconds per hundred steps."""
-    config = copy.deepcopy(all_methods["mip-nerf-small"])
-    config.data = data
-    config.pipeline.datamanager.data = data
-    config.pipeline.datamanager.train_num_rays_per_batch = 256
-    for name, value in {
-        "num_coarse_samples": 24,
-        "num_importance_samples": 24,
-        "hidden_dim": 48,
-        "num_layers": 3,
-        "num_frequencies": 8,
-        **model,
-    }.items():
-        setattr(config.pipeline.model, name, value)
-    config.max_num_iterations = steps
-    config.steps_per_save = steps
-    config.output_dir = output
-    config.experiment_name = "sample"
-    config.timestamp = "run"
-    config.vis = "tensorboard"
-    config.viewer.quit_on_train_completion = True
-    return config
-
-
-def train(config) -> Path:
-    """Train in this process as ns-train does; returns the path of the run's config."""
-    config.save_config()
-    train_loop(0, 1, config)
-    return config.get_base_dir() / "config.yml"
+    tiny = {"num_coarse_samples": 24, "num_importance_samples": 24, "hidden_dim": 48, "num_layers": 3}
+    return run_config("mip-nerf-small", data, output, steps, **{**tiny, "num_frequencies": 8, **model})
 
 
 @pytest.fixture(scope="module")
@@ -263,13 +236,3 @@ def test_command_line_error_is_one_line(tmp_path):
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error:")]
     assert len(errors) == 1 and "nowhere: the data path does not exist" in errors[0]
     assert "Traceback" not in result.stderr + result.stdout
-
-
-def assert_video(file: Path) -> None:
-    """The file is a video whose frames differ from a plain colour."""
-    import imageio_ffmpeg
-
-    frames = imageio_ffmpeg.read_frames(str(file))
-    width, height = next(frames)["size"]
-    first = np.frombuffer(next(frames), dtype=np.uint8).reshape(height, width, 3)
-    assert first.std() > 5

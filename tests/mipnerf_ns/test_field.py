@@ -7,7 +7,8 @@ import torch
 from nerfstudio.cameras.rays import Frustums, RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
 
-from mipnerf_ns.field import MipNerfField, SplitLinear, position_scale_for, resolve_dtype
+from mipnerf_ns.field import MipNerfField, position_scale_for
+from mipnerf_ns.networks import SplitLinear, resolve_dtype
 
 
 def samples(rays: int = 3, count: int = 5) -> RaySamples:
@@ -57,7 +58,7 @@ def test_outputs_are_in_range_and_depend_on_the_direction_only_in_colour():
     assert density.shape == (3, 5, 1) and (density > 0).all()
     assert rgb.shape == (3, 5, 3) and rgb.min() >= -0.001 and rgb.max() <= 1.001
 
-    hidden = field.trunk(*field.gaussians(rays))
+    hidden = field.features(*field.gaussians(rays))
     assert torch.allclose(field.color(hidden, rays.frustums.directions), rgb, atol=1e-6)
     assert not torch.allclose(field.color(hidden, -rays.frustums.directions), rgb, atol=1e-6)
     # The length of the direction does not matter: the exporters probe with one that is not normalised.
@@ -70,7 +71,7 @@ def test_normals_are_the_negative_density_gradient():
     var = torch.full((6, 3), 1e-3, dtype=torch.float64)
 
     def raw(x):
-        return field.raw_density(field.trunk(x, var, torch.float64))[..., 0].detach()
+        return field.raw_density(field.features(x, var, torch.float64))[..., 0].detach()
 
     step = 1e-5
     offsets = step * torch.eye(3, dtype=torch.float64)

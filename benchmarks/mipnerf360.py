@@ -1,0 +1,221 @@
+"""mip-NeRF 360 beside its variant without integrated encoding and nerfstudio's `nerfacto`, on the same views.
+
+    python -m benchmarks.mipnerf360 quality --data DIR   # a capture (nerfstudio-data), and the unbounded sample scene
+    python -m benchmarks.mipnerf360 speed   --data DIR
+
+`quality` trains `mip-nerf-360-small` and the "minus" variant of the same size for the same iterations, and nerfacto for
+the same time, then renders the held-out views at full, half and quarter resolution. `speed` lets the models take turns
+on training steps. Each section is written to benchmarks/results/mipnerf360.json, the tables to mipnerf360.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import resource
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+import tyro
+from jaxtyping import Float
+from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from torch import Tensor
+
+from benchmarks.mipnerf import Run, count_parameters, device, without_lpips
+from benchmarks.report import RESULTS, save_section, table
+from common_ns.metrics import psnr, ssim
+from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
+
+METHOD = "mip-nerf-360-small"
+SCALES = (1, 2, 4)
+"""Divisors of the resolution that held-out views are rendered at."""
+
+
+def our_pipeline(data: Path, **model: Any) -> Any:
+    config = copy.deepcopy(all_methods[METHOD].pipeline)
+    config.datamanager.data = data
+    config.model = replace(config.model, compute_normals=False, **model)
+    return config.setup(device=device(), test_mode="test")
+
+
+def nerfacto_pipeline(data: Path, rays: int) -> Any:
+    """nerfacto as it comes, but for hash grids that run without tiny-cuda-nn on a CPU, and the number of rays."""
+    config = copy.deepcopy(all_methods["nerfacto"].pipeline)
+    config.datamanager.data = data
+    config.datamanager.dataparser = NerfstudioDataParserConfig()
+    config.datamanager.train_num_rays_per_batch = rays
+    # One process loads the images, as in ours.
+    config.datamanager = replace(config.datamanager, **single_process(config.datamanager))
+    if device() == "cpu":
+        config.model.implementation = "torch"
+    with without_lpips():
+        return config.setup(device=device(), test_mode="test")
+
+
+def single_process(datamanager: Any) -> dict[str, Any]:
+    return {"num_processes": 0} if hasattr(datamanager, "num_processes") else {}
+
+
+@torch.no_grad()
+def test_metrics(pipeline: Any) -> dict[str, float]:
+    """PSNR at each scale and SSIM at full size, over all held-out views."""
+    pipeline.eval()
+    model = pipeline.model
+    values: dict[str, list[float]] = {}
+    for camera, batch in pipeline.datamanager.fixed_indices_eval_dataloader:
+        for scale in SCALES:
+            scaled = copy.deepcopy(camera)
+            scaled.rescale_output_resolution(1.0 / scale)
+            image = model.get_outputs_for_camera(scaled)["rgb"].cpu().clamp(0, 1)
+            target = shrunk(batch["image"].cpu()[..., :3], image.shape[0], image.shape[1], scale)
+            values.setdefault(f"psnr 1/{scale}" if scale > 1 else "psnr", []).append(psnr(image, target))
+            if scale == 1:
+                values.setdefault("ssim", []).append(ssim(image, target))
+    pipeline.train()
+    return {name: statistics.mean(each) for name, each in values.items()}
+
+
+def shrunk(image: Float[Tensor, "h w 3"], height: int, width: int, scale: int) -> Float[Tensor, "height width 3"]:
+    """Mean over blocks of scale × scale pixels; an incomplete last row or column is left out, as the camera does."""
+    blocks = F.avg_pool2d(image[: height * scale, : width * scale].movedim(-1, 0), scale)
+    return blocks.movedim(0, -1)
+
+
+def train_and_test(name: str, data: Path, steps: int, threads: int, seconds: float, model: dict[str, Any]) -> dict:
+    """One row of the quality table. Runs in a process of its own, so that its peak memory is its own."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(42)
+    if name == "nerfacto":
+        optimizers = all_methods["nerfacto"].optimizers
+        run = Run(nerfacto_pipeline(data, rays_of_ours()), steps, optimizers)
+        taken = run.advance(10**9, seconds)
+    else:
+        run = Run(our_pipeline(data, anneal_steps=steps, **model), steps, all_methods[METHOD].optimizers)
+        taken = run.advance(steps)
+    row: dict[str, Any] = {"model": name, "parameters": count_parameters(run.pipeline.model), "steps": run.step}
+    row["train seconds"] = round(taken)
+    row["rays per second"] = round(run.step * rays_of_ours() / taken)
+    row |= test_metrics(run.pipeline)
+    row["peak MiB"] = peak_mebibytes()
+    print(row, flush=True)
+    return row
+
+
+def rays_of_ours() -> int:
+    return all_methods[METHOD].pipeline.datamanager.train_num_rays_per_batch
+
+
+def peak_mebibytes() -> int:
+    """Peak memory: what torch allocated on the GPU, or the whole process on a CPU."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+
+
+def in_fresh_process(function: Callable[..., dict], *arguments: Any) -> dict:
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+@dataclass
+class Benchmark:
+    """Measure mip-NeRF 360 beside its "minus" variant and nerfacto."""
+
+    section: tyro.conf.Positional[Literal["quality", "speed", "table"]]
+    """What to measure; table only writes the table again."""
+    data: Path | None = None
+    """A capture in nerfstudio's format; None: the unbounded sample scene only."""
+    sample_scene: bool = True
+    """Also measure on the unbounded sample scene (quality)."""
+    steps: int = 2000
+    """Training steps of ours (quality)."""
+    rounds: int = 10
+    """Rounds of the speed comparison; the models take turns in each."""
+    threads: int = 2
+    """CPU threads."""
+
+    def main(self) -> None:
+        torch.set_num_threads(self.threads)
+        if self.section != "table":
+            with TemporaryDirectory() as folder:
+                getattr(self, self.section)(Path(folder))
+        write_tables()
+
+    def _scenes(self, folder: Path) -> list[Path]:
+        scenes = [] if self.data is None else [self.data]
+        if self.sample_scene or self.data is None:
+            options = {"layouts": ("nerfstudio",), "num_train": 60, "num_val": 2, "num_test": 8, "resolution": 160}
+            write_sample_scene(SampleSceneConfig(folder / "sample-unbounded", unbounded=True, **options))
+            scenes.append(folder / "sample-unbounded" / "nerfstudio")
+        return scenes
+
+    def quality(self, folder: Path) -> None:
+        """Ours and "minus" at equal iterations, nerfacto for as long as ours took."""
+        for scene in self._scenes(folder):
+            arguments = (scene, self.steps, self.threads)
+            rows = [in_fresh_process(train_and_test, METHOD, *arguments, 0.0, {})]
+            seconds = rows[0]["train seconds"]
+            rows.append(in_fresh_process(train_and_test, "the same, minus", *arguments, 0.0, {"encoding": "plain"}))
+            rows.append(in_fresh_process(train_and_test, "nerfacto", *arguments, seconds, {}))
+            name = scene.name if scene == self.data else scene.parent.name
+            self._save(f"quality on {name}", rows, steps=self.steps)
+
+    def speed(self, folder: Path) -> None:
+        """Training rays per second, the models taking turns."""
+        scene = self._scenes(folder)[0]
+        ours = all_methods[METHOD].optimizers
+        runs = {
+            METHOD: Run(our_pipeline(scene), 1000, ours),
+            f"{METHOD}, float32": Run(our_pipeline(scene, precision="float32"), 1000, ours),
+            "the same, minus": Run(our_pipeline(scene, encoding="plain"), 1000, ours),
+            "nerfacto": Run(nerfacto_pipeline(scene, rays_of_ours()), 1000, all_methods["nerfacto"].optimizers),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        for run in runs.values():
+            run.advance(2)
+        for _ in range(self.rounds):
+            for name, run in runs.items():
+                seconds[name].append(run.advance(2) / 2)
+        host = seconds["nerfacto"]
+        rows = [
+            {
+                "model": name,
+                "rays per second": round(rays_of_ours() / statistics.median(times)),
+                "ratio to nerfacto": statistics.median(h / t for h, t in zip(host, times)),
+                "lowest ratio": min(h / t for h, t in zip(host, times)),
+                "highest ratio": max(h / t for h, t in zip(host, times)),
+            }
+            for name, times in seconds.items()
+        ]
+        self._save("speed", rows, rays=rays_of_ours(), rounds=self.rounds)
+
+    def _save(self, section: str, rows: list[dict], **settings: Any) -> None:
+        save_section("mipnerf360", section, {"settings": {"threads": self.threads, **settings}, "rows": rows})
+
+
+def write_tables() -> None:
+    """Turn the JSON into Markdown."""
+    results = json.loads((RESULTS / "mipnerf360.json").read_text())
+    quality = ["model", "psnr", "psnr 1/2", "psnr 1/4", "ssim", "parameters", "steps", "train seconds"]
+    speed = ["model", "rays per second", "ratio to nerfacto", "lowest ratio", "highest ratio"]
+    parts = ["# mip-NeRF 360: measurements", "", "Made by `python -m benchmarks.mipnerf360`."]
+    for section, content in results.items():
+        where = content["machine"]
+        settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
+        parts += ["", f"## {section.capitalize()}", "", f"{settings}; {where['cpu']}, {where['cores']} cores, "]
+        parts[-1] += f"GPU {where['gpu']}, torch {where['torch']}, {where['date']}."
+        columns = speed if section == "speed" else [*quality, "rays per second", "peak MiB"]
+        parts += ["", table(content["rows"], columns)]
+    (RESULTS / "mipnerf360.md").write_text("\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(Benchmark).main()

@@ -1,0 +1,233 @@
+"""The fields of mip-NeRF 360: density, and colour, of Gaussians in contracted space.
+
+The proposal network is the density alone; the NeRF network adds colour. The "minus" variant encodes the contracted mean
+without its covariance.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from nerfstudio.cameras.rays import RaySamples
+from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.fields.base_field import Field
+from torch import Tensor, nn
+
+from mipnerf_ns.cones import MAX_RADIUS, cylinder_moments, frustum_moments, pixel_radius
+from mipnerf_ns.contraction import contract, lift_frustum
+from mipnerf_ns.ipe import integrated_pos_enc, pos_enc
+from mipnerf_ns.networks import ColorHead, Precision, Trunk, head, init_weights, resolve_dtype
+from mipnerf_ns.polyhedron import BasisName, basis_directions
+
+Encoding = Literal["integrated", "plain"]
+
+
+class ContractedDensityField(Field):
+    """Density of Gaussians: mip-NeRF 360's proposal network, and the lower part of its NeRF network.
+
+    Args:
+        num_layers, hidden_dim: size of the network.
+        skip_layer: the encoding is joined again after every so many layers.
+        encoding: "integrated" over the Gaussian along the basis directions, or "plain": the mean along x, y, z.
+        basis: directions of the integrated encoding.
+        num_frequencies: octaves of the encoding, from 2^0.
+        contracted: squeeze what lies beyond distance 1 (after scaling) into the ball of radius 2.
+        position_scale: factor on positions before contraction.
+        density_bias: added before the softplus of the density.
+        ray_shape: cast cones, or cylinders for orthographic cameras.
+        precision: number format of the hidden layers; lifting and heads are always float32.
+    Source: mip-NeRF 360, sections 2 and 3 and supplement.
+    """
+
+    basis: Tensor
+
+    def __init__(
+        self,
+        num_layers: int = 4,
+        hidden_dim: int = 256,
+        skip_layer: int = 4,
+        encoding: Encoding = "integrated",
+        basis: BasisName = "icosahedron-21",
+        num_frequencies: int = 12,
+        contracted: bool = True,
+        position_scale: float = 1.0,
+        density_bias: float = -1.0,
+        ray_shape: Literal["cone", "cylinder"] = "cone",
+        precision: Precision = "auto",
+    ) -> None:
+        super().__init__()
+        self.encoding: Encoding = encoding
+        self.num_frequencies = num_frequencies
+        self.contracted, self.position_scale = contracted, position_scale
+        self.density_bias = density_bias
+        self.ray_shape = ray_shape
+        self.precision: Precision = precision
+        self.register_buffer("basis", basis_directions(basis), persistent=False)
+        encoded = 2 * num_frequencies * self.basis.shape[1] if encoding == "integrated" else 3 + 6 * num_frequencies
+        self.trunk = Trunk(encoded, num_layers, hidden_dim, skip_layer)
+        self.density_head = nn.Linear(hidden_dim, 1)
+        init_weights(self, nn.init.kaiming_uniform_)
+
+    def frustum_gaussians(self, ray_samples: RaySamples) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Gaussian of each sample's interval: mean, ray direction, variance along the ray and across it."""
+        frustums = ray_samples.frustums
+        moments = frustum_moments if self.ray_shape == "cone" else cylinder_moments
+        radius = pixel_radius(frustums.pixel_area[..., :1, :], MAX_RADIUS)
+        t_mean, t_var, r_var = moments(frustums.starts, frustums.ends, radius)
+        # All samples of a ray share its origin and direction.
+        direction = frustums.directions[..., :1, :]
+        return torch.addcmul(frustums.origins[..., :1, :], direction, t_mean), direction, t_var, r_var
+
+    def encode(
+        self,
+        mean: Float[Tensor, "*n 3"],
+        direction: Float[Tensor, "*m 3"],
+        t_var: Float[Tensor, "*n 1"],
+        r_var: Float[Tensor, "*n 1"],
+        dtype: torch.dtype,
+    ) -> Float[Tensor, "*n e"]:
+        """Encoding of Gaussians given in scene units."""
+        scale = self.position_scale
+        mean = mean * scale
+        if self.encoding == "plain":
+            return pos_enc(contract(mean) if self.contracted else mean, 0, self.num_frequencies, dtype=dtype)
+        # Directions are not scaled, so that both variances are.
+        lifted = lift_frustum(mean, direction, t_var * scale**2, r_var * scale**2, self.basis, self.contracted)
+        return integrated_pos_enc(*lifted, 0, self.num_frequencies, dtype)
+
+    def features(
+        self, mean: Tensor, direction: Tensor, t_var: Tensor, r_var: Tensor, dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "*n hidden"]:
+        """Hidden features of Gaussians."""
+        return self.trunk(
+            self.encode(mean, direction, t_var, r_var, dtype or resolve_dtype(self.precision, mean.device))
+        )
+
+    def raw_density(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n 1"]:
+        """Density before its softplus."""
+        return head(self.density_head, hidden)
+
+    def features_of_balls(
+        self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "*n hidden"]:
+        """Hidden features of isotropic Gaussians.
+
+        Args:
+            center: means in scene units.
+            variance: along every direction, in scene units squared.
+        """
+        var = center.new_full((*center.shape[:-1], 1), variance)
+        any_direction = center.new_tensor([0.0, 0.0, 1.0])
+        return self.features(center, any_direction, var, var, dtype)
+
+    def density_of_balls(
+        self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "*n 1"]:
+        """Density of isotropic Gaussians, per scene unit; arguments as `features_of_balls`."""
+        return F.softplus(self.raw_density(self.features_of_balls(center, variance, dtype)) + self.density_bias)
+
+    def density_fn(self, positions: Float[Tensor, "*n 3"], times: Tensor | None = None) -> Float[Tensor, "*n 1"]:
+        """Density at points, as the host's tools ask for it (a Gaussian without extent)."""
+        del times
+        return self.density_of_balls(positions, 0.0)
+
+    def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n hidden"]]:
+        hidden = self.features(*self.frustum_gaussians(ray_samples))
+        return F.softplus(self.raw_density(hidden) + self.density_bias), hidden
+
+    def get_outputs(
+        self, ray_samples: RaySamples, density_embedding: Tensor | None = None
+    ) -> dict[FieldHeadNames, Tensor]:
+        return {}
+
+    def normals(
+        self, mean: Float[Tensor, "n 3"], direction: Float[Tensor, "n 3"], t_var: Tensor, r_var: Tensor
+    ) -> Float[Tensor, "n 3"]:
+        """Unit normals in the scene: the negative density gradient with respect to the mean, in full precision.
+
+        Where the density does not change, the normal is zero.
+        """
+        with torch.enable_grad():
+            mean = mean.detach().requires_grad_(True)
+            raw = self.raw_density(self.features(mean, direction.detach(), t_var.detach(), r_var.detach(), mean.dtype))
+            (gradient,) = torch.autograd.grad(raw.sum(), mean)
+        return -F.normalize(gradient, dim=-1, eps=1e-12)
+
+
+class MipNerf360Field(ContractedDensityField):
+    """Density and colour of Gaussians.
+
+    Args:
+        bottleneck_dim: channels from the trunk to the colour head.
+        num_color_layers, color_hidden_dim: size of the colour head.
+        num_direction_frequencies: octaves of the view direction's encoding.
+        rgb_padding: colours reach this far beyond [0, 1].
+        num_images: training images, each with an appearance code.
+        appearance_dim: length of the codes; 0: none.
+        **density: arguments of `ContractedDensityField`.
+    """
+
+    def __init__(
+        self,
+        bottleneck_dim: int = 256,
+        num_color_layers: int = 1,
+        color_hidden_dim: int = 128,
+        num_direction_frequencies: int = 4,
+        rgb_padding: float = 0.001,
+        num_images: int = 0,
+        appearance_dim: int = 0,
+        **density,
+    ) -> None:
+        super().__init__(**density)
+        self.num_direction_frequencies = num_direction_frequencies
+        condition = 3 + 6 * num_direction_frequencies + appearance_dim
+        hidden_dim = self.density_head.in_features
+        self.color_head = ColorHead(
+            hidden_dim, bottleneck_dim, condition, num_color_layers, color_hidden_dim, rgb_padding
+        )
+        init_weights(self.color_head, nn.init.kaiming_uniform_)
+        self.appearance = nn.Embedding(num_images, appearance_dim) if appearance_dim > 0 else None
+        if self.appearance is not None:
+            nn.init.normal_(self.appearance.weight, std=0.01)
+        self.rendered_code: Tensor | None = None
+        """Appearance code [appearance_dim] outside of training; None: the mean of all codes."""
+
+    def appearance_codes(
+        self, camera_indices: Int[Tensor, "*n 1"] | None, shape: torch.Size
+    ) -> Float[Tensor, "*n appearance_dim"]:
+        """Code of each ray: its training image's in training, elsewhere `rendered_code` or the mean code."""
+        assert self.appearance is not None
+        if self.training and camera_indices is not None:
+            return self.appearance(camera_indices[..., 0].long())
+        code = self.rendered_code if self.rendered_code is not None else self.appearance.weight.mean(0)
+        return code.expand(*shape, -1)
+
+    def get_outputs(
+        self, ray_samples: RaySamples, density_embedding: Tensor | None = None
+    ) -> dict[FieldHeadNames, Tensor]:
+        assert density_embedding is not None
+        directions = ray_samples.frustums.directions[..., :1, :]
+        indices = None if ray_samples.camera_indices is None else ray_samples.camera_indices[..., :1, :]
+        return {FieldHeadNames.RGB: self.color(density_embedding, directions, indices)}
+
+    def color(
+        self,
+        hidden: Float[Tensor, "*n hidden"],
+        directions: Float[Tensor, "*m 3"],
+        camera_indices: Int[Tensor, "*m 1"] | None = None,
+    ) -> Float[Tensor, "*n 3"]:
+        """Colour in [−padding, 1 + padding].
+
+        Args:
+            hidden: features of the Gaussians.
+            directions: view directions (any length), broadcast over the samples.
+            camera_indices: training image of each ray, for its appearance code.
+        """
+        condition = pos_enc(F.normalize(directions, dim=-1), 0, self.num_direction_frequencies)
+        if self.appearance is not None:
+            codes = self.appearance_codes(camera_indices, condition.shape[:-1])
+            condition = torch.cat([condition, codes.to(condition)], dim=-1)
+        return self.color_head(hidden, condition)
