@@ -164,9 +164,17 @@ class Run:
         pipeline: ours or the host's.
         optimizers: an optimizer table as a trainer's config has it.
         steps: length of the run, which the learning-rate schedule is fitted to.
+        clock: gives the time in seconds.
     """
 
-    def __init__(self, pipeline: Any, steps: int, optimizers: dict = OPTIMIZERS) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        steps: int,
+        optimizers: dict = OPTIMIZERS,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.clock = clock
         self.pipeline = pipeline.train()
         optimizers = copy.deepcopy(optimizers)
         schedule = optimizers["fields"]["scheduler"]
@@ -179,9 +187,9 @@ class Run:
 
     def advance(self, steps: int, seconds: float = math.inf) -> float:
         """Train for so many steps, or until so many seconds have passed; returns the seconds it took."""
-        start = time.perf_counter()
+        start = self.clock()
         for _ in range(steps):
-            if time.perf_counter() - start > seconds:
+            if self.clock() - start > seconds:
                 break
             for callback in self.callbacks:
                 callback.run_callback_at_location(self.step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
@@ -195,7 +203,7 @@ class Run:
             self.step += 1
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return self.clock() - start
 
     @torch.no_grad()
     def test_metrics(self, loader: Any = None) -> dict[str, float]:

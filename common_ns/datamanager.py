@@ -9,7 +9,9 @@ and the same rays, on any number of devices; and it carries the footprint of its
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +92,23 @@ class FieldDataset(InputDataset):
 
 
 class StorePixelSampler(PixelSampler):
-    """Draws from a `PixelStore`. Stands where the host's exporters set `num_rays_per_batch`."""
+    """Draws from a `PixelStore`. Stands where the host's exporters set `num_rays_per_batch`.
 
-    def __init__(self, store: PixelStore, alpha_color: Tensor | None, num_rays_per_batch: int) -> None:
+    Args:
+        fill: makes the store, when it is first drawn from: evaluation alone needs no training pixels.
+        alpha_color: colour that images with alpha are composited on; None: they keep their alpha.
+        num_rays_per_batch: pixels of a batch.
+    """
+
+    def __init__(self, fill: Callable[[], PixelStore], alpha_color: Tensor | None, num_rays_per_batch: int) -> None:
         super().__init__(PixelSamplerConfig(), num_rays_per_batch=num_rays_per_batch)
-        self.store = store
+        self._fill = fill
         self.alpha_color = alpha_color
+
+    @cached_property
+    def store(self) -> PixelStore:
+        """The pixels."""
+        return self._fill()
 
     def sample(self, image_batch: Any = None) -> dict[str, Tensor]:
         """Draw a batch: "image" in [0, 1] (composited on the data set's colour where it has one), and "indices"."""
@@ -186,6 +199,8 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         self.train_part = distributed.share(total, distributed.rank(), world_size)
         num_rays = self.train_part.stop - self.train_part.start
         self.train_pixel_sampler = self._store_sampler(self.train_dataset, num_rays)
+        if self.test_mode == "val":  # a run that trains: bad images are found before anything else is set up
+            _ = self.train_pixel_sampler.store
         self.train_ray_generator = RayGenerator(self.train_dataset.cameras.to(self.device))
         self.train_footprint = pixel_footprint(self.train_dataset.cameras)
 
@@ -202,18 +217,22 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         self.eval_dataloader = RandIndicesEvalDataloader(input_dataset=self.eval_dataset, device=self.device)
 
     def _store_sampler(self, dataset: FieldDataset, num_rays: int) -> StorePixelSampler:
-        cameras = dataset.cameras
-        sizes = torch.cat([cameras.height, cameras.width], dim=-1).reshape(-1, 2).tolist()
-        store = PixelStore(
-            dataset.pixel_arrays,
-            [(height, width) for height, width in sizes],
-            device=self.device if self.config.images_on_gpu else "cpu",
-            on_disk=self.config.pixels_on_disk,
-        )
-        if len(store) == 0:
-            raise checks.InputError("the masks leave no pixel to train on", "Mark valid pixels white", self.config.data)
-        CONSOLE.print(f"Loaded {len(dataset)} images: {len(store):,} pixels, {store.nbytes / 2**20:.0f} MiB.")
-        return StorePixelSampler(store, dataset._dataparser_outputs.alpha_color, num_rays)
+        def fill() -> PixelStore:
+            cameras = dataset.cameras
+            sizes = torch.cat([cameras.height, cameras.width], dim=-1).reshape(-1, 2).tolist()
+            store = PixelStore(
+                dataset.pixel_arrays,
+                [(height, width) for height, width in sizes],
+                device=self.device if self.config.images_on_gpu else "cpu",
+                on_disk=self.config.pixels_on_disk,
+            )
+            if len(store) == 0:
+                problem = "the masks leave no pixel to train on"
+                raise checks.InputError(problem, "Mark valid pixels white", self.config.data)
+            CONSOLE.print(f"Loaded {len(dataset)} images: {len(store):,} pixels, {store.nbytes / 2**20:.0f} MiB.")
+            return store
+
+        return StorePixelSampler(fill, dataset._dataparser_outputs.alpha_color, num_rays)
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """This device's rays of the step's batch. In evaluation mode, as the exporters call it with step 0 again and

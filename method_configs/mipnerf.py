@@ -122,7 +122,7 @@ mip_nerf_360_small = MethodSpecification(
     config=replace(
         _paper_360,
         method_name="mip-nerf-360-small",
-        max_num_iterations=3000,
+        max_num_iterations=2500,
         steps_per_save=1000,
         steps_per_eval_batch=500,
         steps_per_eval_image=1000,
@@ -147,12 +147,12 @@ mip_nerf_360_small = MethodSpecification(
             "fields": {
                 "optimizer": AdamOptimizerConfig(lr=1e-2, eps=1e-8),
                 "scheduler": LogLinearSchedulerConfig(
-                    lr_final=5e-4, max_steps=3000, warmup_steps=100, warmup_multiplier=0.1
+                    lr_final=5e-4, max_steps=2500, warmup_steps=100, warmup_multiplier=0.1
                 ),
             },
             "camera_opt": {
                 "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15),
-                "scheduler": LogLinearSchedulerConfig(lr_final=1e-4, max_steps=3000, warmup_steps=100),
+                "scheduler": LogLinearSchedulerConfig(lr_final=1e-4, max_steps=2500, warmup_steps=100),
             },
         },
     ),

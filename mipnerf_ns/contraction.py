@@ -79,8 +79,8 @@ def lift_frustum(
     Returns: means and variances along each direction.
     Source: mip-NeRF 360, equations 7, 8, 10 and 12 combined.
     """
-    lifted = mean @ basis
-    shear = direction @ basis
+    lifted = _project(mean, basis)
+    shear = _project(direction, basis)
     inverse_d2 = 1.0 / (direction * direction).sum(-1, keepdim=True).clamp_min(1e-20)
     if not contracted:
         return lifted, ((t_var - r_var * inverse_d2) * (shear * shear) + r_var).clamp_min(0.0)
@@ -91,3 +91,8 @@ def lift_frustum(
     gain = torch.addcmul(across * across, squash, lifted * lifted)
     variance = torch.addcmul(r_var * gain, t_var - r_var * inverse_d2, moved * moved)
     return across * lifted, variance.clamp_min(0.0)
+
+
+def _project(x: Float[Tensor, "*n 3"], basis: Float[Tensor, "3 k"]) -> Float[Tensor, "*n k"]:
+    """x @ basis, in full precision also where matrix products are not: the highest octave multiplies errors by 2^11."""
+    return torch.addcmul(torch.addcmul(x[..., :1] * basis[0], x[..., 1:2], basis[1]), x[..., 2:], basis[2])

@@ -16,6 +16,7 @@ from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
+from mipnerf_ns import ipe_triton
 from mipnerf_ns.cones import MAX_RADIUS, cylinder_moments, frustum_moments, pixel_radius
 from mipnerf_ns.contraction import contract, lift_frustum
 from mipnerf_ns.ipe import integrated_pos_enc, pos_enc
@@ -91,6 +92,10 @@ class ContractedDensityField(Field):
     ) -> Float[Tensor, "*n e"]:
         """Encoding of Gaussians given in scene units."""
         scale = self.position_scale
+        if self.encoding == "integrated" and ipe_triton.usable(dtype, mean, direction, t_var, r_var):
+            return ipe_triton.fused_encoding(
+                mean, direction, t_var, r_var, self.basis, self.num_frequencies, self.contracted, dtype, scale
+            )
         mean = mean * scale
         if self.encoding == "plain":
             return pos_enc(contract(mean) if self.contracted else mean, 0, self.num_frequencies, dtype=dtype)

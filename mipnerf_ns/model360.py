@@ -254,7 +254,7 @@ class MipNerf360Model(RadianceModel):
             "rgb": self.renderer_rgb(last.outputs[FieldHeadNames.RGB], last.weights),
             "accumulation": self.renderer_accumulation(last.weights),
         }
-        if noise is not None:
+        if noise is not None and self.renderer_rgb.background_color == "random":
             outputs["background"] = noise[:, -3:]
         outputs |= self._regularizers(rounds)
         with torch.no_grad():
@@ -285,7 +285,7 @@ class MipNerf360Model(RadianceModel):
         """Per-ray losses [n, 1] of where samples went; the viewer shows them as images."""
         *proposals, last = rounds
         weights = last.weights[..., 0]
-        outputs = {"distortion": lossfun_distortion(last.bins, weights)[:, None]}
+        outputs = {"distortion": lossfun_distortion(last.bins, weights)[..., None]}
         for index, proposal in enumerate(proposals, start=1):
             missed = lossfun_outer(last.bins, weights.detach(), proposal.bins, proposal.weights[..., 0])
             outputs[f"missed_proposal_{index}"] = missed.mean(-1, keepdim=True)
@@ -348,7 +348,7 @@ class MipNerf360Model(RadianceModel):
         metrics, images = self.get_image_metrics_and_images(outputs, batch)
         target = self.renderer_rgb.blend_background(batch["image"].to(outputs["rgb"].device))
         half = target.shape[1] // 2
-        metrics |= image_metrics(outputs["rgb"][:, half:], target[:, half:], self.config.lpips_weights)
+        metrics = image_metrics(outputs["rgb"][:, half:], target[:, half:], self.config.lpips_weights)
         return metrics, images
 
     @torch.no_grad()

@@ -81,7 +81,7 @@ class Trunk(nn.Module):
         for layer in self.layers:
             hidden = layer(hidden, flat) if isinstance(layer, SplitLinear) else linear(layer, hidden)
             hidden = F.relu(hidden, inplace=True)
-        return hidden.reshape(*encoding.shape[:-1], -1)
+        return hidden.reshape(*encoding.shape[:-1], hidden.shape[-1])
 
 
 class ColorHead(nn.Module):

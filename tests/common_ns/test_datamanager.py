@@ -66,6 +66,14 @@ def test_pixels_on_disk_are_the_same(tiny_blender):
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+def test_training_pixels_are_decoded_when_they_are_needed(tiny_blender):
+    """Evaluation of a large capture need not decode its training images."""
+    evaluating = manager(tiny_blender)
+    assert "store" not in vars(evaluating.train_pixel_sampler)
+    evaluating.next_train(0)
+    assert len(vars(evaluating.train_pixel_sampler)["store"]) == 4 * 16 * 16
+
+
 def test_exporters_get_new_rays_though_they_always_ask_for_step_0(tiny_blender):
     datamanager = manager(tiny_blender).eval()
     first = datamanager.next_train(0)[1]["indices"]

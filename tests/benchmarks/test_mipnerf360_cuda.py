@@ -1,0 +1,116 @@
+"""The CUDA benchmark, as far as a CPU can tell: its count of operations, its table of cards, and whether it runs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.scene_box import SceneBox
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from common_ns.checks import InputError
+from common_ns.sample_scene import look_at
+from common_ns.scene_bounds import RayBounds
+from mipnerf_ns.model360 import MipNerf360ModelConfig
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module. Benchmarks are not installed: they lie beside the packages."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    return importlib.import_module("benchmarks.mipnerf360_cuda")
+
+
+@pytest.mark.parametrize("options", [{}, {"appearance_dim": 4}, {"num_color_layers": 3, "num_layers": 7}])
+def test_operations_are_those_that_torch_counts(benchmark: ModuleType, options: dict):
+    torch.manual_seed(0)
+    capture = RayBounds(0.2, 1000.0, bounded=False, extent=2.0, reason="test")
+    box = SceneBox(aabb=torch.tensor([[-1.0] * 3, [1.0] * 3]))
+    config = MipNerf360ModelConfig(**{**benchmark.TINY, "precision": "float32", "compute_normals": False, **options})
+    model = config.setup(scene_box=box, num_train_data=2, metadata={"ray_bounds": capture}).train()
+    count = 5
+    rays = RayBundle(
+        origins=torch.zeros(count, 3),
+        directions=torch.nn.functional.normalize(torch.randn(count, 3), dim=-1),
+        pixel_area=torch.full((count, 1), 1e-4),
+        camera_indices=torch.zeros(count, 1, dtype=torch.long),
+    )
+
+    def lifted(rounds: tuple[int, ...]) -> int:
+        """Positions and directions onto the basis, which torch does by matrix products."""
+        return sum(2 * 3 * model.field.basis.shape[1] * count * (samples + 1) for samples in rounds)
+
+    rounds = (*config.num_proposal_samples, config.num_nerf_samples)
+    with FlopCounterMode(display=False) as training:
+        losses = model.get_loss_dict(model(rays), {"image": torch.rand(count, 3)})
+        torch.stack(list(losses.values())).sum().backward()
+    assert training.get_total_flops() == count * benchmark.training_flops(model) + lifted(rounds)
+
+    with FlopCounterMode(display=False) as rendering, torch.no_grad():
+        model.eval()(rays)
+    assert rendering.get_total_flops() == count * benchmark.rendering_flops(model) + lifted(rounds)
+
+
+def test_paper_network_takes_two_gigaflop_a_ray(benchmark: ModuleType):
+    """By hand: 504 features, 4 × 256 for 128 samples, 8 × 1024 for 32 with the features joined again at the sixth."""
+    proposal = 504 * 256 + 3 * 256**2 + 256
+    nerf = 2 * 504 * 1024 + 7 * 1024**2 + 1024 + 1024 * 256 + 256 * 128 + 128 * 3
+    forward = 128 * proposal + 32 * nerf + 27 * 128
+    without_input_gradient = 128 * 504 * 256 + 32 * 2 * 504 * 1024 + 27 * 128
+    capture = RayBounds(0.2, 1000.0, bounded=False, extent=2.0, reason="test")
+    box = SceneBox(aabb=torch.tensor([[-1.0] * 3, [1.0] * 3]))
+    model = MipNerf360ModelConfig().setup(scene_box=box, num_train_data=1, metadata={"ray_bounds": capture})
+    assert benchmark.rendering_flops(model) == 2 * forward
+    assert benchmark.training_flops(model) == 6 * forward - 2 * without_input_gradient
+
+
+@pytest.mark.parametrize(
+    ("card", "bfloat16", "float32"),
+    [
+        ("NVIDIA H200", 989, 67),
+        ("NVIDIA H100 PCIe", 756, 51),
+        ("NVIDIA A100-SXM4-80GB", 312, 19.5),
+        ("NVIDIA GeForce RTX 4090", 165, 82.6),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None, None),
+        ("NVIDIA GeForce RTX 3090", 71, 35.6),
+    ],
+)
+def test_rates_follow_the_cards_name(benchmark: ModuleType, monkeypatch, card, bfloat16, float32):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: card)
+    assert benchmark.peak_tflops("bfloat16", None) == bfloat16
+    assert benchmark.peak_tflops("float32", None) == float32
+    assert benchmark.peak_tflops("TF32", 100.0) == 50.0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_cuda_it_says_so_before_it_reads_anything(benchmark: ModuleType, tmp_path: Path):
+    with pytest.raises(InputError, match="no CUDA device"):
+        benchmark.Mipnerf360Cuda(data=tmp_path / "nothing").main()
+
+
+def test_a_trial_runs_every_section_and_keeps_nothing(benchmark: ModuleType, tmp_path: Path, capsys):
+    torch.set_num_threads(1)  # threads that wait for each other take longer than what there is to compute
+    (tmp_path / "images").mkdir()
+    frames = []
+    for index in range(10):
+        pixels = np.random.default_rng(index).integers(0, 256, (160, 240, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
+        pose = look_at(np.array([np.cos(index), np.sin(index), 0.1]))
+        frames.append({"file_path": f"images/{index}.png", "transform_matrix": pose.tolist()})
+    camera = {"camera_model": "OPENCV", "w": 240, "h": 160, "fl_x": 200.0, "fl_y": 200.0, "cx": 120.0, "cy": 80.0}
+    (tmp_path / "transforms.json").write_text(json.dumps({**camera, "frames": frames}))
+
+    results = Path(benchmark.report.RESULTS)
+    before = {file: file.read_bytes() for file in results.iterdir()}
+    benchmark.Mipnerf360Cuda(data=tmp_path, tiny=True, rounds=1, compile=False, matrix_tflops=1.0).main()
+    assert {file: file.read_bytes() for file in results.iterdir()} == before
+    printed = capsys.readouterr().out
+    assert all(f"## {section}" in printed for section in ("Speed", "Memory", "Fox"))
