@@ -27,6 +27,7 @@ import torch.nn.functional as F
 import tyro
 from jaxtyping import Float
 from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from torch import Tensor
 
@@ -48,21 +49,16 @@ def our_pipeline(data: Path, **model: Any) -> Any:
 
 
 def nerfacto_pipeline(data: Path, rays: int) -> Any:
-    """nerfacto as it comes, but for hash grids that run without tiny-cuda-nn on a CPU, and the number of rays."""
+    """nerfacto as it comes, but for the number of rays, batches drawn in its own process as ours are, and hash grids
+    that run without tiny-cuda-nn on a CPU."""
     config = copy.deepcopy(all_methods["nerfacto"].pipeline)
-    config.datamanager.data = data
-    config.datamanager.dataparser = NerfstudioDataParserConfig()
-    config.datamanager.train_num_rays_per_batch = rays
-    # One process loads the images, as in ours.
-    config.datamanager = replace(config.datamanager, **single_process(config.datamanager))
+    config.datamanager = VanillaDataManagerConfig(
+        data=data, dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=rays
+    )
     if device() == "cpu":
         config.model.implementation = "torch"
     with without_lpips():
         return config.setup(device=device(), test_mode="test")
-
-
-def single_process(datamanager: Any) -> dict[str, Any]:
-    return {"num_processes": 0} if hasattr(datamanager, "num_processes") else {}
 
 
 @torch.no_grad()
@@ -146,6 +142,8 @@ class Benchmark:
     """Also measure on the unbounded sample scene (quality)."""
     steps: int = 2000
     """Training steps of ours (quality)."""
+    anew: bool = True
+    """Measure all models again; off: keep the rows that were measured with as many steps (quality)."""
     rounds: int = 10
     """Rounds of the speed comparison; the models take turns in each."""
     threads: int = 2
@@ -169,12 +167,15 @@ class Benchmark:
     def quality(self, folder: Path) -> None:
         """Ours and "minus" at equal iterations, nerfacto for as long as ours took."""
         for scene in self._scenes(folder):
-            arguments = (scene, self.steps, self.threads)
-            rows = [in_fresh_process(train_and_test, METHOD, *arguments, 0.0, {})]
-            rows.append(in_fresh_process(train_and_test, "the same, minus", *arguments, 0.0, {"encoding": "plain"}))
-            rows.append(in_fresh_process(train_and_test, "nerfacto", *arguments, rows[0]["train seconds"], {}))
             name = scene.name if scene == self.data else scene.parent.name
-            self._save(f"quality on {name}", rows, steps=self.steps)
+            section = f"quality on {name}"
+            arguments = (scene, self.steps, self.threads)
+            rows = {} if self.anew else {row["model"]: row for row in saved_rows(section, self.steps)}
+            for model, options in ((METHOD, {}), ("the same, minus", {"encoding": "plain"}), ("nerfacto", {})):
+                if model not in rows:
+                    limit = rows[METHOD]["train seconds"] if model == "nerfacto" else 0.0
+                    rows[model] = in_fresh_process(train_and_test, model, *arguments, limit, options)
+                self._save(section, list(rows.values()), steps=self.steps)
 
     def speed(self, folder: Path) -> None:
         """Training rays per second, the models taking turns."""
@@ -207,6 +208,13 @@ class Benchmark:
 
     def _save(self, section: str, rows: list[dict], **settings: Any) -> None:
         save_section("mipnerf360", section, {"settings": {"threads": self.threads, **settings}, "rows": rows})
+
+
+def saved_rows(section: str, steps: int) -> list[dict]:
+    """The rows of a section that was measured with as many steps; none if there is none."""
+    file = RESULTS / "mipnerf360.json"
+    content = json.loads(file.read_text()).get(section) if file.exists() else None
+    return content["rows"] if content is not None and content["settings"]["steps"] == steps else []
 
 
 def write_tables() -> None:

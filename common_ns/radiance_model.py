@@ -95,7 +95,8 @@ class RadianceModel(Model):
             found = RayBounds(near, far, bounded=True, extent=far, reason="given")
         if contracted_captures is not None and not found.bounded:
             nearest = min(contracted_captures[0], found.near) if found.from_points else contracted_captures[0]
-            found = replace(found, near=nearest, far=contracted_captures[1])
+            reason = f"{found.reason}, contracted"
+            found = replace(found, near=nearest, far=contracted_captures[1], reason=reason)
         if near is not None or far is not None:
             new_near, new_far = near if near is not None else found.near, far if far is not None else found.far
             extent = max(found.extent + new_far - found.far, 1e-3)

@@ -18,7 +18,7 @@ def fit_code(
     render: Callable[[Float[Tensor, " d"]], Float[Tensor, "n 3"]],
     target: Float[Tensor, "n 3"],
     start: Float[Tensor, " d"],
-    steps: int = 100,
+    steps: int = 300,
     lr: float = 0.05,
 ) -> Float[Tensor, " d"]:
     """The code with which rendered colours come closest to the target, by Adam on the mean squared error.

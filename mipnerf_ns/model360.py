@@ -137,7 +137,7 @@ class MipNerf360Model(RadianceModel):
     def populate_modules(self) -> None:
         """Choose bounds, spacing, contraction and background for the data; build networks and controls."""
         config = self.config
-        bounds = self.choose_bounds(CAPTURE_NEAR_FAR)
+        bounds = self.choose_bounds(None if config.contraction == "off" else CAPTURE_NEAR_FAR)
         sampling = config.sampling
         if sampling == "auto":
             sampling = "uniform" if bounds.bounded else "disparity"
@@ -269,8 +269,12 @@ class MipNerf360Model(RadianceModel):
         if noise is None:
             noise = torch.rand(len(rays), self.noise_per_ray, device=rays.origins.device)
         if self.config.camera_optimizer.mode != "off":
+            assert rays.camera_indices is not None
             rays = rays[...]  # a shallow copy: refinement replaces its origins and directions
-            self.camera_optimizer.apply_to_raybundle(rays)
+            # The optimizer's own apply_to_raybundle fails for a single ray.
+            correction = self.camera_optimizer(rays.camera_indices[..., 0])
+            rays.origins = rays.origins + correction[..., :3, 3]
+            rays.directions = (correction[..., :3, :3] @ rays.directions[..., None])[..., 0]
         return rays, noise
 
     def _viewed_rays(self, rays: RayBundle) -> RayBundle:

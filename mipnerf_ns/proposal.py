@@ -27,7 +27,7 @@ Spacing = Literal["uniform", "disparity", "piecewise"]
 RayField = Callable[[RaySamples], dict[FieldHeadNames, Tensor]]
 
 _SMALLEST_NEAR = 1e-4
-"""Near plane over far plane where inverse distance is capped: texture baking sends rays that start at 0."""
+"""Near plane over far plane that stands in for a near plane of 0: texture baking sends rays that start there."""
 
 
 @dataclass
@@ -121,7 +121,7 @@ def spacing_to_distance(
 
     Source: mip-NeRF 360, equation 11.
     """
-    near = torch.maximum(near, _SMALLEST_NEAR * far) if spacing != "uniform" else near
+    near = torch.where(near > 0, near, _SMALLEST_NEAR * far) if spacing == "disparity" else near
     warp, unwarp = _WARPS[spacing]
     low, high = warp(near), warp(far)
     return lambda s: unwarp(low * (1.0 - s) + high * s)

@@ -117,11 +117,12 @@ def sample_intervals(
     length = t[..., 1:] - t[..., :-1]
     total = w.sum(-1, keepdim=True)
     pdf = torch.where(total > 1e-10, w / total.clamp_min(1e-10), length / length.sum(-1, keepdim=True))
-    cdf = torch.nn.functional.pad(pdf.cumsum(-1)[..., :-1].clamp_max(1.0), (1, 1))
-    cdf[..., -1] = 1.0
+    cumulative = pdf.cumsum(-1)
+    # Divided by the last one, so that rounding leaves no probability to empty intervals at the end.
+    cdf = torch.nn.functional.pad(cumulative / cumulative[..., -1:], (1, 0))
     shift = 0.5 if jitter is None else jitter
     quantile = (torch.arange(num_samples, device=t.device, dtype=t.dtype) + shift) / num_samples
-    quantile = quantile.expand(*t.shape[:-1], num_samples).contiguous()
+    quantile = quantile.clamp_max(1.0 - torch.finfo(t.dtype).eps).expand(*t.shape[:-1], num_samples).contiguous()
     index = (torch.searchsorted(cdf, quantile, right=True) - 1).clamp(0, w.shape[-1] - 1)
     low, high = cdf.gather(-1, index), cdf.gather(-1, index + 1)
     fraction = ((quantile - low) / (high - low).clamp_min(1e-12)).clamp(0.0, 1.0)

@@ -45,4 +45,5 @@ def tiny_blender(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _limit_threads():
-    torch.set_num_threads(2)
+    # The tests' tensors are small: more threads only wait for each other, ten times as long on a busy machine.
+    torch.set_num_threads(1)
