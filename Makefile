@@ -1,6 +1,6 @@
 # make demo   train on the embedded sample scene; pictures, a video and a mesh in outputs/demo/index.html
 # make test   the tests            make lint   ruff and pyright
-# make bench  measurements beside nerfstudio's own models (takes about an hour on two cores)
+# make bench  measurements beside nerfstudio's own models (takes about two hours on two cores)
 # Everything installs into .venv first; a second call re-uses it.
 
 PYTHON ?= python3
@@ -30,12 +30,18 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# A Blender scene can be given: make bench DATA=path/to/lego. Without one, the sample scene is measured on.
+# A Blender scene can be given: make bench DATA=path/to/lego, and a capture for mip-NeRF 360: CAPTURE=path/to/fox.
+# Without them, the sample scene is measured on.
 bench: setup
 	test -d $(DATA) || $(BIN)/ns-sample-scene --output-dir outputs/bench --layouts blender --resolution 100
 	$(BIN)/python -m benchmarks.mipnerf speed --data $(DATA)
 	$(BIN)/python -m benchmarks.mipnerf quality --data $(DATA)
 	$(BIN)/python -m benchmarks.mipnerf multiscale --data $(DATA)
+	$(BIN)/python -m benchmarks.mipnerf360 speed $(if $(CAPTURE),--data $(CAPTURE))
+	$(BIN)/python -m benchmarks.mipnerf360 quality $(if $(CAPTURE),--data $(CAPTURE))
+	$(BIN)/python -m benchmarks.large_capture
+	$(BIN)/python -m benchmarks.miner astronaut
+	$(BIN)/python -m benchmarks.miner random
 
 clean:
 	rm -rf .venv outputs

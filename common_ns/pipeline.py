@@ -186,8 +186,9 @@ class FieldPipeline(VanillaPipeline):
 
     def _evaluate_image(self, camera: Cameras, batch: dict) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Metrics and pictures of a test image. A model with rules of its own has a method `evaluate_image`."""
-        if hasattr(self.model, "evaluate_image"):
-            return self.model.evaluate_image(camera, batch)
+        own_rules: Any = getattr(self.model, "evaluate_image", None)
+        if own_rules is not None:
+            return own_rules(camera, batch)
         return self.model.get_image_metrics_and_images(self.model.get_outputs_for_camera(camera), batch)
 
     @profiler.time_function

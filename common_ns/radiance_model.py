@@ -127,7 +127,7 @@ class RadianceModel(Model):
                 "the images have an alpha channel, which background-color last_sample has no colour to blend with",
                 "Choose --pipeline.model.background-color white, black or random, or remove the alpha channel",
             )
-        self.renderer_rgb = RGBRenderer(background_color=background)
+        self.renderer_rgb = RGBRenderer(background_color=background)  # type: ignore[arg-type]
         self.renderer_accumulation = AccumulationRenderer()
         self.renderer_depth = DepthRenderer(method="median")
         self.renderer_expected_depth = DepthRenderer(method="expected")

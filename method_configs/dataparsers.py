@@ -6,9 +6,20 @@ that this module may import neither the trainer nor a datamanager.
 
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 
+from miner_ns.dataparser import MinerImageDataParserConfig, MinerOccupancyDataParserConfig
 from mipnerf_ns.dataparser import MultiscaleBlenderDataParserConfig
 
 multiscale_blender_data = DataParserSpecification(
     config=MultiscaleBlenderDataParserConfig(),
     description="Blender scenes at 1, 1/2, 1/4 and 1/8 resolution, as ns-multiscale-blender writes them.",
+)
+
+miner_image_data = DataParserSpecification(
+    config=MinerImageDataParserConfig(),
+    description="An image of any size: PNG, JPEG, TIFF (also 16-bit and float), EXR or NumPy.",
+)
+
+miner_occupancy_data = DataParserSpecification(
+    config=MinerOccupancyDataParserConfig(),
+    description="The inside of a mesh, or a volume of occupancy or density.",
 )

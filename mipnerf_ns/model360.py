@@ -269,8 +269,8 @@ class MipNerf360Model(RadianceModel):
         if noise is None:
             noise = torch.rand(len(rays), self.noise_per_ray, device=rays.origins.device)
         if self.config.camera_optimizer.mode != "off":
-            assert rays.camera_indices is not None
             rays = rays[...]  # a shallow copy: refinement replaces its origins and directions
+            assert rays.camera_indices is not None
             # The optimizer's own apply_to_raybundle fails for a single ray.
             correction = self.camera_optimizer(rays.camera_indices[..., 0])
             rays.origins = rays.origins + correction[..., :3, 3]
@@ -281,8 +281,8 @@ class MipNerf360Model(RadianceModel):
         """Rays that start at the viewer's near plane, if that was moved."""
         near = self.shown_near.value
         if near != self.ray_bounds.near and rays.nears is not None and rays.fars is not None:
-            rays = rays[...]
-            rays.nears = torch.full_like(rays.nears, near).minimum(0.99 * rays.fars)
+            fars, rays = rays.fars, rays[...]
+            rays.nears = torch.full_like(fars, near).minimum(0.99 * fars)
         return rays
 
     def _regularizers(self, rounds: list[Round]) -> dict[str, Tensor]:

@@ -55,6 +55,7 @@ class Demo:
         page = Page(self.output_dir)
         self.mipnerf(page, self.scene(page))
         self.mipnerf360(page, self.landscape(page))
+        self.miner(page)
         minutes = (time.perf_counter() - start) / 60
         (self.output_dir / "demo.json").write_text(
             json.dumps({"minutes": round(minutes, 2), "runs": page.results}) + "\n"
@@ -81,7 +82,7 @@ class Demo:
         page.run("ns-sample-scene", "--output-dir", folder, "--layouts", "nerfstudio", "--unbounded", "--num-train",
                  self.views, "--num-val", 2, "--num-test", 6, "--resolution", self.resolution)  # fmt: skip
         data = folder / "nerfstudio"
-        page.pictures(sorted(data.rglob("*test*.png"))[:4] or sorted(data.rglob("*.png"))[:4], "views")
+        page.pictures(sorted((data / "images").glob("test_*.png"))[:4], "test views")
         return data
 
     def mipnerf(self, page: Page, data: Path) -> None:
@@ -119,6 +120,39 @@ class Demo:
         page.run("ns-render", "interpolate", "--load-config", config, "--output-path", pictures / "views.mp4",
                  "--rendered-output-names", "rgb", "depth", "--interpolation-steps", 4, "--frame-rate", 12)  # fmt: skip
         page.video(pictures / "views.mp4", "from test view to test view: colour and depth")
+
+    def miner(self, page: Page) -> None:
+        """miner-image on a photograph, miner-occupancy on the sample scene's mesh."""
+        from PIL import Image
+        from skimage import data
+
+        page.section("miner-image", "Blocks of tiny networks at several scales, trained until each is good enough.")
+        photo = self.output_dir / "astronaut.png"
+        Image.fromarray(data.astronaut()).save(photo)
+        config = self.fit(page, "miner-image", photo)
+        pictures = self.output_dir / "miner-image"
+        page.run("ns-eval", "--load-config", config, "--output-path", pictures / "eval.json", "--render-output-path",
+                 pictures)  # fmt: skip
+        results = json.loads((pictures / "eval.json").read_text())["results"]
+        page.results["miner-image"] = {"psnr": round(results["psnr"], 2), "num_params": results["num_params"]}
+        page.text(f"The whole image: PSNR {results['psnr']:.2f} dB with {results['num_params']:,.0f} parameters.")
+        page.run("ns-miner-decode", "--load-config", config, "--output-path", pictures / "decoded.png")
+        page.pictures([pictures / "decoded.png", *sorted(pictures.glob("eval_blocks_*.png"))], "decoded; its blocks")
+
+        page.section("miner-occupancy", "The sample scene's mesh as a volume, and the mesh that comes out again.")
+        mesh = self.output_dir / "scene" / "mesh.ply"
+        config = self.fit(page, "miner-occupancy", mesh, "miner-occupancy-data", "--resolution", 96)
+        found = self.output_dir / "miner-occupancy.ply"
+        page.run("ns-mesh", "--load-config", config, "--output-path", found, "--resolution", 96)
+        draw_mesh(found, self.output_dir / "miner-occupancy.png")
+        page.pictures([self.output_dir / "miner-occupancy.png"], "the mesh, from two sides")
+
+    def fit(self, page: Page, method: str, data: Path, *parser: object) -> Path:
+        """Train a method that ends by itself; returns the run's config."""
+        runs = self.output_dir / "runs"
+        page.run("ns-train", method, "--data", data, "--output-dir", runs, "--experiment-name", "sample",
+                 "--timestamp", "demo", "--vis", "tensorboard", *parser)  # fmt: skip
+        return runs / "sample" / method / "demo" / "config.yml"
 
     def train(self, page: Page, method: str, data: Path, steps: int) -> tuple[Path, Path]:
         """Train a method and evaluate it; returns the run's config and the folder of its pictures."""

@@ -45,17 +45,27 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture
-def training(tmp_path):
+METHODS = {
+    "mip-nerf-small": ("blender", ("--num-coarse-samples", "16", "--num-importance-samples", "16")),
+    "mip-nerf-360-small": ("nerfstudio", ("--num-proposal-samples", "16", "12", "--num-nerf-samples", "8")),
+}
+"""Layout of the scene that each method trains on, and options of its model that make it quick."""
+
+
+@pytest.fixture(params=METHODS)
+def training(request, tmp_path):
     """A run that trains with the viewer on; gives its port."""
+    layout, options = METHODS[request.param]
     write_sample_scene(
-        SampleSceneConfig(output_dir=tmp_path / "scene", layouts=("blender",), num_train=12, resolution=32)
+        SampleSceneConfig(
+            tmp_path / "scene", layouts=(layout,), num_train=12, resolution=32, unbounded=layout == "nerfstudio"
+        )
     )
     port = free_port()
-    command = [str(Path(sys.executable).parent / "ns-train"), "mip-nerf-small"]
-    command += ["--data", str(tmp_path / "scene" / "blender"), "--output-dir", str(tmp_path / "out")]
+    command = [str(Path(sys.executable).parent / "ns-train"), request.param]
+    command += ["--data", str(tmp_path / "scene" / layout), "--output-dir", str(tmp_path / "out")]
     command += ["--max-num-iterations", "100000", "--vis", "viewer", "--pipeline.model.hidden-dim", "32"]
-    command += ["--pipeline.model.num-coarse-samples", "16", "--pipeline.model.num-importance-samples", "16"]
+    command += [option.replace("--", "--pipeline.model.") for option in options]
     command += ["--viewer.websocket-port", str(port), "--viewer.websocket-host", "127.0.0.1"]
     with open(tmp_path / "train.log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path, env=dict(os.environ))

@@ -1,0 +1,195 @@
+"""MINER: quality, time, parameters and memory on images and volumes.
+
+    python -m benchmarks.miner astronaut                    # 512² (scikit-image), three recipes
+    python -m benchmarks.miner random                       # 256² random pixels, 16² blocks
+    python -m benchmarks.miner linear --data IMAGE          # 512² … 4096²: time against pixels
+    python -m benchmarks.miner occupancy --data MESH        # 128³ and 256³
+
+Times are of training with compiled kernels: a first run of each kind compiles them and is not counted; what the
+compiling costs is given beside. Each section is written to benchmarks/results/miner.json, the tables to miner.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+
+from benchmarks.report import RESULTS, save_section, table
+from common_ns.checks import InputError, report_input_errors
+from miner_ns.fitting import FitOptions, Fitting, intersection_over_union, mean_squared_error
+from miner_ns.image_io import read_image
+from miner_ns.signal import Signal
+
+ASTRONAUT_ORIGINAL = {"psnr": 36.76, "train seconds": 43.0, "parameters": 263_000}
+"""MINER_pl on the same kind of machine, whole process (4 scales, 32² blocks, 3 × 20, epochs 50/50/50/200)."""
+
+RECIPES = {
+    "default": FitOptions(),
+    "as many parameters as the original": FitOptions(hidden_dim=19, epochs=(50, 50, 50, 250)),
+    "fine": FitOptions(hidden_dim=28, num_frequencies=6, epochs=(50, 50, 50, 800), threshold=1e-5),
+}
+OCCUPANCY = FitOptions(block_size=16, hidden_dim=16, num_layers=2, threshold=3e-4, loss="bce")
+
+
+def fit(signal: Signal, options: FitOptions, device: str) -> tuple[Fitting, float, dict[str, Any]]:
+    """Fit a signal; returns the fit, the seconds of training, and what each level took."""
+    fitting = Fitting(signal, options, device)
+    _ = fitting.pyramid
+    levels: dict[str, Any] = {}
+    start = last = time.perf_counter()
+    level = fitting.level
+    while fitting.advance() is not None:
+        if fitting.level != level:
+            if device != "cpu":
+                torch.cuda.synchronize()
+            now = time.perf_counter()
+            trained = fitting.hierarchy.levels.get(level)
+            levels[str(level)] = {
+                "seconds": round(now - last, 2),
+                "blocks": 0 if trained is None else len(trained.index),
+            }
+            level, last = fitting.level, now
+    return fitting, time.perf_counter() - start, levels
+
+
+def row_of(name: str, signal: Signal, options: FitOptions, device: str) -> dict[str, Any]:
+    """Fit and measure."""
+    fitting, seconds, levels = fit(signal, options, device)
+    mse = mean_squared_error(fitting.hierarchy, fitting.pyramid)
+    row: dict[str, Any] = {
+        "signal": name,
+        "psnr": -10.0 * math.log10(max(mse, 1e-12)),
+        "train seconds": seconds,
+        "parameters": fitting.hierarchy.num_parameters,
+        "peak MiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10),
+        "levels": levels,
+    }
+    if len(signal.spatial_shape) == 3:
+        row["iou"] = intersection_over_union(fitting)
+    print({key: value for key, value in row.items() if key != "levels"}, flush=True)
+    return row
+
+
+@dataclass
+class Benchmark:
+    """Measure MINER."""
+
+    section: tyro.conf.Positional[Literal["astronaut", "random", "linear", "occupancy", "table"]]
+    """What to measure; table only writes the table again."""
+    data: Path | None = None
+    """Image (linear) or mesh (occupancy)."""
+    sizes: tuple[int, ...] = (512, 1024, 2048, 4096)
+    """Sides of the squares cut out of the image (linear)."""
+    resolutions: tuple[int, ...] = (128, 256)
+    """Voxels along a side (occupancy)."""
+    threads: int = 2
+    """CPU threads."""
+
+    def main(self) -> None:
+        torch.set_num_threads(self.threads)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.section != "table":
+            getattr(self, self.section)()
+        write_tables()
+
+    def _warm(self, signal: Signal, options: FitOptions) -> float:
+        """Compile what the options need, on a corner of the signal; returns the seconds."""
+        side = options.block_size * 2
+        corner = signal.read_stored((0,) * signal.ndim, (side,) * signal.ndim)
+        small = Signal.from_occupancy(corner[..., 0]) if signal.dtype.kind == "b" else Signal(corner, signal.ndim)
+        start = time.perf_counter()
+        fit(small, replace(options, num_levels=2, epochs=(2,)), self.device)
+        return time.perf_counter() - start
+
+    def _measure(self, named: list[tuple[str, Signal, FitOptions]], **settings: Any) -> None:
+        compiled = [self._warm(signal, options) for _, signal, options in named]
+        rows = [row_of(name, signal, options, self.device) for name, signal, options in named]
+        settings = {"threads": self.threads, "first compile seconds": round(max(compiled), 1), **settings}
+        save_section("miner", self.section, {"settings": settings, "rows": rows})
+
+    def astronaut(self) -> None:
+        """512² with three recipes, beside the original's figures."""
+        from skimage import data
+
+        signal = Signal(data.astronaut(), 2)
+        self._measure([(f"astronaut, {name}", signal, options) for name, options in RECIPES.items()])
+
+    def random(self) -> None:
+        """Random pixels: nothing is smooth, every block needs all of its network."""
+        pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+        options = FitOptions(block_size=16, hidden_dim=36, num_levels=1, epochs=(1000,), threshold=1e-5)
+        self._measure([("random pixels", Signal(pixels, 2), options)])
+
+    def linear(self) -> None:
+        """The middle of an image at growing sizes; the slope of time against pixels, in double logarithms."""
+        if self.data is None:
+            raise InputError("there is no image", "Give one with --data")
+        image = read_image(self.data)
+        named = []
+        for side in self.sizes:
+            if side > min(image.spatial_shape):
+                raise InputError(f"the image is smaller than {side}²", "Choose smaller --sizes", self.data)
+            first = [(n - side) // 2 for n in image.spatial_shape]
+            middle = image.read_stored(first, [f + side for f in first])
+            levels = max(4, round(math.log2(side / 64)))
+            named.append((f"{self.data.stem} {side}²", Signal(middle, 2), FitOptions(num_levels=levels)))
+        self._measure(named, data=self.data.name)
+        content = json.loads((RESULTS / "miner.json").read_text())["linear"]
+        content.pop("machine")
+        seconds: NDArray = np.log([row["train seconds"] for row in content["rows"]])
+        content["settings"]["slope"] = round(float(np.polyfit(2 * np.log(self.sizes), seconds, 1)[0]), 2)
+        save_section("miner", "linear", content)
+
+    def occupancy(self) -> None:
+        """A mesh as occupancy; beside IoU, the distance of the extracted mesh to the source."""
+        from miner_ns.volume_io import read_mesh, voxelize_file
+        from miner_ns.voxelize import VoxelizeOptions
+
+        if self.data is None:
+            raise InputError("there is no mesh", "Give one with --data")
+        named = []
+        with TemporaryDirectory() as folder:
+            for resolution in self.resolutions:
+                options = VoxelizeOptions(resolution=resolution)
+                voxels = voxelize_file(read_mesh(self.data), self.data, options, False, Path(folder))
+                named.append((f"{self.data.stem} {resolution}³", voxels.signal, OCCUPANCY))
+            self._measure(named, data=self.data.name)
+
+
+def write_tables() -> None:
+    """Turn the JSON into Markdown."""
+    results = json.loads((RESULTS / "miner.json").read_text())
+    parts = ["# MINER: measurements", "", "Made by `python -m benchmarks.miner`."]
+    for section, content in results.items():
+        where = content["machine"]
+        settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
+        parts += ["", f"## {section.capitalize()}", "", f"{settings}; {where['cpu']}, {where['cores']} cores, "]
+        parts[-1] += f"GPU {where['gpu']}, torch {where['torch']}, {where['date']}."
+        columns = ["signal", *(["iou"] if section == "occupancy" else ["psnr"]), "train seconds", "parameters"]
+        rows = content["rows"]
+        if section == "astronaut":
+            rows = [{"signal": "astronaut, MINER_pl (whole process)", **ASTRONAUT_ORIGINAL}, *rows]
+        parts += ["", table(rows, [*columns, "peak MiB"])]
+        levels = [
+            {"signal": row["signal"], "level": level, **each}
+            for row in content["rows"]
+            for level, each in row["levels"].items()
+        ]
+        parts += ["", table(levels, ["signal", "level", "blocks", "seconds"])]
+    (RESULTS / "miner.md").write_text("\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    report_input_errors()
+    tyro.cli(Benchmark).main()

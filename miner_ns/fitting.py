@@ -1,0 +1,459 @@
+"""Fitting a signal from coarse to fine: which blocks get a network, and training them until each is good enough.
+
+At each level the reconstruction so far is compared with the signal. Blocks whose mean squared error is above a limit
+get a network and are trained, chunk by chunk, so that only the blocks of one chunk and their optimiser state are on the
+device; a block that falls below the threshold stops. Training advances in portions of a few epochs (`advance`), between
+which it can be looked at, saved and continued exactly.
+
+Several devices share the blocks of a level. What a block learns depends on its number and on the options alone, not on
+which chunk or device it is in.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from common_ns import distributed
+from miner_ns.hierarchy import Hierarchy, Level, PyramidKind
+from miner_ns.kernels import (
+    BlockState,
+    Implementation,
+    TrainOptions,
+    cosine_rates,
+    epoch_permutations,
+    steps_per_epoch,
+    train_epochs,
+)
+from miner_ns.networks import BlockNetwork, EncodingKind, NetworkKind, encoding_dim
+from miner_ns.pyramid import BlockGrid, Pyramid
+from miner_ns.signal import Signal, SignalLoader, to_stored
+
+INIT_GROUP = 16
+"""Blocks that draw their first parameters from one random state. They always go to the same device."""
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a signal is fitted."""
+
+    num_levels: int = 4
+    """Levels of the pyramid, the signal's own resolution included."""
+    block_size: int = 32
+    """Samples of a block along each axis, at every level."""
+    pyramid: PyramidKind = "gaussian"
+    """gaussian: networks describe the signal; laplacian: what the level above lacks."""
+    kind: NetworkKind = "mlp"
+    """Perceptron, or multiplicative filter network with Gabor filters."""
+    hidden_dim: int = 20
+    """Units of a hidden layer."""
+    num_layers: int = 3
+    """Layers of a network."""
+    num_frequencies: int = 5
+    """Octaves of the positional encoding; 0: positions only."""
+    encoding: EncodingKind = "axes"
+    """Directions of the positional encoding: the axes, or for volumes 21 of an icosahedron."""
+    epochs: tuple[int, ...] = (50, 50, 50, 200)
+    """Epochs of each level from coarse to fine; the last number also serves levels beyond."""
+    learning_rate: float = 3e-2
+    """Learning rate at the start of a level; it falls to 1/30 along half a cosine."""
+    threshold: float = 1e-4
+    """Mean squared error above which a block gets a network, and below which it stops training."""
+    loss: Literal["mse", "bce"] = "mse"
+    """Squared error, or cross entropy (occupancy)."""
+    weight_by_loss: bool = True
+    """Divide each block's gradient by its loss."""
+    batch_points: int = 128
+    """Samples of a block in an optimisation step."""
+    beta2: float = 0.95
+    """RAdam's decay of the mean squared gradient."""
+    check_every: int = 25
+    """Epochs between looks at the threshold."""
+    warm_start: bool = False
+    """Start a block from its parent's network, in the block's own coordinates (gaussian pyramid, mlp)."""
+    blocks_per_chunk: int = 4096
+    """Blocks that are on the device at once."""
+    implementation: Implementation = "auto"
+    """Which implementation trains: torch, numba (CPU), triton (CUDA), or the fastest there is."""
+    seed: int = 0
+    """Decides first parameters and the order of samples."""
+
+    def epochs_of(self, level: int) -> int:
+        """Epochs of a level (0: the finest)."""
+        return self.epochs[min(self.num_levels - 1 - level, len(self.epochs) - 1)]
+
+
+@dataclass
+class Chunk:
+    """Blocks in training."""
+
+    index: Int[Tensor, " n"]
+    """Their numbers."""
+    state: BlockState
+    """Their parameters and optimiser state."""
+    targets: Float[Tensor, "n C p"]
+    """The samples they learn."""
+    valid: Float[Tensor, "n p"] | None
+    """Weight of each sample, 0 beyond the signal; None: all count."""
+    epoch: int = 0
+    """Epochs they have been trained for."""
+
+
+@dataclass
+class Progress:
+    """What a portion of training did."""
+
+    level: int
+    """Level that was trained."""
+    epoch: int
+    """Epochs that the chunk has been trained for."""
+    training: int
+    """Blocks of the chunk that are still in training."""
+    active: int
+    """Blocks of the level that have or get a network, on this device."""
+    loss: float
+    """Mean squared error over the chunk's blocks."""
+
+
+class Fitting:
+    """Trains a hierarchy of block networks on a signal.
+
+    Args:
+        signal: what to fit. A loader is asked for the samples when training begins or goes on, not before.
+        options: how.
+        device: where networks are trained.
+    """
+
+    def __init__(self, signal: Signal | SignalLoader, options: FitOptions, device: torch.device | str = "cpu") -> None:
+        self.options, self.device = options, torch.device(device)
+        self.signal = signal
+        self.hierarchy = Hierarchy(
+            signal.spatial_shape,
+            signal.channels,
+            options.num_levels,
+            options.block_size,
+            options.num_frequencies,
+            options.encoding,
+            options.pyramid,
+        )
+        self.train_options = TrainOptions(
+            loss=options.loss,
+            weight_by_loss=options.weight_by_loss,
+            threshold=options.threshold,
+            check_every=options.check_every,
+            batch_points=options.batch_points,
+            beta2=options.beta2,
+        )
+        self.level = options.num_levels - 1
+        self.pending: Int[Tensor, " n"] | None = None
+        self.trained: list[tuple[Tensor, Tensor]] = []
+        self.scale = 1.0
+        self.chunk: Chunk | None = None
+        self._interrupted: dict[str, Any] | None = None
+        self._value_format: tuple[str, float, float] | None = None
+
+    @cached_property
+    def pyramid(self) -> Pyramid:
+        """The signal at all levels."""
+        signal = self.signal.load() if isinstance(self.signal, SignalLoader) else self.signal
+        return Pyramid(signal, self.options.num_levels, self.options.block_size)
+
+    @property
+    def value_dtype(self) -> np.dtype:
+        """Type that the signal stores its values in."""
+        return self._stored()[0]
+
+    def to_stored(self, values: Float[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+        """Values in [0, 1] as the signal stores them."""
+        dtype, value_range = self._stored()
+        return to_stored(values, dtype, value_range)
+
+    def _stored(self) -> tuple[np.dtype, tuple[float, float]]:
+        """How the signal stores values: from a checkpoint, or from the signal, which is read for it."""
+        if self._value_format is None:
+            signal = self.signal.load() if isinstance(self.signal, SignalLoader) else self.signal
+            self._value_format = (signal.dtype.str, *signal.value_range)
+        name, low, high = self._value_format
+        return np.dtype(name), (low, high)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all levels are trained."""
+        return self.level < 0
+
+    def network_of(self, level: int) -> BlockNetwork:
+        """The shape of a level's networks."""
+        options = self.options
+        coarsest = level == options.num_levels - 1
+        inputs = encoding_dim(self.hierarchy.ndim, options.num_frequencies, options.encoding)
+        output = "sigmoid" if options.pyramid == "gaussian" or coarsest else "sine"
+        return BlockNetwork(
+            inputs, self.hierarchy.channels, options.hidden_dim, options.num_layers, options.kind, output
+        )
+
+    def advance(self, epochs: int | None = None) -> Progress | None:
+        """Train the current chunk for some epochs, beginning a chunk or a level first where it is due.
+
+        Args:
+            epochs: at most so many; None: until the next look at the threshold.
+        Returns: what was done; None if nothing is left to train.
+        """
+        if self._interrupted is not None:
+            self.chunk = self._continued(self._interrupted)
+            self._interrupted = None
+        while self.chunk is None and not self.finished:
+            if self.pending is None:
+                self._begin_level()
+            elif len(self.pending) > 0:
+                self._begin_chunk()
+            else:
+                self._end_level()
+        if self.chunk is None:
+            return None
+        level, chunk = self.level, self.chunk
+        total = self.options.epochs_of(level)
+        count = min(epochs or self.options.check_every, total - chunk.epoch)
+        points = chunk.targets.shape[-1]
+        per_epoch = steps_per_epoch(points, self.options.batch_points)
+        first = chunk.epoch * per_epoch
+        train_epochs(
+            self.network_of(level),
+            chunk.state,
+            self.hierarchy.inputs.to(self.device),
+            chunk.targets,
+            cosine_rates(self.options.learning_rate, total * per_epoch, first, first + count * per_epoch),
+            epoch_permutations(points, chunk.epoch, count, self.options.seed),
+            torch.full((len(chunk.index),), self.scale, device=self.device),
+            chunk.valid,
+            self.train_options,
+            self.options.implementation,
+        )
+        chunk.epoch += count
+        training = int((~chunk.state.finished).sum())
+        active = len(chunk.index) + sum(len(index) for index, _ in self.trained)
+        assert self.pending is not None
+        progress = Progress(level, chunk.epoch, training, active + len(self.pending), float(chunk.state.losses.mean()))
+        if training == 0 or chunk.epoch >= total:
+            self.trained.append((chunk.index.cpu(), chunk.state.theta.cpu()))
+            self.chunk = None
+            if len(self.pending) == 0:
+                self._end_level()
+        return progress
+
+    def show(self) -> Hierarchy:
+        """The hierarchy with the level in training as far as it is."""
+        parts = list(self.trained)
+        if self._interrupted is not None:
+            parts.append((self._interrupted["index"], self._interrupted["theta"]))
+        if self.chunk is not None:
+            parts.append((self.chunk.index.cpu(), self.chunk.state.theta.detach().cpu()))
+        if parts and not self.finished:
+            self.hierarchy.set_level(self.level, self._assembled(parts))
+        return self.hierarchy
+
+    def _begin_level(self) -> None:
+        """Find the blocks that need a network, and this device's share of them."""
+        grid = self.hierarchy.grids[self.level]
+        largest = 1.0
+        if self.level == self.options.num_levels - 1:
+            active = np.arange(grid.num_blocks)
+        else:
+            active, largest = self._above_threshold(grid)
+        self.scale = largest if self.network_of(self.level).output == "sine" else 1.0
+        groups = -(-len(active) // INIT_GROUP)
+        share = distributed.share(groups, distributed.rank(), distributed.world_size())
+        self.active = torch.from_numpy(active)
+        self.pending = self.active[share.start * INIT_GROUP : share.stop * INIT_GROUP]
+        self.first_group = share.start
+
+    def _above_threshold(self, grid: BlockGrid) -> tuple[Int[np.ndarray, " n"], float]:
+        """Blocks whose reconstruction so far is not good enough, and the largest error in them."""
+        found, largest = [], 0.0
+        size = max(1, 2**22 // grid.points_per_block)
+        for start in range(0, grid.num_blocks, size):
+            index = np.arange(start, min(start + size, grid.num_blocks))
+            so_far = self.hierarchy.evaluate_blocks(self.level, torch.from_numpy(index)).cpu().numpy()
+            error = self.pyramid.blocks(self.level, index) - so_far
+            valid = grid.valid(index)
+            weight = np.ones((1, 1, 1), dtype=np.float32) if valid is None else valid[:, None].astype(np.float32)
+            squares = (error**2 * weight).mean(axis=(1, 2)) / weight.mean(axis=(1, 2))
+            above = squares > self.options.threshold
+            found.append(index[above])
+            largest = max(largest, float(np.abs(error * weight)[above].max(initial=0.0)))
+        return np.concatenate(found), largest
+
+    def _begin_chunk(self) -> None:
+        """Bring the next blocks to the device."""
+        assert self.pending is not None
+        # Whole groups, so that first parameters do not depend on the size of chunks.
+        count = max(1, self.options.blocks_per_chunk // INIT_GROUP) * INIT_GROUP
+        index, self.pending = self.pending[:count], self.pending[count:]
+        network = self.network_of(self.level)
+        groups = range(self.first_group, self.first_group + -(-len(index) // INIT_GROUP))
+        self.first_group = groups.stop
+        theta = torch.cat([network.init(INIT_GROUP, self._generator(group)) for group in groups])[: len(index)]
+        if self.options.warm_start and self.level < self.options.num_levels - 1:
+            theta = self._from_parents(index, theta)
+        self.chunk = self._chunk(index, BlockState.create(theta.to(self.device)))
+
+    def _chunk(self, index: Int[Tensor, " n"], state: BlockState, epoch: int = 0) -> Chunk:
+        """A chunk with its targets read from the pyramid."""
+        blocks = index.numpy()
+        targets = self.pyramid.blocks(self.level, blocks)
+        if self.network_of(self.level).output == "sine":
+            so_far = self.hierarchy.evaluate_blocks(self.level, index)  # the level itself is not in it yet
+            targets = targets - so_far.cpu().numpy()
+        valid = self.hierarchy.grids[self.level].valid(blocks)
+        return Chunk(
+            index,
+            state,
+            torch.from_numpy(targets).to(self.device),
+            None if valid is None else torch.from_numpy(valid).float().to(self.device),
+            epoch,
+        )
+
+    def _generator(self, group: int) -> torch.Generator:
+        """Random state of a group of blocks' first parameters."""
+        mixed = (self.options.seed * 1_000_003 + self.level) * 2**32 + group
+        return torch.Generator().manual_seed(mixed % 2**63)
+
+    def _from_parents(self, index: Int[Tensor, " n"], theta: Float[Tensor, "n P"]) -> Float[Tensor, "n P"]:
+        """First parameters from the parents' networks: the same function, in the child's coordinates.
+
+        The parent's encoding is, but for its lowest octave, a linear function of the child's; the best linear fit at
+        the samples is folded into the first layer.
+        """
+        network, hierarchy = self.network_of(self.level), self.hierarchy
+        above = hierarchy.levels.get(self.level + 1)
+        if above is None or network.kind != "mlp" or network != above.network:
+            return theta
+        grid = hierarchy.grids[self.level]
+        parent = torch.from_numpy(grid.parent(index.numpy()))
+        slot = above.slot.cpu()[parent]
+        corner = torch.from_numpy(grid.coordinates(index.numpy()) % 2)
+        child = torch.cat([hierarchy.inputs, torch.ones_like(hierarchy.inputs[:1])]).double()
+        for cell in torch.unique(corner, dim=0):
+            mine = torch.nonzero((corner == cell).all(dim=1) & (slot >= 0))[:, 0]
+            inherited = above.theta.cpu()[slot[mine]].clone()
+            parts = network.unpack(inherited)
+            local = (hierarchy.local_centers + 1.0 + 2.0 * cell) / 2.0 - 1.0
+            seen = hierarchy.encode(local).T.double()
+            fit = torch.linalg.lstsq(child.T, seen.T).solution.T.float()  # [F, F + 1]
+            weight = parts["weight0"].clone()
+            parts["bias0"] += (weight @ fit[:, -1:])[..., 0]
+            parts["weight0"].copy_(weight @ fit[:, :-1])
+            theta[mine] = inherited
+        return theta
+
+    def _end_level(self) -> None:
+        """Collect what all devices have trained."""
+        gathered = distributed.gather(self.trained)
+        parts = [part for device in gathered for part in device]
+        if parts:
+            self.hierarchy.set_level(self.level, self._assembled(parts))
+        else:
+            self.hierarchy.levels.pop(self.level, None)
+        self.trained, self.pending, self.chunk = [], None, None
+        self.level -= 1
+
+    def _assembled(self, parts: list[tuple[Tensor, Tensor]]) -> Level:
+        """A level from pieces of it."""
+        index = torch.cat([index for index, _ in parts])
+        theta = torch.cat([theta for _, theta in parts])
+        order = torch.argsort(index)
+        scales = torch.full((len(index),), self.scale)
+        level = Level(self.hierarchy.grids[self.level], self.network_of(self.level), index[order], theta[order], scales)
+        return level.to(self.device)
+
+    def state(self) -> dict[str, Any]:
+        """All that training has made so far, for a checkpoint. Finished blocks of the chunk keep no optimiser state."""
+        state: dict[str, Any] = {
+            "levels": {j: parts for j, parts in self.hierarchy.state().items() if j > self.level},
+            "level": self.level,
+            "scale": self.scale,
+            "trained": [(index, theta) for index, theta in self.trained],
+            "pending": self.pending,
+        }
+        if self._value_format is not None or "pyramid" in vars(self):
+            self._stored()
+            state["value_format"] = self._value_format
+        if self.pending is not None:
+            state["first_group"] = self.first_group
+            state["active"] = self.active
+        if self._interrupted is not None:
+            state["chunk"] = self._interrupted
+        if self.chunk is not None:
+            blocks = self.chunk.state
+            live = torch.nonzero(~blocks.finished)[:, 0]
+            state["chunk"] = {
+                "index": self.chunk.index,
+                "epoch": self.chunk.epoch,
+                "steps": blocks.steps,
+                "theta": blocks.theta.cpu(),
+                "losses": blocks.losses.cpu(),
+                "live": live.cpu(),
+                "first_moment": blocks.first_moment[live].cpu(),
+                "second_moment": blocks.second_moment[live].cpu(),
+            }
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        self.level, self.scale = state["level"], state["scale"]
+        self.hierarchy.restore(state["levels"], self.network_of)
+        self.hierarchy.to(self.device)
+        self.trained = [tuple(part) for part in state["trained"]]
+        self.pending, self.chunk = state["pending"], None
+        self.first_group, self.active = state.get("first_group", 0), state.get("active")
+        self._interrupted = state.get("chunk")
+        self._value_format = state.get("value_format")
+
+    def _continued(self, saved: dict[str, Any]) -> Chunk:
+        """The chunk that was in training, with its targets read again."""
+        blocks = BlockState.create(saved["theta"].to(self.device))
+        live = saved["live"].to(self.device)
+        blocks.finished[:] = True
+        blocks.finished[live] = False
+        blocks.losses = saved["losses"].to(self.device)
+        blocks.first_moment[live] = saved["first_moment"].to(self.device)
+        blocks.second_moment[live] = saved["second_moment"].to(self.device)
+        blocks.steps = saved["steps"]
+        return self._chunk(saved["index"], blocks, saved["epoch"])
+
+
+def mean_squared_error(hierarchy: Hierarchy, pyramid: Pyramid, level: int = 0) -> float:
+    """Mean squared error of a level's reconstruction over all its samples, in bounded memory."""
+    grid = hierarchy.grids[level]
+    total, size = 0.0, max(1, 2**22 // grid.points_per_block)
+    for start in range(0, grid.num_blocks, size):
+        index = np.arange(start, min(start + size, grid.num_blocks))
+        error = hierarchy.evaluate_blocks(level, torch.from_numpy(index)).cpu().numpy() - pyramid.blocks(level, index)
+        valid = grid.valid(index)
+        if valid is not None:
+            error = error * valid[:, None]
+        total += float(np.square(error, dtype=np.float64).sum())
+    return total / (math.prod(grid.shape) * hierarchy.channels)
+
+
+def intersection_over_union(fit: Fitting) -> float:
+    """Of the voxels inside by the signal and inside by the fit."""
+    grid = fit.hierarchy.grids[0]
+    both = either = 0
+    size = max(1, 2**22 // grid.points_per_block)
+    for start in range(0, grid.num_blocks, size):
+        index = np.arange(start, min(start + size, grid.num_blocks))
+        truth = fit.pyramid.blocks(0, index)[:, 0] > 0.5
+        found = fit.hierarchy.evaluate_blocks(0, torch.from_numpy(index))[:, 0].cpu().numpy() > 0.5
+        valid = grid.valid(index)
+        if valid is not None:
+            truth, found = truth & valid, found & valid
+        both += int((truth & found).sum())
+        either += int((truth | found).sum())
+    return both / either if either > 0 else 1.0

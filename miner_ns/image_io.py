@@ -1,0 +1,328 @@
+"""Reads images of any size and depth as they are stored: no float copies, no conversion of colours.
+
+| format | read by | kept as |
+|---|---|---|
+| PNG, JPEG, BMP, GIF, WebP, JPEG 2000 | Pillow; 16-bit colour PNG: OpenCV | uint8 or uint16, in memory |
+| TIFF, uncompressed; .npy | memory map | any integer or float, on disk |
+| TIFF, compressed (its first page) | tifffile, else OpenCV (LZW, JPEG, …) | any integer or float, in memory |
+| EXR | OpenCV | float32, in memory |
+| .npz of one array | numpy | any integer or float, in memory |
+
+Images have 1 to 4 channels: grey, grey and alpha, RGB, RGBA, with alpha as it is stored. An orientation in the metadata
+is not applied. Files are told apart by their first bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Shaped
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from common_ns.checks import InputError, has_alpha, require_path
+from common_ns.pixels import scratch_folder
+from miner_ns.arrays import array_header, damage_explained, load_array
+from miner_ns.signal import Signal, chunks, require_memory
+
+Reader = Literal["pillow", "opencv", "tifffile", "mapped", "numpy"]
+
+OPENCV_PIXELS = 2**30
+"""OpenCV refuses larger images."""
+PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "JPEG2000")
+TIFF_BUFFER = 2**24
+"""Bytes of compressed strips or tiles that are read at once."""
+MAP_INSTEAD = "Convert it to an uncompressed TIFF or .npy, which are read from disk as needed"
+
+_MODE_CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+_EXR_MULTIPART = 0x1000
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What is known of an image before its pixels are read."""
+
+    path: Path
+    """The file."""
+    shape: tuple[int, int, int]
+    """Height and width in pixels, and channels."""
+    dtype: np.dtype
+    """Type of the values."""
+    reader: Reader
+    """Who reads the pixels."""
+    pillow_mode: str | None = None
+    """Mode that Pillow converts to; None: the image's own."""
+    white_is_zero: bool = False
+    """Whether the file stores black as the greatest value; it is turned around."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pixels."""
+        height, width, channels = self.shape
+        return height * width * channels * self.dtype.itemsize
+
+
+def read_header(path: Path | str) -> ImageHeader:
+    """Size, channels and type of an image, without reading its pixels.
+
+    Raises: InputError if the file is missing, empty, damaged, of an unknown format, or no image of 1 to 4 channels.
+    """
+    path = require_path(path, "image")
+    if path.is_dir():
+        raise InputError("is a folder", "Name one image file", path)
+    with damage_explained(path, "image"):
+        with path.open("rb") as file:
+            start = file.read(32)
+        if not start:
+            raise InputError("the file is empty", "Write the image again", path)
+        header = _read_header(path, start)
+    height, width, channels = header.shape
+    if height < 1 or width < 1:
+        raise InputError(f"the image has {width}×{height} pixels", "Give an image with at least one", path)
+    if not 1 <= channels <= 4:
+        problem = f"the image has {channels} channels"
+        raise InputError(problem, "Give 1 (grey), 2 (and alpha), 3 (RGB) or 4 (RGBA), as the last axis", path)
+    if header.dtype.kind not in "buif":
+        raise InputError(f"the values have type {header.dtype}", "Store them as integers or floats", path)
+    if header.reader == "opencv" and height * width > OPENCV_PIXELS:
+        raise InputError(f"{width}×{height} pixels are too many for a file of this format", MAP_INSTEAD, path)
+    return header
+
+
+def read_image(path: Path | str, on_disk: bool = False) -> Signal:
+    """Read an image of any size as it is stored.
+
+    Args:
+        path: the file; see the table above.
+        on_disk: where decoding goes strip by strip (TIFF), decode into a temporary file (in TMPDIR, else /var/tmp) that
+            is memory-mapped, instead of into main memory.
+    Raises: InputError as `read_header`, if the pixels are damaged or cut off, if floats are NaN or infinite, or if the
+        image would not fit into memory (or on the disk), which is found before it is decoded.
+    """
+    header = read_header(path)
+    height, width, _ = header.shape
+    on_disk = on_disk and header.reader == "tifffile"
+    if header.reader in ("pillow", "opencv", "tifffile") and not on_disk:
+        # Pillow keeps its own copy, of 4 bytes a pixel for colours.
+        own_copy = 4 * height * width if header.reader == "pillow" else 0
+        what = f"an image of {width}×{height} pixels"
+        remedy = "Set --on-disk True" if header.reader == "tifffile" else MAP_INSTEAD
+        require_memory(header.nbytes + own_copy, what, remedy, header.path)
+    with damage_explained(header.path, "image"):
+        if header.reader == "pillow":
+            pixels = _read_pillow(header)
+        elif header.reader == "opencv":
+            pixels = _read_opencv(header)
+        elif header.reader == "numpy":
+            pixels = load_array(header.path)
+        else:
+            pixels = _read_tiff(header, on_disk)
+    if header.white_is_zero:
+        for rows in chunks(header.shape):
+            pixels[rows] = np.iinfo(pixels.dtype).max - pixels[rows]
+    return Signal(pixels.reshape(header.shape), ndim=2, source=header.path)
+
+
+def _read_header(path: Path, start: bytes) -> ImageHeader:
+    """The header of an image, by the first bytes of its file."""
+    if start.startswith((b"\x93NUMPY", b"PK")):
+        shape, dtype = array_header(path)
+        if len(shape) not in (2, 3):
+            problem = f"the array has shape {shape}"
+            raise InputError(problem, "An image has shape (height, width) or (height, width, channels)", path)
+        height, width, channels = (*shape, 1)[:3]
+        return ImageHeader(path, (height, width, channels), dtype.newbyteorder("="), "numpy")
+    if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return _tiff_header(path)
+    if start.startswith(b"\x76\x2f\x31\x01"):
+        return ImageHeader(path, _exr_shape(path), np.dtype(np.float32), "opencv")
+    if start.startswith(b"\x89PNG\r\n\x1a\n") and len(start) >= 26:
+        width, height, depth, color = struct.unpack(">IIBB", start[16:26])
+        if depth == 16 and color != 0:  # Pillow would cut colours down to 8 bits
+            return ImageHeader(path, (height, width, {2: 3, 4: 2, 6: 4}[color]), np.dtype(np.uint16), "opencv")
+    return _pillow_header(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pillow
+
+
+@contextmanager
+def _open_pillow(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """Open an image with Pillow, however many pixels it has."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(path, formats=PILLOW_FORMATS) as image:
+            yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _pillow_header(path: Path) -> ImageHeader:
+    with _open_pillow(path) as image:
+        width, height = image.size
+        if image.mode.startswith("I"):  # 16-bit grey; older versions of Pillow widen it to 32 bits
+            return ImageHeader(path, (height, width, 1), np.dtype(np.uint16), "pillow")
+        mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+        if has_alpha(image.mode) or "transparency" in image.info:
+            mode = {"L": "LA", "RGB": "RGBA"}[mode]
+        return ImageHeader(path, (height, width, _MODE_CHANNELS[mode]), np.dtype(np.uint8), "pillow", mode)
+
+
+def _read_pillow(header: ImageHeader) -> Shaped[NDArray, "h w c"]:
+    pixels = np.empty(header.shape, dtype=header.dtype)
+    with _open_pillow(header.path) as image:
+        image.load()
+        for rows in chunks(header.shape):  # conversions and copies of a strip at a time
+            strip = image.crop((0, rows.start, header.shape[1], rows.stop))
+            if header.pillow_mode not in (None, strip.mode):
+                if "transparency" in image.info:
+                    strip.info["transparency"] = image.info["transparency"]
+                strip = strip.convert(header.pillow_mode)
+            pixels[rows] = np.asarray(strip).reshape(pixels[rows].shape)
+    return pixels
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# OpenCV
+
+
+def _read_opencv(header: ImageHeader) -> Shaped[NDArray, "h w c"]:
+    os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")  # OpenCV looks at it when it reads its first EXR
+    import cv2
+
+    try:
+        pixels = cv2.imread(str(header.path), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ValueError(f"OpenCV: {error.err or error}") from error
+    if pixels is None:
+        raise ValueError("OpenCV cannot decode it")
+    height, width, channels = header.shape
+    there = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if channels == 2 and there == 4:
+        pixels, there = pixels[..., [0, 3]], 2
+    if pixels.shape[:2] != (height, width) or there != channels or pixels.dtype != header.dtype:
+        raise ValueError(f"OpenCV reads shape {pixels.shape} of {pixels.dtype}, where {header.shape} was announced")
+    if channels >= 3:
+        for rows in chunks(header.shape):  # blue, green, red to red, green, blue, in place
+            pixels[rows, :, :3] = pixels[rows, :, 2::-1].copy()
+    return pixels
+
+
+def _exr_shape(path: Path) -> tuple[int, int, int]:
+    """Height, width and channels of an OpenEXR file."""
+    with path.open("rb") as file:
+        _, version = struct.unpack("<II", _exactly(file.read(8), 8))
+        if version & _EXR_MULTIPART:
+            raise InputError("the EXR file has several parts", "Write one part with channels R, G, B", path)
+        attributes: dict[str, bytes] = {}
+        while name := _exr_string(file):
+            _exr_string(file)  # its type
+            (size,) = struct.unpack("<i", _exactly(file.read(4), 4))
+            attributes[name] = _exactly(file.read(size), size)
+    left, top, right, bottom = struct.unpack("<4i", attributes["dataWindow"])
+    # Each channel is its name, ended by a zero, and 16 bytes.
+    names, rest = [], attributes["channels"]
+    while rest.strip(b"\0"):
+        name, rest = rest.split(b"\0", 1)
+        names.append(name.decode("latin-1"))
+        rest = rest[16:]
+    colors = {"R", "G", "B"} & set(names)
+    if not colors and "Y" not in names:
+        raise InputError(f"the EXR file has the channels {', '.join(names)}", "Write it with R, G, B or Y", path)
+    count = 3 if colors or {"RY", "BY"} & set(names) else 1
+    return bottom - top + 1, right - left + 1, count + (count == 3 and "A" in names)
+
+
+def _exr_string(file) -> str:
+    """A string that ends with a zero byte."""
+    content = b""
+    while (byte := _exactly(file.read(1), 1)) != b"\0":
+        content += byte
+    return content.decode("latin-1")
+
+
+def _exactly(content: bytes, size: int) -> bytes:
+    if len(content) != size:
+        raise EOFError("the file ends within its header")
+    return content
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# TIFF
+
+
+def _tiff_header(path: Path) -> ImageHeader:
+    import tifffile
+    from tifffile import PHOTOMETRIC
+
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        height, width, channels = int(page.imagelength), int(page.imagewidth), int(page.samplesperpixel)
+        kind = f"{page.photometric!s}, {page.bitspersample} bits"
+        usual = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB)
+        dtype = page.dtype
+        # OpenCV's reader converts palettes and JPEG's colours.
+        if page.photometric in (PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR) and page.bitspersample == 8:
+            return ImageHeader(path, (height, width, 3), np.dtype(np.uint8), "opencv")
+        if page.photometric not in usual or dtype is None or page.axes not in ("YX", "YXS", "SYX"):
+            raise InputError(f"TIFF of kind {kind} is not supported", "Convert it to grey, RGB or RGBA", path)
+        inverted = page.photometric == PHOTOMETRIC.MINISWHITE and dtype.kind in "u"
+        if page.is_memmappable and not inverted:
+            reader = "mapped"
+        else:
+            reader = "tifffile" if _tifffile_decodes(page) else "opencv"
+        return ImageHeader(
+            path, (height, width, channels), np.dtype(dtype), reader, white_is_zero=inverted and reader == "tifffile"
+        )
+
+
+def _tifffile_decodes(page) -> bool:
+    """Whether tifffile has the codecs for a page; some need a package that is not required here."""
+    import tifffile
+
+    try:
+        tifffile.TIFF.DECOMPRESSORS[page.compression]
+        tifffile.TIFF.UNPREDICTORS[page.predictor]
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
+def _read_tiff(header: ImageHeader, on_disk: bool) -> Shaped[NDArray, "h w c"]:
+    import tifffile
+
+    with tifffile.TiffFile(header.path) as file:
+        page = file.pages.first
+        if header.reader == "mapped":
+            pixels = tifffile.memmap(header.path, page=0, mode="r")
+        else:
+            pixels = _allocate(page.shape, header.dtype, on_disk)
+            page.asarray(out=pixels, buffersize=TIFF_BUFFER)
+        return np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
+
+
+def _allocate(shape: tuple[int, ...], dtype: np.dtype, on_disk: bool) -> Shaped[NDArray, "..."]:
+    """An uninitialised array, in memory or in a file without a name."""
+    if not on_disk:
+        return np.empty(shape, dtype=dtype)
+    folder, needed = scratch_folder(), int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        problem = f"the image needs {needed / 2**30:.1f} GiB of disk space and {free / 2**30:.1f} GiB are free"
+        raise InputError(problem, "Set TMPDIR to a folder with more space", folder)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.truncate(needed)
+        if hasattr(os, "posix_fallocate"):
+            # A file with holes would end the process with a bus error when the disk fills up later.
+            os.posix_fallocate(file.fileno(), 0, needed)
+        return np.memmap(file, dtype=dtype, mode="r+", shape=shape)

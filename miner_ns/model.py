@@ -1,0 +1,267 @@
+"""MINER as a nerfstudio model: an image as a plane to fly over, a volume as a surface."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import tyro
+from jaxtyping import Float
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.model_components.renderers import RGBRenderer
+from nerfstudio.model_components.scene_colliders import NearFarCollider
+from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.viewer.viewer_elements import ViewerCheckbox, ViewerDropdown, ViewerSlider
+from torch import Tensor
+from torch.nn import Parameter
+
+from common_ns.checks import InputError
+from common_ns.meshing import IsoField
+from miner_ns.fitting import FitOptions, Fitting, Progress
+from miner_ns.kernels import resolve
+from miner_ns.rendering import VolumeMarcher, hit_plane
+
+LEVEL_COLORS = ((0.9, 0.2, 0.2), (0.95, 0.6, 0.1), (0.3, 0.7, 0.2), (0.1, 0.6, 0.8), (0.5, 0.3, 0.9), (0.8, 0.2, 0.6))
+"""Frames of blocks, by level from fine to coarse; repeated if there are more levels."""
+FRAME_WIDTH = 1.5
+"""Width of these frames in pixels."""
+SURFACE_COLOR = 0.8
+"""Grey of a volume's surface where it faces the camera."""
+
+
+@dataclass
+class MinerModelConfig(ModelConfig):
+    """MINER (arXiv 2202.03532): blocks of tiny networks at several scales."""
+
+    _target: type = field(default_factory=lambda: MinerModel)
+    """target class to instantiate"""
+    enable_collider: tyro.conf.Suppress[bool] = True
+    """Unused by this model."""
+    collider_params: tyro.conf.Suppress[dict[str, float] | None] = None
+    """Unused by this model."""
+    loss_coefficients: tyro.conf.Suppress[dict[str, float]] = field(default_factory=dict)
+    """Unused by this model."""
+    prompt: tyro.conf.Suppress[str | None] = None
+    """Unused by this model."""
+    fit: FitOptions = field(default_factory=FitOptions)
+    """How the signal is fitted."""
+    eval_num_rays_per_chunk: int = 65536
+    """Rays per chunk when rendering."""
+
+
+class MinerModel(Model):
+    """Trains by `train_portion`, not by gradients of the host's: networks have optimisers of their own.
+
+    Args:
+        config: the model's config.
+    """
+
+    config: MinerModelConfig
+
+    def populate_modules(self) -> None:
+        """Prepare the fit; the signal's samples are not read yet."""
+        metadata = self.kwargs.get("metadata") or {}
+        if "signal" not in metadata:
+            remedy = "Use the dataparser miner-image-data or miner-occupancy-data"
+            raise InputError("the data set holds no signal that MINER could be fitted to", remedy)
+        self.signal = metadata["signal"]
+        self.grid_to_world: Tensor = metadata["grid_to_world"]
+        self.is_image = len(self.signal.spatial_shape) == 2
+        self.renderer_rgb = RGBRenderer(background_color="white")
+        self.collider = NearFarCollider(0.0, 1e6, reset_near_plane=False)
+        self.fitting: Fitting | None = None
+        self._restored: dict[str, Any] | None = None
+        self._marcher: tuple[int, VolumeMarcher] | None = None
+        self._portions = 0
+        levels = ["auto", *(str(level) for level in range(self.config.fit.num_levels))]
+        self.shown_level = ViewerDropdown("Level of detail", "auto", levels)
+        self.shown_bias = ViewerSlider("Level bias", 0.0, -2.0, 4.0, 0.25)
+        self.shown_blocks = ViewerCheckbox("Show blocks", False)
+
+    @property
+    def fit(self) -> Fitting:
+        """The fit, on the model's device."""
+        if self.fitting is None:
+            self.fitting = Fitting(self.signal, self.config.fit, self.device)
+            if self._restored is not None:
+                self.fitting.restore(self._restored)
+        return self.fitting
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        return {}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The networks, for checkpoints: their number changes while training, so that they are no parameters."""
+        return self.fit.state()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self._restored, self.fitting = state, None
+        self._portions += 1
+
+    def train_portion(self) -> Progress | None:
+        """Train until the next look at the threshold; None if the fit is finished."""
+        self._portions += 1
+        return self.fit.advance()
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        trainer = training_callback_attributes.trainer
+
+        def stop_when_finished(step: int) -> None:
+            if trainer is not None and self.fit.finished:
+                trainer.stop_training = True
+
+        return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], stop_when_finished)]
+
+    def describe_implementation(self) -> str:
+        """Which implementation trains, and why, for the log."""
+        chosen = resolve(self.config.fit.implementation, self.device, self.fit.network_of(0))
+        return f"{chosen.name} ({chosen.reason})"
+
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
+        """Render rays [n].
+
+        Returns: rgb, accumulation, depth (ray distance), normals in [0, 1], and level (the level of detail shown, over
+            the number of levels).
+        """
+        shape, rays = ray_bundle.shape, ray_bundle.flatten()
+        with torch.no_grad():
+            outputs = self._image(rays) if self.is_image else self._volume(rays)
+        return {name: value.reshape(*shape, -1) for name, value in outputs.items()}
+
+    def _chosen_level(self, automatic: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        chosen = self.shown_level.value
+        level = automatic if chosen == "auto" else torch.full_like(automatic, float(chosen))
+        return (level + self.shown_bias.value).clamp(0.0, self.config.fit.num_levels - 1.0)
+
+    def _image(self, rays: RayBundle) -> dict[str, Tensor]:
+        hierarchy = self.fit.show()
+        height, width = self.signal.spatial_shape
+        to_world = self.grid_to_world.to(rays.origins)
+        hits = hit_plane(rays.origins, rays.directions, rays.pixel_area, to_world, (height, width))
+        level = self._chosen_level(hits.level)
+        count = len(rays)
+        rgb, alpha = rays.origins.new_ones(count, 3), hits.inside.float()[:, None]
+        where = torch.nonzero(hits.inside)[:, 0]
+        if len(where) > 0 and hierarchy.levels:
+            values = hierarchy.query(hits.points[where], level[where]).clamp(0.0, 1.0)
+            color, opacity = _as_rgba(values)
+            rgb[where] = color * opacity + (1.0 - opacity)
+            alpha[where] = opacity
+            if self.shown_blocks.value:
+                rgb[where] = self._framed(rgb[where], hits.points[where], level[where], hits.level[where])
+        normal = torch.nn.functional.normalize(torch.linalg.cross(to_world[:, 1], to_world[:, 0]), dim=0)
+        normals = torch.where(hits.inside[:, None], normal * 0.5 + 0.5, 0.5)
+        shown = (level + 1.0) / self.config.fit.num_levels * hits.inside
+        return {
+            "rgb": rgb,
+            "accumulation": alpha,
+            "depth": hits.distance[:, None],
+            "normals": normals,
+            "level": shown[:, None],
+        }
+
+    def _framed(
+        self,
+        rgb: Float[Tensor, "n 3"],
+        points: Float[Tensor, "n d"],
+        level: Float[Tensor, " n"],
+        footprint: Float[Tensor, " n"],
+    ) -> Float[Tensor, "n 3"]:
+        """Colours with the frames of the blocks drawn over them."""
+        owner, local = self.fit.hierarchy.owner_at(points, level.floor().long().clamp_min(self.fit.hierarchy.finest))
+        extent = self.config.fit.block_size * 2.0 ** owner.clamp_min(0)
+        width = 2.0 * FRAME_WIDTH * 2.0**footprint / extent
+        on_frame = (local.abs() > 1.0 - width[:, None]).any(-1) & (owner >= 0)
+        colors = rgb.new_tensor(LEVEL_COLORS)
+        return torch.where(on_frame[:, None], colors[owner.clamp_min(0) % len(colors)], rgb)
+
+    def _volume(self, rays: RayBundle) -> dict[str, Tensor]:
+        hierarchy = self.fit.show()
+        count = len(rays)
+        if not hierarchy.levels:
+            empty = rays.origins.new_zeros(count, 1)
+            grey = rays.origins.new_full((count, 3), 0.5)
+            return {"rgb": grey + 0.5, "accumulation": empty, "depth": empty, "normals": grey, "level": empty}
+        if self._marcher is None or self._marcher[0] != self._portions:
+            self._marcher = (self._portions, VolumeMarcher(hierarchy, self.grid_to_world.to(rays.origins)))
+        chosen = self.shown_level.value
+        level = float(hierarchy.finest if chosen == "auto" else chosen)
+        level = max(0.0, level + self.shown_bias.value)
+        hits = self._marcher[1](rays.origins, rays.directions, level)
+        facing = (hits.normals * torch.nn.functional.normalize(rays.directions, dim=-1)).sum(-1, keepdim=True).abs()
+        rgb = torch.where(hits.inside[:, None], SURFACE_COLOR * (0.25 + 0.75 * facing), 1.0).expand(-1, 3).clone()
+        if self.shown_blocks.value and hits.inside.any():
+            where = torch.nonzero(hits.inside)[:, 0]
+            world = rays.origins[where] + hits.distance[where, None] * rays.directions[where]
+            points = self._to_grid(world)
+            step = float(self.grid_to_world[:, 0].norm())
+            area = rays.pixel_area[where, 0].clamp_min(0.0).sqrt() * hits.distance[where] / step
+            levels = torch.full_like(area, level)
+            rgb[where] = self._framed(rgb[where], points, levels, torch.log2(area.clamp_min(1e-3)))
+        return {
+            "rgb": rgb,
+            "accumulation": hits.inside.float()[:, None],
+            "depth": hits.distance[:, None],
+            "normals": hits.normals * 0.5 + 0.5,
+            "level": torch.where(hits.inside[:, None], (level + 1.0) / self.config.fit.num_levels, 0.0),
+        }
+
+    def _to_grid(self, world: Float[Tensor, "n 3"]) -> Float[Tensor, "n d"]:
+        """From world coordinates to the signal's samples."""
+        to_world = self.grid_to_world.to(world)
+        axes = to_world[:, :-1]
+        return (world - to_world[:, -1]) @ axes / (axes * axes).sum(0)
+
+    def get_loss_dict(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict | None = None
+    ) -> dict[str, Tensor]:
+        return {}
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        return {}, {"img": outputs["rgb"], "normals": outputs["normals"]}
+
+    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
+        """RGBA with the white background taken out again."""
+        alpha = outputs["accumulation"]
+        rgb = outputs[output_name] - (1.0 - alpha)
+        return torch.cat([(rgb / alpha.clamp_min(1e-4)).clamp(0.0, 1.0), alpha], dim=-1)
+
+    def iso_field(self, level: float | None = None, voxel_size: float | None = None) -> IsoField:
+        """The occupancy as ns-mesh reads it.
+
+        Args:
+            level: value at the surface; None: 0.5.
+            voxel_size: side of the surface's voxels in scene units, which decides the level of detail.
+        Raises: InputError for an image.
+        """
+        if self.is_image:
+            raise InputError("an image has no surface", "Use ns-mesh with a model of miner-occupancy")
+        hierarchy = self.fit.show()
+        sample = float(self.grid_to_world[:, 0].norm())
+        detail = 0.0 if not voxel_size else max(0.0, math.log2(max(voxel_size / sample, 1e-6)))
+
+        def occupancy(points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+            return hierarchy.query(self._to_grid(points), detail)[:, 0]
+
+        return IsoField(
+            value=occupancy,
+            level=0.5 if level is None else level,
+            inside_above=True,
+            aabb=self.scene_box.aabb.detach().float().cpu(),
+            device=self.device,
+        )
+
+
+def _as_rgba(values: Float[Tensor, "n c"]) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 1"]]:
+    """Colour and opacity of grey, grey with alpha, RGB or RGBA values."""
+    channels = values.shape[-1]
+    opacity = values[:, -1:] if channels in (2, 4) else torch.ones_like(values[:, :1])
+    color = values[:, :1].expand(-1, 3) if channels <= 2 else values[:, :3]
+    return color, opacity
