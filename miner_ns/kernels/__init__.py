@@ -200,6 +200,7 @@ def _backend(name: str) -> Backend:
     return importlib.import_module(f"miner_ns.kernels.{_MODULES[name]}")  # pyright: ignore[reportReturnType]
 
 
+@torch.no_grad()
 def train_epochs(
     network: BlockNetwork,
     state: BlockState,
@@ -241,7 +242,7 @@ def train_epochs(
 
         def rows(x: Tensor) -> Tensor:
             x = x if every else x[live]
-            return x.to(device, torch.float32).contiguous()
+            return x.detach().to(device, torch.float32).contiguous()
 
         job = Job(
             network=network,

@@ -92,11 +92,12 @@ def _train_epoch(
     squared, counted = torch.zeros_like(scales), torch.zeros_like(scales)
     for batch, step_size in zip(order.split(job.options.batch_points), step_sizes.tolist()):
         weights = torch.ones(1, len(batch), device=theta.device) if valid is None else valid[:, batch]
-        leaf = theta.detach().requires_grad_()
-        logits = job.network.logits(leaf, job.inputs[:, batch])
-        prediction = job.network.activate(leaf, logits, scales)
-        loss, error = block_losses(logits, prediction, targets[:, :, batch], weights, job.options)
-        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+        with torch.enable_grad():
+            leaf = theta.detach().requires_grad_()
+            logits = job.network.logits(leaf, job.inputs[:, batch])
+            prediction = job.network.activate(leaf, logits, scales)
+            loss, error = block_losses(logits, prediction, targets[:, :, batch], weights, job.options)
+            (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         radam_step(theta, first, second, gradient, step_size, job.options)
         squared += error
         counted += weights.sum(-1) * job.network.num_outputs

@@ -10,6 +10,7 @@ input is 1, and the biases are the weights of that column: a hidden unit without
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -47,7 +48,25 @@ def refusal(network: BlockNetwork, device: torch.device) -> str | None:
     for (name, limit), size in zip(LIMITS.items(), sizes):
         if size > limit:
             return f"triton trains networks of up to {limit} {name}, not {size}."
+    return None if INTERPRETED else _failure(device)
+
+
+@functools.cache
+def _failure(device: torch.device) -> str | None:
+    """Try a program of one line: triton needs a C compiler for what launches programs, and a GPU that it knows."""
+    kernel: Any = _probe
+    try:
+        with torch.cuda.device(device):
+            kernel[(1,)](torch.empty(1, device=device))
+    except Exception as error:  # whatever is missing, torch can train
+        return f"triton does not work here ({error})."
     return None
+
+
+@triton.jit
+def _probe(x):
+    """Write a number."""
+    tl.store(x, 1.0)
 
 
 def _precision(device: torch.device) -> str:
@@ -135,7 +154,9 @@ def _radam(w, m, v, gradient, step_size, beta1, beta2, eps):
 
 
 # Not specialised: numbers that change from call to call; each new kind of number would be compiled anew.
-@triton.jit(do_not_specialize=["num_epochs", "first_epoch", "check_every"])
+@triton.jit(
+    do_not_specialize=["num_points", "num_epochs", "first_epoch", "check_every", "batch_points", "steps_per_epoch"]
+)
 def _train_block(
     theta,
     first,

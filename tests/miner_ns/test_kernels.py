@@ -259,6 +259,20 @@ def test_arguments_that_do_not_fit_are_refused(change, message):
         train_epochs(NETWORK, BlockState.create(theta), **(arguments | change), implementation="torch")
 
 
+def test_parameters_of_a_module_can_be_trained():
+    theta, inputs, targets = problem(NETWORK)
+    expected, _ = train(NETWORK, theta, inputs, targets)
+    for name in ("torch", kernels.resolve("auto", "cpu", NETWORK).name):
+        state = BlockState.create(torch.nn.Parameter(theta.clone()))
+        state.finished[2] = True
+        rates, order = cosine_rates(0.03, 12), epoch_permutations(40, 0, 4)
+        train_epochs(NETWORK, state, inputs, targets, rates, order, options=SMALL_BATCHES, implementation=name)
+        others = torch.tensor([0, 1, 3, 4, 5])
+        assert torch.equal(state.theta[2], theta[2]) and torch.allclose(
+            state.theta[others], expected.theta[others], atol=1e-3
+        )
+
+
 def test_warming_up_needs_no_data():
     assert kernels.warm_up(NETWORK, "cpu", TrainOptions(loss="bce"), masked=True, implementation="torch") > 0
 

@@ -1,5 +1,6 @@
 """Parameter layout, encoding and evaluation of block networks."""
 
+import dataclasses
 import itertools
 import math
 
@@ -116,6 +117,16 @@ def test_icosahedron_directions_are_even():
     isotropy = directions @ directions.T / 21
     assert torch.allclose(isotropy, torch.eye(3) / 3, atol=1e-6)
     assert encode_positions(torch.zeros(5, 3), 2, "icosahedron").shape == (5, encoding_dim(3, 2, "icosahedron"))
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gabor"])
+def test_gradients_match_finite_differences(kind):
+    network = BlockNetwork(num_inputs=2, num_outputs=2, hidden_dim=3, kind=kind, output="sine", filter_scale=2.0)
+    network = dataclasses.replace(network, activation_init=0.5)
+    theta = network.init(2, torch.Generator().manual_seed(0)).double().requires_grad_()
+    inputs = torch.rand(2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    scales = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda theta: network.evaluate(theta, inputs, scales), theta)
 
 
 def test_a_width_of_zero_stays_finite():
