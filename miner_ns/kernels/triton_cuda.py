@@ -23,8 +23,8 @@ from torch import Tensor
 from miner_ns.kernels import LOSS_FLOOR, Job, Outcome
 from miner_ns.networks import WIDTH_FLOOR, BlockNetwork
 
-LIMITS = {"layers": 4, "inputs": 127, "hidden units": 63, "outputs": 63}
-"""The largest networks whose parameters fit into a program's registers."""
+LIMITS = {"layers": 4, "inputs": 63, "hidden units": 31, "outputs": 15}
+"""The largest networks whose programs fit into 99 kB of shared memory, which every GPU since Ampere has per core."""
 
 TILE = 32
 """Points that are worked on together; a batch is a number of tiles."""
