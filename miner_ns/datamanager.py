@@ -17,7 +17,6 @@ from nerfstudio.model_components.ray_generators import RayGenerator
 from torch import Tensor
 
 from common_ns import checks
-from miner_ns.dataparser import MinerImageDataParserConfig
 from miner_ns.signal import Signal, SignalLoader
 
 
@@ -72,8 +71,6 @@ class SignalDataManagerConfig(VanillaDataManagerConfig):
 
     _target: type = field(default_factory=lambda: SignalDataManager)
     """target class to instantiate"""
-    dataparser: Any = field(default_factory=MinerImageDataParserConfig)
-    """Specifies the dataparser used to unpack the data."""
 
 
 class SignalDataManager(VanillaDataManager[SignalDataset]):
