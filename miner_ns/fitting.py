@@ -269,8 +269,7 @@ class Fitting:
         self.scale = largest if self.network_of(self.level).output == "sine" else 1.0
         groups = -(-len(active) // INIT_GROUP)
         share = distributed.share(groups, distributed.rank(), distributed.world_size())
-        self.active = torch.from_numpy(active)
-        self.pending = self.active[share.start * INIT_GROUP : share.stop * INIT_GROUP]
+        self.pending = torch.from_numpy(active[share.start * INIT_GROUP : share.stop * INIT_GROUP])
         self.first_group = share.start
 
     def _above_threshold(self, grid: BlockGrid) -> tuple[Int[np.ndarray, " n"], float]:
@@ -386,7 +385,6 @@ class Fitting:
             state["value_format"] = self._value_format
         if self.pending is not None:
             state["first_group"] = self.first_group
-            state["active"] = self.active
         if self._interrupted is not None:
             state["chunk"] = self._interrupted
         if self.chunk is not None:
@@ -411,7 +409,7 @@ class Fitting:
         self.hierarchy.to(self.device)
         self.trained = [tuple(part) for part in state["trained"]]
         self.pending, self.chunk = state["pending"], None
-        self.first_group, self.active = state.get("first_group", 0), state.get("active")
+        self.first_group = state.get("first_group", 0)
         self._interrupted = state.get("chunk")
         self._value_format = state.get("value_format")
 

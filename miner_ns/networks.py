@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from common_ns.polyhedron import basis_directions
+
 NetworkKind = Literal["mlp", "gabor"]
 OutputKind = Literal["sigmoid", "sine", "linear"]
 EncodingKind = Literal["axes", "icosahedron"]
@@ -38,7 +40,7 @@ def encode_positions(
     Returns: d + 2 · num_frequencies · (d or 21) features.
     Source: MINER_pl (which leaves x itself out).
     """
-    directions = torch.eye(x.shape[-1]) if kind == "axes" else icosahedron_directions()
+    directions = torch.eye(x.shape[-1]) if kind == "axes" else basis_directions("icosahedron-21")
     projected = x @ directions.to(x)
     phases = [projected * 2.0**k for k in range(num_frequencies)]
     return torch.cat([x, *(torch.sin(phase) for phase in phases), *(torch.cos(phase) for phase in phases)], dim=-1)
@@ -47,20 +49,6 @@ def encode_positions(
 def encoding_dim(d: int, num_frequencies: int, kind: EncodingKind = "axes") -> int:
     """Number of features that `encode_positions` makes of d coordinates."""
     return d + 2 * num_frequencies * (d if kind == "axes" else 21)
-
-
-@functools.cache
-def icosahedron_directions() -> Float[Tensor, "3 21"]:
-    """Vertices and edge midpoints of an icosahedron, one of each antipodal pair, as unit columns.
-
-    Source: mip-NeRF 360, supplement ("off-axis positional encoding").
-    """
-    golden = (1 + math.sqrt(5)) / 2
-    signs = (-1.0, 1.0)
-    vertices = [(0.0, 1.0, s * golden) for s in signs]
-    midpoints = [(0.0, 0.0, 1.0)] + [(s, t * golden**2, golden) for s in signs for t in signs]
-    points = [p[shift:] + p[:shift] for p in vertices + midpoints for shift in range(3)]
-    return torch.nn.functional.normalize(torch.tensor(points), dim=-1).T.contiguous()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
+from common_ns import distributed
 from common_ns.pipeline import FieldPipeline, FieldPipelineConfig, StepResult
 from miner_ns.fitting import Fitting, intersection_over_union, mean_squared_error
 from miner_ns.model import LEVEL_COLORS, MinerModel
@@ -44,14 +45,14 @@ class MinerPipeline(FieldPipeline):
         """Train a portion. There are no gradients to be summed: blocks and devices are independent."""
         del grad_scaler, mixed_precision
         fit = self.miner.fit
-        if step == 0 and self.local_rank_is_zero:
+        if step == 0 and distributed.rank() == 0:
             CONSOLE.print(f"Blocks are trained by {self.miner.describe_implementation()}.")
         level = fit.level
         progress = self.miner.train_portion()
         zero = torch.zeros((), device=self.device)
         if progress is None:
             return StepResult(zero, {"loss": zero}, {}, None)
-        if fit.level != level and self.local_rank_is_zero:
+        if fit.level != level and distributed.rank() == 0:
             self._show_level(level, step)
         loss = torch.tensor(progress.loss, device=self.device)
         metrics: dict[str, Tensor] = {
@@ -61,13 +62,6 @@ class MinerPipeline(FieldPipeline):
             "blocks_active": torch.tensor(float(progress.active)),
         }
         return StepResult(loss, {"loss": loss}, metrics, None)
-
-    @property
-    def local_rank_is_zero(self) -> bool:
-        """Whether this process writes logs."""
-        from common_ns import distributed
-
-        return distributed.rank() == 0
 
     def _show_level(self, level: int, step: int) -> None:
         """Log a level that is finished: its error, and which blocks have networks."""
@@ -118,9 +112,7 @@ class MinerPipeline(FieldPipeline):
                     file = output_path / f"{image_prefix}_blocks_{level}.png"
                     torchvision.utils.save_image(blocks_picture(fit, level).permute(2, 0, 1), file)
         self.train()
-        return {name: value for name, value in metrics.items()} | (
-            {f"{name}_std": 0.0 for name in metrics} if get_std else {}
-        )
+        return metrics | ({f"{name}_std": 0.0 for name in metrics} if get_std else {})
 
 
 def blocks_picture(fit: Fitting, level: int) -> Tensor:

@@ -16,12 +16,12 @@ from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
+from common_ns.polyhedron import BasisName, basis_directions
 from mipnerf_ns import ipe_triton
 from mipnerf_ns.cones import MAX_RADIUS, cylinder_moments, frustum_moments, pixel_radius
 from mipnerf_ns.contraction import contract, lift_frustum
 from mipnerf_ns.ipe import integrated_pos_enc, pos_enc
 from mipnerf_ns.networks import ColorHead, Precision, Trunk, head, init_weights, resolve_dtype
-from mipnerf_ns.polyhedron import BasisName, basis_directions
 
 Encoding = Literal["integrated", "plain"]
 

@@ -22,13 +22,13 @@ from torch.nn import Parameter
 from common_ns.checks import InputError
 from common_ns.meshing import IsoField
 from common_ns.metrics import image_metrics
+from common_ns.polyhedron import BasisName
 from common_ns.radiance_model import RadianceModel, RadianceModelConfig
 from common_ns.scene_scale import diagnose_scene_scale
 from mipnerf_ns.appearance import fit_code
 from mipnerf_ns.field import position_scale_for
 from mipnerf_ns.field360 import ContractedDensityField, Encoding, MipNerf360Field
 from mipnerf_ns.networks import Precision
-from mipnerf_ns.polyhedron import BasisName
 from mipnerf_ns.proposal import ProposalLoop, Round, Spacing
 from mipnerf_ns.stepfun import schlick_bias
 

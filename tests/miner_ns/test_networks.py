@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from miner_ns.networks import BlockNetwork, encode_positions, encoding_dim, icosahedron_directions
+from common_ns.polyhedron import basis_directions
+from miner_ns.networks import BlockNetwork, encode_positions, encoding_dim
 
 
 def slow_mlp(network: BlockNetwork, row: torch.Tensor, point: torch.Tensor, scale: float) -> torch.Tensor:
@@ -107,7 +108,7 @@ def test_encoding_holds_position_sines_and_cosines():
 
 
 def test_icosahedron_directions_are_even():
-    directions = icosahedron_directions()
+    directions = basis_directions("icosahedron-21")
     assert directions.shape == (3, 21)
     gram = (directions.T @ directions).abs() - torch.eye(21)
     assert torch.allclose(directions.norm(dim=0), torch.ones(21))

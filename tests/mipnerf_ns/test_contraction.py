@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from common_ns.polyhedron import BasisName, basis_directions
 from mipnerf_ns.cones import frustum_moments
 from mipnerf_ns.contraction import contract, contract_gaussian, contraction_scales, lift_frustum
-from mipnerf_ns.polyhedron import BasisName, basis_directions
 
 DOUBLE = torch.float64
 

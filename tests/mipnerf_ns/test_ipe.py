@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from common_ns.polyhedron import basis_directions
 from mipnerf_ns.ipe import integrated_pos_enc, pos_enc
-from mipnerf_ns.polyhedron import basis_directions
 
 
 def test_integrated_encoding_matches_monte_carlo():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mipnerf_ns.polyhedron import basis_directions
+from common_ns.polyhedron import basis_directions
 
 
 @pytest.mark.parametrize(("name", "count"), [("icosahedron-21", 21), ("icosahedron-6", 6), ("axes", 3)])
