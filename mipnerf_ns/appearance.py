@@ -1,4 +1,4 @@
-"""Appearance codes of images that were not trained on, fitted to a part of them.
+"""Appearance codes: one of each training image, and codes fitted to a part of images that were not trained on.
 
 Photographs of one capture differ in exposure and white balance; one code per training image takes that up ("GLO",
 generative latent optimisation). A test image has no code, so a comparison must say which one it uses: the mean of all
@@ -10,8 +10,37 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class AppearanceCodes(nn.Embedding):
+    """Codes of the training images, drawn near zero.
+
+    Args:
+        num_images: number of training images.
+        dim: length of a code.
+    """
+
+    def __init__(self, num_images: int, dim: int) -> None:
+        super().__init__(num_images, dim)
+        nn.init.normal_(self.weight, std=0.01)
+        self.rendered_code: Tensor | None = None
+        """Code [dim] outside of training; None: the mean of all codes."""
+
+    def forward(
+        self, camera_indices: Int[Tensor, "*n 1"] | None, shape: torch.Size | tuple[int, ...]
+    ) -> Float[Tensor, "*n d"]:
+        """Code of each ray: its training image's in training, elsewhere `rendered_code` or the mean code.
+
+        Args:
+            camera_indices: training image of each ray.
+            shape: shape of the rays.
+        """
+        if self.training and camera_indices is not None:
+            return super().forward(camera_indices[..., 0].long())
+        code = self.rendered_code if self.rendered_code is not None else self.weight.mean(0)
+        return code.expand(*shape, -1)
 
 
 def fit_code(

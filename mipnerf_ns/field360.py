@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.rays import RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from common_ns.polyhedron import BasisName, basis_directions
 from mipnerf_ns import ipe_triton
+from mipnerf_ns.appearance import AppearanceCodes
 from mipnerf_ns.cones import MAX_RADIUS, cylinder_moments, frustum_moments, pixel_radius
 from mipnerf_ns.contraction import contract, lift_frustum
 from mipnerf_ns.ipe import integrated_pos_enc, pos_enc
@@ -148,6 +149,11 @@ class ContractedDensityField(Field):
     ) -> dict[FieldHeadNames, Tensor]:
         return {}
 
+    def normals_of(self, ray_samples: RaySamples, where: Bool[Tensor, "n s"]) -> Float[Tensor, "k 3"]:
+        """Normals of those samples that a mask selects."""
+        mean, direction, t_var, r_var = self.frustum_gaussians(ray_samples)
+        return self.normals(mean[where], direction.expand_as(mean)[where], t_var[where], r_var[where])
+
     def normals(
         self, mean: Float[Tensor, "n 3"], direction: Float[Tensor, "n 3"], t_var: Tensor, r_var: Tensor
     ) -> Float[Tensor, "n 3"]:
@@ -194,21 +200,7 @@ class MipNerf360Field(ContractedDensityField):
             hidden_dim, bottleneck_dim, condition, num_color_layers, color_hidden_dim, rgb_padding
         )
         init_weights(self.color_head, nn.init.kaiming_uniform_)
-        self.appearance = nn.Embedding(num_images, appearance_dim) if appearance_dim > 0 else None
-        if self.appearance is not None:
-            nn.init.normal_(self.appearance.weight, std=0.01)
-        self.rendered_code: Tensor | None = None
-        """Appearance code [appearance_dim] outside of training; None: the mean of all codes."""
-
-    def appearance_codes(
-        self, camera_indices: Int[Tensor, "*n 1"] | None, shape: torch.Size
-    ) -> Float[Tensor, "*n appearance_dim"]:
-        """Code of each ray: its training image's in training, elsewhere `rendered_code` or the mean code."""
-        assert self.appearance is not None
-        if self.training and camera_indices is not None:
-            return self.appearance(camera_indices[..., 0].long())
-        code = self.rendered_code if self.rendered_code is not None else self.appearance.weight.mean(0)
-        return code.expand(*shape, -1)
+        self.appearance = AppearanceCodes(num_images, appearance_dim) if appearance_dim > 0 else None
 
     def get_outputs(
         self, ray_samples: RaySamples, density_embedding: Tensor | None = None
@@ -233,6 +225,6 @@ class MipNerf360Field(ContractedDensityField):
         """
         condition = pos_enc(F.normalize(directions, dim=-1), 0, self.num_direction_frequencies)
         if self.appearance is not None:
-            codes = self.appearance_codes(camera_indices, condition.shape[:-1])
+            codes = self.appearance(camera_indices, condition.shape[:-1])
             condition = torch.cat([condition, codes.to(condition)], dim=-1)
         return self.color_head(hidden, condition)

@@ -256,22 +256,22 @@ def test_outside_of_training_the_mean_code_or_a_given_one_is_rendered():
     assert torch.equal(field(bundle)[FieldHeadNames.RGB], rgb)
     bundle.camera_indices = None
     assert torch.equal(field(bundle)[FieldHeadNames.RGB], rgb)
-    field.rendered_code = mean
+    field.appearance.rendered_code = mean
     assert torch.equal(field(bundle)[FieldHeadNames.RGB], rgb)
-    field.rendered_code = mean + 1.0
+    field.appearance.rendered_code = mean + 1.0
     assert not torch.allclose(field(bundle)[FieldHeadNames.RGB], rgb, atol=1e-3)
     assert torch.equal(field.color(hidden, directions), field(bundle)[FieldHeadNames.RGB])
     field.train()
     bundle.camera_indices = torch.zeros(3, 5, 1, dtype=torch.long)
     trained = field(bundle)[FieldHeadNames.RGB]
-    field.rendered_code = None
+    field.appearance.rendered_code = None
     assert torch.equal(field(bundle)[FieldHeadNames.RGB], trained)  # training does not see it
 
 
 def test_density_does_not_depend_on_the_code():
     field = coded_field().eval()
     density = field(samples())[FieldHeadNames.DENSITY]
-    field.rendered_code = torch.tensor([3.0, -2.0])
+    field.appearance.rendered_code = torch.tensor([3.0, -2.0])
     assert torch.equal(field(samples())[FieldHeadNames.DENSITY], density)
 
 

@@ -22,7 +22,8 @@ from common_ns.scene_bounds import RayBounds
 from common_ns.schedulers import LogLinearSchedulerConfig
 from method_configs.mipnerf import mip_nerf_360, mip_nerf_360_minus, mip_nerf_360_small
 from mipnerf_ns.appearance import fit_code
-from mipnerf_ns.model360 import CAPTURE_NEAR_FAR, MipNerf360Model, MipNerf360ModelConfig
+from mipnerf_ns.model360 import MipNerf360Model, MipNerf360ModelConfig
+from mipnerf_ns.proposal_model import CAPTURE_NEAR_FAR
 from mipnerf_ns.proposal import Round
 from mipnerf_ns.stepfun import schlick_bias
 
@@ -555,11 +556,11 @@ def coded_model(**options) -> MipNerf360Model:
 
 
 def rendered_with(model: MipNerf360Model, code: Tensor, **size: int) -> Tensor:
-    model.field.rendered_code = code
+    model.field.appearance.rendered_code = code
     try:
         return model.get_outputs_for_camera(camera(**size))["rgb"]
     finally:
-        model.field.rendered_code = None
+        model.field.appearance.rendered_code = None
 
 
 def test_evaluation_images_are_target_and_render_side_by_side():
@@ -581,7 +582,7 @@ def test_code_fitted_to_the_left_half_explains_the_right_half(options):
     target = rendered_with(model, code)
     metrics, _ = model.evaluate_image(camera(), {"image": target})
     assert metrics["psnr"] > 35
-    assert model.field.rendered_code is None
+    assert model.field.appearance.rendered_code is None
     plain = coded_model(**{**options, "appearance_eval": "mean"})
     assert plain.evaluate_image(camera(), {"image": target})[0]["psnr"] < 20
 
@@ -610,11 +611,11 @@ def test_code_is_reset_when_rendering_fails(monkeypatch):
     monkeypatch.setattr(model, "get_outputs_for_camera", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         model.evaluate_image(camera(), {"image": torch.rand(16, 24, 3)})
-    assert model.field.rendered_code is None
-    monkeypatch.setattr("mipnerf_ns.model360.fit_code", fail)
+    assert model.field.appearance.rendered_code is None
+    monkeypatch.setattr("mipnerf_ns.proposal_model.fit_code", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         model.evaluate_image(camera(), {"image": torch.rand(16, 24, 3)})
-    assert model.field.rendered_code is None
+    assert model.field.appearance.rendered_code is None
 
 
 def test_fitting_sees_an_even_selection_of_the_left_half(monkeypatch):
@@ -625,8 +626,8 @@ def test_fitting_sees_an_even_selection_of_the_left_half(monkeypatch):
         assert torch.allclose(render(start), expected, atol=1e-5)
         return fit_code(render, target, start, steps=1)
 
-    monkeypatch.setattr("mipnerf_ns.model360.fit_code", remember)
-    monkeypatch.setattr("mipnerf_ns.model360.FIT_PIXELS", 50)
+    monkeypatch.setattr("mipnerf_ns.proposal_model.fit_code", remember)
+    monkeypatch.setattr("mipnerf_ns.proposal_model.FIT_PIXELS", 50)
     model = coded_model(eval_num_rays_per_chunk=13)
     target = torch.rand(16, 24, 4)
     chosen = torch.linspace(0, 16 * 12 - 1, 50).long()
