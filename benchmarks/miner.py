@@ -2,6 +2,7 @@
 
     python -m benchmarks.miner astronaut                    # 512² (scikit-image), three recipes
     python -m benchmarks.miner random                       # 256² random pixels, 16² blocks
+    python -m benchmarks.miner choices                      # the same, with one option changed at a time
     python -m benchmarks.miner linear --data IMAGE          # 512² … 4096²: time against pixels
     python -m benchmarks.miner occupancy --data MESH        # 128³ and 256³
 
@@ -38,6 +39,22 @@ RECIPES = {
     "default": FitOptions(),
     "as many parameters as the original": FitOptions(hidden_dim=19, epochs=(50, 50, 50, 250)),
     "fine": FitOptions(hidden_dim=28, num_frequencies=6, epochs=(50, 50, 50, 800), threshold=1e-5),
+}
+PAPER = FitOptions(num_levels=6, num_layers=4, hidden_dim=9, num_frequencies=0, pyramid="laplacian", epochs=(200,))
+CHOICES = {
+    "default": FitOptions(),
+    "laplacian pyramid": FitOptions(pyramid="laplacian"),
+    "4 frequencies": FitOptions(num_frequencies=4),
+    "6 frequencies": FitOptions(num_frequencies=6),
+    "no encoding": FitOptions(num_frequencies=0),
+    "threshold 5e-5": FitOptions(threshold=5e-5),
+    "warm start": FitOptions(warm_start=True),
+    "25 fine epochs": FitOptions(epochs=(50, 50, 50, 25)),
+    "25 fine epochs, warm start": FitOptions(epochs=(50, 50, 50, 25), warm_start=True),
+    "gradients not weighted": FitOptions(weight_by_loss=False),
+    "beta2 0.999": FitOptions(beta2=0.999),
+    "Gabor filters": FitOptions(kind="gabor", num_frequencies=0),
+    "paper's settings": PAPER,
 }
 OCCUPANCY = FitOptions(block_size=16, hidden_dim=16, num_layers=2, threshold=3e-4, loss="bce")
 
@@ -85,7 +102,7 @@ def row_of(name: str, signal: Signal, options: FitOptions, device: str) -> dict[
 class Benchmark:
     """Measure MINER."""
 
-    section: tyro.conf.Positional[Literal["astronaut", "random", "linear", "occupancy", "table"]]
+    section: tyro.conf.Positional[Literal["astronaut", "choices", "random", "linear", "occupancy", "table"]]
     """What to measure; table only writes the table again."""
     data: Path | None = None
     """Image (linear) or mesh (occupancy)."""
@@ -112,11 +129,13 @@ class Benchmark:
         fit(small, replace(options, num_levels=2, epochs=(2,)), self.device)
         return time.perf_counter() - start
 
-    def _measure(self, named: list[tuple[str, Signal, FitOptions]], **settings: Any) -> None:
+    def _measure(
+        self, named: list[tuple[str, Signal, FitOptions]], name: str | None = None, **settings: Any
+    ) -> None:
         compiled = [self._warm(signal, options) for _, signal, options in named]
         rows = [row_of(name, signal, options, self.device) for name, signal, options in named]
         settings = {"threads": self.threads, "first compile seconds": round(max(compiled), 1), **settings}
-        save_section("miner", self.section, {"settings": settings, "rows": rows})
+        save_section("miner", name or self.section, {"settings": settings, "rows": rows})
 
     def astronaut(self) -> None:
         """512² with three recipes, beside the original's figures."""
@@ -124,6 +143,13 @@ class Benchmark:
 
         signal = Signal(data.astronaut(), 2)
         self._measure([(f"astronaut, {name}", signal, options) for name, options in RECIPES.items()])
+
+    def choices(self) -> None:
+        """512² with one option changed at a time."""
+        from skimage import data
+
+        signal = Signal(data.astronaut(), 2)
+        self._measure([(name, signal, options) for name, options in CHOICES.items()])
 
     def random(self) -> None:
         """Random pixels: nothing is smooth, every block needs all of its network."""
@@ -143,13 +169,15 @@ class Benchmark:
             first = [(n - side) // 2 for n in image.spatial_shape]
             middle = image.read_stored(first, [f + side for f in first])
             levels = max(4, round(math.log2(side / 64)))
-            named.append((f"{self.data.stem} {side}²", Signal(middle, 2), FitOptions(num_levels=levels)))
-        self._measure(named, data=self.data.name)
-        content = json.loads((RESULTS / "miner.json").read_text())["linear"]
+            options = FitOptions(num_levels=levels, threshold=5e-5)
+            named.append((f"{self.data.stem} {side}²", Signal(middle, 2), options))
+        name = f"linear {self.data.stem}"
+        self._measure(named, name, data=self.data.name)
+        content = json.loads((RESULTS / "miner.json").read_text())[name]
         content.pop("machine")
         seconds: NDArray = np.log([row["train seconds"] for row in content["rows"]])
         content["settings"]["slope"] = round(float(np.polyfit(2 * np.log(self.sizes), seconds, 1)[0]), 2)
-        save_section("miner", "linear", content)
+        save_section("miner", name, content)
 
     def occupancy(self) -> None:
         """A mesh as occupancy; beside IoU, the distance of the extracted mesh to the source."""

@@ -45,10 +45,14 @@ miner_image_paper = MethodSpecification(
         method_name="miner-image-paper",
         pipeline=replace(
             _image.pipeline,
-            model=MinerModelConfig(fit=FitOptions(num_levels=6, num_layers=4, hidden_dim=9, pyramid="laplacian")),
+            model=MinerModelConfig(
+                fit=FitOptions(
+                    num_levels=6, num_layers=4, hidden_dim=9, num_frequencies=0, pyramid="laplacian", epochs=(200,)
+                )
+            ),
         ),
     ),
-    description="MINER with the paper's settings: 6 scales, 4 layers of 9 units, Laplacian pyramid.",
+    description="MINER with the paper's settings: 6 scales, 4 layers of 9 units, positions only, Laplacian pyramid.",
 )
 
 miner_occupancy = MethodSpecification(

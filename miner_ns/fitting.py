@@ -61,7 +61,8 @@ class FitOptions:
     encoding: EncodingKind = "axes"
     """Directions of the positional encoding: the axes, or for volumes 21 of an icosahedron."""
     epochs: tuple[int, ...] = (50, 50, 50, 200)
-    """Epochs of each level from coarse to fine; the last number also serves levels beyond."""
+    """Epochs of each level from coarse to fine, the last number those of the finest; if there are more levels than
+    numbers, the first serves the coarsest ones."""
     learning_rate: float = 3e-2
     """Learning rate at the start of a level; it falls to 1/30 along half a cosine."""
     threshold: float = 1e-4
@@ -87,7 +88,7 @@ class FitOptions:
 
     def epochs_of(self, level: int) -> int:
         """Epochs of a level (0: the finest)."""
-        return self.epochs[min(self.num_levels - 1 - level, len(self.epochs) - 1)]
+        return self.epochs[max(len(self.epochs) - 1 - level, 0)]
 
 
 @dataclass
