@@ -35,10 +35,11 @@ from nerfstudio.models.mipnerf import MipNerfModel as HostMipNerfModel
 from nerfstudio.models.vanilla_nerf import VanillaModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from torch import nn
+from torch.cuda.amp.grad_scaler import GradScaler
 
 from benchmarks.report import RESULTS, save_section, table
 from common_ns.metrics import psnr, ssim
-from common_ns.pipeline import average_metrics
+from common_ns.pipeline import FieldPipeline, average_metrics
 from common_ns.schedulers import LogLinearSchedulerConfig
 from mipnerf_ns.dataparser import MultiscaleBlenderDataParserConfig
 from mipnerf_ns.model import MipNerfModelConfig
@@ -182,7 +183,10 @@ class Run:
             schedule.max_steps = steps
         self.optimizers = Optimizers(optimizers, pipeline.get_param_groups())
         self.step = 0
-        attributes: Any = SimpleNamespace(optimizers=self.optimizers, pipeline=pipeline, trainer=None, grad_scaler=None)
+        trainer = SimpleNamespace(config=SimpleNamespace(optimizers=optimizers, max_num_iterations=steps))
+        attributes: Any = SimpleNamespace(
+            optimizers=self.optimizers, pipeline=pipeline, trainer=trainer, grad_scaler=None
+        )
         self.callbacks = pipeline.get_training_callbacks(attributes)
 
     def advance(self, steps: int, seconds: float = math.inf) -> float:
@@ -194,8 +198,11 @@ class Run:
             for callback in self.callbacks:
                 callback.run_callback_at_location(self.step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
             self.optimizers.zero_grad_all()
-            _, losses, _ = self.pipeline.get_train_loss_dict(self.step)
-            torch.stack(list(losses.values())).sum().backward()
+            if isinstance(self.pipeline, FieldPipeline):
+                self.pipeline.backward(self.step, GradScaler(enabled=False))
+            else:
+                _, losses, _ = self.pipeline.get_train_loss_dict(self.step)
+                torch.stack(list(losses.values())).sum().backward()
             self.optimizers.optimizer_step_all()
             self.optimizers.scheduler_step_all(self.step)
             for callback in self.callbacks:

@@ -41,6 +41,28 @@ def ssim(prediction: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"]) -> 
     return float(value)
 
 
+def depth_errors(depth: Float[Tensor, "*n"], measured: Float[Tensor, "*n"]) -> dict[str, float]:
+    """How far depth is from measured depth, over the pixels that have one (finite and above 0).
+
+    Args:
+        depth: depth of the same kind and unit.
+        measured: depth to compare with.
+    Returns: depth_rmse (in that unit), depth_abs_rel (mean of |error| / measured) and depth_delta1 (share of pixels
+        within a factor of 1.25); empty if no pixel has a depth.
+    Source: Eigen et al. 2014 (arXiv 1406.2283), section 4.
+    """
+    valid = torch.isfinite(measured) & (measured > 0)
+    depth, measured = depth[valid].double(), measured[valid].double()
+    if len(measured) == 0:
+        return {}
+    ratio = torch.maximum(depth / measured, measured / depth.clamp_min(1e-12))
+    return {
+        "depth_rmse": float((depth - measured).square().mean().sqrt()),
+        "depth_abs_rel": float(((depth - measured).abs() / measured).mean()),
+        "depth_delta1": float((ratio < 1.25).double().mean()),
+    }
+
+
 def lpips(
     prediction: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"], weights: Path | None = None
 ) -> float | None:

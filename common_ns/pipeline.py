@@ -54,7 +54,10 @@ class FieldPipeline(VanillaPipeline):
     `model.train_rays_per_chunk` rays (an int; absent or None: all at once), on each device those that the datamanager
     drew there, and sums the gradients. For this, losses must be means over rays. Random numbers belong to rays: a
     model whose `noise_per_ray` (an int) is above 0 finds so many numbers in [0, 1) for each ray in
-    `ray_bundle.metadata["noise"]` while it trains.
+    `ray_bundle.metadata["noise"]` while it trains. A model that averages over some of the rays only says how many of a
+    batch they are (`count_rays(batch)`, by name), and finds their share of all devices' rays as `batch["share_NAME"]`:
+    their mean is the sum over a chunk by the number of its rays and by that share. A model with a method
+    `after_backward(step, metrics)` is told the metrics of all devices.
 
     In evaluation, images of a multi-scale data set are also averaged per scale (`psnr_1x` … `psnr_8x`), and a metric
     that not every image has (LPIPS below 64 pixels) is averaged over those that have it. A model may evaluate images by
@@ -82,7 +85,11 @@ class FieldPipeline(VanillaPipeline):
     def _next_train(self, step: int) -> tuple[RayBundle, dict, int]:
         """This device's rays with their random numbers, its batch, and the number of rays of all devices."""
         rays, batch = self.datamanager.next_train(step)
-        counts = distributed.gather_numbers([len(rays)], self.device)[:, 0].int().tolist()
+        special: dict[str, int] = getattr(self.model, "count_rays", lambda batch: {})(batch)
+        numbers = distributed.gather_numbers([len(rays), *special.values()], self.device)
+        counts = numbers[:, 0].int().tolist()
+        for name, count in zip(special, numbers.sum(dim=0).tolist()[1:]):
+            batch[f"share_{name}"] = count / sum(counts)
         noise_per_ray = getattr(self.model, "noise_per_ray", 0)
         if noise_per_ray > 0:
             # Every device draws the numbers of all rays, from the state that the datamanager set for the step.
@@ -140,6 +147,7 @@ class FieldPipeline(VanillaPipeline):
         numbers = distributed.gather_numbers([*loss_dict.values(), *metrics.values()], self.device)
         loss_dict = dict(zip(loss_dict, numbers.sum(dim=0)))
         metrics = dict(zip(metrics, numbers.mean(dim=0)[len(loss_dict) :]))
+        getattr(self.model, "after_backward", lambda step, metrics: None)(step, metrics)
         problem = self._problem(loss_dict, {} if grad_scaler.is_enabled() else groups, outputs, batch, count)
         return StepResult(functools.reduce(torch.add, loss_dict.values()), loss_dict, metrics, problem)
 

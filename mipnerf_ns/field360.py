@@ -149,22 +149,31 @@ class ContractedDensityField(Field):
     ) -> dict[FieldHeadNames, Tensor]:
         return {}
 
-    def normals_of(self, ray_samples: RaySamples, where: Bool[Tensor, "n s"]) -> Float[Tensor, "k 3"]:
-        """Normals of those samples that a mask selects."""
+    def normals_of(
+        self, ray_samples: RaySamples, where: Bool[Tensor, "n s"], differentiable: bool = False
+    ) -> Float[Tensor, "k 3"]:
+        """Normals of those samples that a mask selects; `differentiable` keeps the graph, for losses on normals."""
         mean, direction, t_var, r_var = self.frustum_gaussians(ray_samples)
-        return self.normals(mean[where], direction.expand_as(mean)[where], t_var[where], r_var[where])
+        gaussians = mean[where], direction.expand_as(mean)[where], t_var[where], r_var[where]
+        return self.normals(*gaussians, differentiable)
 
     def normals(
-        self, mean: Float[Tensor, "n 3"], direction: Float[Tensor, "n 3"], t_var: Tensor, r_var: Tensor
+        self,
+        mean: Float[Tensor, "n 3"],
+        direction: Float[Tensor, "n 3"],
+        t_var: Tensor,
+        r_var: Tensor,
+        differentiable: bool = False,
     ) -> Float[Tensor, "n 3"]:
         """Unit normals in the scene: the negative density gradient with respect to the mean, in full precision.
 
-        Where the density does not change, the normal is zero.
+        Where the density does not change, the normal is zero. With `differentiable`, the graph to the parameters is
+        kept.
         """
         with torch.enable_grad():
             mean = mean.detach().requires_grad_(True)
             raw = self.raw_density(self.features(mean, direction.detach(), t_var.detach(), r_var.detach(), mean.dtype))
-            (gradient,) = torch.autograd.grad(raw.sum(), mean)
+            (gradient,) = torch.autograd.grad(raw.sum(), mean, create_graph=differentiable)
         return -F.normalize(gradient, dim=-1, eps=1e-12)
 
 

@@ -25,6 +25,9 @@ from mipnerf_ns.stepfun import anneal_weights, max_dilate, render_weights, sampl
 
 Spacing = Literal["uniform", "disparity", "piecewise"]
 RayField = Callable[[RaySamples], dict[FieldHeadNames, Tensor]]
+Guide = Callable[[Float[Tensor, "n s+1"]], Float[Tensor, "n s+1"]]
+"""Moves interval bounds (ray distance, increasing), keeping their number."""
+SpacingMap = Callable[[Float[Tensor, "n s"]], Float[Tensor, "n s"]]
 
 _SMALLEST_NEAR = 1e-4
 """Near plane over far plane that stands in for a near plane of 0: texture baking sends rays that start there."""
@@ -74,6 +77,7 @@ class ProposalLoop:
         fields: Sequence[RayField],
         anneal: float = 1.0,
         jitter: Float[Tensor, "n rounds"] | None = None,
+        guide: Guide | None = None,
     ) -> list[Round]:
         """Run all rounds.
 
@@ -82,10 +86,11 @@ class ProposalLoop:
             fields: one for each round; the same one may serve several.
             anneal: exponent on the weights that samples are drawn from, 0 to 1.
             jitter: shift of each ray's samples in each round, in [0, 1) of their spacing; None: centred.
+            guide: moves the last round's interval bounds.
         Returns: the rounds in order. No gradient passes from a round's samples to the round before.
         """
         assert rays.nears is not None and rays.fars is not None
-        to_distance = spacing_to_distance(self.spacing, rays.nears, rays.fars)
+        to_distance, to_spacing = spacing_maps(self.spacing, rays.nears, rays.fars)
         t = torch.cat([torch.zeros_like(rays.nears), torch.ones_like(rays.fars)], dim=-1)
         weights = torch.ones_like(rays.nears)
         rounds: list[Round] = []
@@ -98,6 +103,9 @@ class ProposalLoop:
                 shift = None if jitter is None else jitter[:, index : index + 1]
                 t = sample_intervals(t, anneal_weights(weights, t, anneal), count, shift)
                 distance = to_distance(t)
+                if guide is not None and index == len(fields) - 1:
+                    distance = guide(distance)
+                    t = to_spacing(distance).clamp(0.0, 1.0)
             intervals *= count
             samples = rays.get_ray_samples(
                 bin_starts=distance[..., :-1, None],
@@ -114,17 +122,17 @@ class ProposalLoop:
         return rounds
 
 
-def spacing_to_distance(
+def spacing_maps(
     spacing: Spacing, near: Float[Tensor, "n 1"], far: Float[Tensor, "n 1"]
-) -> Callable[[Float[Tensor, "n s"]], Float[Tensor, "n s"]]:
-    """The map from normalised distance in [0, 1] to ray distance in [near, far].
+) -> tuple[SpacingMap, SpacingMap]:
+    """The map from normalised distance in [0, 1] to ray distance in [near, far], and its inverse.
 
     Source: mip-NeRF 360, equation 11.
     """
     near = torch.where(near > 0, near, _SMALLEST_NEAR * far) if spacing == "disparity" else near
     warp, unwarp = _WARPS[spacing]
     low, high = warp(near), warp(far)
-    return lambda s: unwarp(low * (1.0 - s) + high * s)
+    return lambda s: unwarp(low * (1.0 - s) + high * s), lambda t: (warp(t) - low) / (high - low)
 
 
 _WARPS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {

@@ -32,7 +32,7 @@ from common_ns.radiance_model import RadianceModel, RadianceModelConfig
 from common_ns.scene_scale import diagnose_scene_scale
 from mipnerf_ns.appearance import AppearanceCodes, fit_code
 from mipnerf_ns.field import position_scale_for
-from mipnerf_ns.proposal import ProposalLoop, Round, Spacing
+from mipnerf_ns.proposal import Guide, ProposalLoop, RayField, Round, Spacing
 from mipnerf_ns.stepfun import schlick_bias
 
 CAPTURE_NEAR_FAR = (0.2, 1000.0)
@@ -117,7 +117,9 @@ class ColorField(Protocol):
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "*n 1"]: ...
 
-    def normals_of(self, ray_samples: RaySamples, where: Bool[Tensor, "n s"]) -> Float[Tensor, "k 3"]: ...
+    def normals_of(
+        self, ray_samples: RaySamples, where: Bool[Tensor, "n s"], differentiable: bool = False
+    ) -> Float[Tensor, "k 3"]: ...
 
 
 class ProposalModel(RadianceModel):
@@ -198,6 +200,11 @@ class ProposalModel(RadianceModel):
         """Samples of all rounds."""
         return sum(self.sampler.num_samples)
 
+    @property
+    def round_fields(self) -> list[RayField]:
+        """The field of each round: the proposal network, and last the one with colour."""
+        return [*[self.proposal] * len(self.config.num_proposal_samples), self.field]
+
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         # One group for both networks: the paper clips the norm of the whole gradient.
         groups = {"fields": [*self.proposal.parameters(), *self.field.parameters()]}
@@ -233,8 +240,7 @@ class ProposalModel(RadianceModel):
             ray_bundle = self._viewed_rays(ray_bundle)
         slope = self.config.anneal_slope
         anneal = schlick_bias(self.train_fraction, slope) if self.training and slope > 0 else 1.0
-        fields = [self.proposal] * len(self.config.num_proposal_samples) + [self.field]
-        rounds = self.sampler(ray_bundle, fields, anneal, noise)
+        rounds = self.sampler(ray_bundle, self.round_fields, anneal, noise, self.guide_of(ray_bundle, noise))
         last = rounds[-1]
         outputs = {
             "rgb": self.renderer_rgb(last.outputs[FieldHeadNames.RGB], last.weights),
@@ -243,6 +249,7 @@ class ProposalModel(RadianceModel):
         if noise is not None and self.renderer_rgb.background_color == "random":
             outputs["background"] = noise[:, -3:]
         outputs |= self._regularizers(rounds)
+        outputs |= self.further_outputs(rounds, ray_bundle)
         with torch.no_grad():
             outputs |= self._inspections(rounds)
             if self.config.compute_normals and not self.training:
@@ -250,6 +257,14 @@ class ProposalModel(RadianceModel):
                     last.weights, lambda where: self.field.normals_of(last.samples, where)
                 )
         return outputs
+
+    def guide_of(self, rays: RayBundle, noise: Float[Tensor, "n k"] | None) -> Guide | None:
+        """What moves the last round's samples; None: nothing. For models that know more of a ray than its colour."""
+        return None
+
+    def further_outputs(self, rounds: list[Round], rays: RayBundle) -> dict[str, Tensor]:
+        """Outputs [n, c] beyond those of `get_outputs`, with their graph in training."""
+        return {}
 
     def _training_rays(self, rays: RayBundle) -> tuple[RayBundle, Float[Tensor, "n k"]]:
         """Rays with refined cameras, and their random numbers: those that came with them, or fresh ones."""
@@ -328,10 +343,10 @@ class ProposalModel(RadianceModel):
         """Metrics and pictures of a test image, by the rule of `appearance_eval`."""
         codes = self.field.appearance
         if codes is None or self.config.appearance_eval == "mean":
-            return self.get_image_metrics_and_images(self.get_outputs_for_camera(camera), batch)
+            return self.get_image_metrics_and_images(self.outputs_for_test_image(camera, batch), batch)
         codes.rendered_code = self._fit_appearance(camera, batch["image"])
         try:
-            outputs = self.get_outputs_for_camera(camera)
+            outputs = self.outputs_for_test_image(camera, batch)
         finally:
             codes.rendered_code = None
         metrics, images = self.get_image_metrics_and_images(outputs, batch)
@@ -339,6 +354,11 @@ class ProposalModel(RadianceModel):
         half = target.shape[1] // 2
         metrics = image_metrics(outputs["rgb"][:, half:], target[:, half:], self.config.lpips_weights)
         return metrics, images
+
+    def outputs_for_test_image(self, camera: Cameras, batch: dict) -> dict[str, Tensor]:
+        """Render a test image; models that compare more than colours may use what else the batch has."""
+        del batch
+        return self.get_outputs_for_camera(camera)
 
     @torch.no_grad()
     def _fit_appearance(self, camera: Cameras, image: Float[Tensor, "h w c"]) -> Float[Tensor, " d"]:
@@ -359,7 +379,7 @@ class ProposalModel(RadianceModel):
             return {FieldHeadNames.DENSITY: density}
 
         # Geometry does not depend on the code: what enters the colour head is computed once.
-        fields = [self.proposal] * len(self.config.num_proposal_samples) + [keep_features]
+        fields = [*self.round_fields[:-1], keep_features]
         for start in range(0, len(rays), self.eval_rays_per_chunk):
             last = self.sampler(self.collider(rays[start : start + self.eval_rays_per_chunk]), fields)[-1]
             parts.append((*chunk, last.weights))

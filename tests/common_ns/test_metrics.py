@@ -63,3 +63,13 @@ def test_wrong_weights_file(images, tmp_path):
     file.write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"weights\.pth: cannot be read as torchvision's AlexNet"):
         metrics.lpips(*images, weights=file)
+
+
+def test_depth_errors_follow_their_definitions():
+    measured = torch.tensor([1.0, 2.0, 4.0, 0.0, float("nan"), float("inf"), -1.0])
+    depth = torch.tensor([1.0, 3.0, 3.5, 7.0, 7.0, 7.0, 7.0])
+    errors = metrics.depth_errors(depth, measured)
+    assert errors["depth_rmse"] == pytest.approx(((0.0 + 1.0 + 0.25) / 3) ** 0.5)
+    assert errors["depth_abs_rel"] == pytest.approx((0.0 + 0.5 + 0.125) / 3)
+    assert errors["depth_delta1"] == pytest.approx(2 / 3)  # 3 / 2 is beyond 1.25, 4 / 3.5 is not
+    assert metrics.depth_errors(depth[3:], measured[3:]) == {}

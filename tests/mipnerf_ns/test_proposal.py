@@ -17,7 +17,7 @@ from nerfstudio.model_components.ray_samplers import (
 )
 from torch import Tensor
 
-from mipnerf_ns.proposal import ProposalLoop, Round, spacing_to_distance
+from mipnerf_ns.proposal import ProposalLoop, Round, spacing_maps
 from mipnerf_ns.stepfun import max_dilate, sample_intervals
 
 HOST_SAMPLERS = {
@@ -210,27 +210,30 @@ def test_padding_keeps_looking_at_empty_stretches():
 @pytest.mark.parametrize("spacing", ["uniform", "disparity", "piecewise"])
 @pytest.mark.parametrize(("near", "far"), [(0.05, 1000.0), (0.2, 1000.0), (0.3, 0.8), (1.5, 6.0), (0.001, 6.0)])
 def test_spacing_runs_from_the_near_plane_to_the_far_plane(spacing, near, far):
-    to_distance = spacing_to_distance(spacing, torch.tensor([[near]]), torch.tensor([[far]]))
+    to_distance, _ = spacing_maps(spacing, torch.tensor([[near]]), torch.tensor([[far]]))
     s = torch.linspace(0, 1, 101)[None]
     t = to_distance(s)
     assert float(t[0, 0]) == pytest.approx(near, rel=1e-4) and float(t[0, -1]) == pytest.approx(far, rel=1e-3)
     assert (t.diff() > 0).all()
+    # In double precision: a distance of 1,000 in single precision says little about its inverse.
+    to_distance, to_spacing = spacing_maps(spacing, torch.tensor([[near]]).double(), torch.tensor([[far]]).double())
+    assert torch.allclose(to_spacing(to_distance(s.double())), s.double(), atol=1e-9)
 
 
 @pytest.mark.parametrize("spacing", ["uniform", "disparity", "piecewise"])
 def test_spacing_is_the_hosts(spacing):
     bundle = rays(near=0.3, far=40.0)
     host = HOST_SAMPLERS[spacing](num_samples=50).eval()(bundle)
-    ours = spacing_to_distance(spacing, bundle.nears, bundle.fars)(host.spacing_starts[..., 0])
+    ours = spacing_maps(spacing, bundle.nears, bundle.fars)[0](host.spacing_starts[..., 0])
     assert torch.allclose(ours, host.frustums.starts[..., 0], rtol=1e-5)
 
 
 def test_spacings_divide_what_their_names_say():
     near, far, s = torch.tensor([[0.5]]), torch.tensor([[8.0]]), torch.linspace(0, 1, 6)[None]
-    assert torch.allclose(spacing_to_distance("uniform", near, far)(s).diff(), torch.full((1, 5), 1.5))
-    steps = (1.0 / spacing_to_distance("disparity", near, far)(s)).diff()
+    assert torch.allclose(spacing_maps("uniform", near, far)[0](s).diff(), torch.full((1, 5), 1.5))
+    steps = (1.0 / spacing_maps("disparity", near, far)[0](s)).diff()
     assert torch.allclose(steps, torch.full((1, 5), (1 / 8 - 2) / 5), atol=1e-5)
-    t = spacing_to_distance("piecewise", near, far)(torch.linspace(0, 1, 501)[None])
+    t = spacing_maps("piecewise", near, far)[0](torch.linspace(0, 1, 501)[None])
     inside = t[t < 1.0]
     beyond = 1.0 / t[t > 1.0]
     assert inside.diff().std() < 1e-5 and beyond.diff().std() < 1e-5
@@ -238,11 +241,23 @@ def test_spacings_divide_what_their_names_say():
     assert inside.diff().mean() == pytest.approx(2 * (1 - 0.5 / 8 - 0.25) / 500, rel=1e-2)
 
 
+def test_a_guide_moves_the_last_rounds_samples_only():
+    loop = ProposalLoop((8, 6), "disparity")
+    guided = torch.tensor([[0.5, 1.0, 2.0, 2.1, 2.2, 5.0, 9.0]])
+    field = slab(2.0, 2.2, 10.0)
+    free = loop(rays(near=0.5, far=9.0), [field] * 2)
+    first, last = loop(rays(near=0.5, far=9.0), [field] * 2, guide=lambda t: guided.expand_as(t))
+    assert torch.equal(first.bins, free[0].bins)
+    assert torch.allclose(distances(last)[0], 0.5 * (guided[0, 1:] + guided[0, :-1]), rtol=1e-5)
+    assert torch.allclose(last.bins[0], (1 / guided[0] - 2) / (1 / 9 - 2), atol=1e-5)
+
+
 @pytest.mark.parametrize("spacing", ["uniform", "disparity", "piecewise"])
 def test_rays_that_start_at_0_have_finite_increasing_distances(spacing):
     """As the host's texture baking sends them."""
     for far in (0.02, 1000.0):
-        t = spacing_to_distance(spacing, torch.zeros(1, 1), torch.full((1, 1), far))(torch.linspace(0, 1, 33)[None])
+        to_distance, _ = spacing_maps(spacing, torch.zeros(1, 1), torch.full((1, 1), far))
+        t = to_distance(torch.linspace(0, 1, 33)[None])
         assert torch.isfinite(t).all() and (t.diff() > 0).all() and t[0, 0] >= 0 and t[0, 0] <= 1e-3 * far
         assert float(t[0, -1]) == pytest.approx(far, rel=1e-3)
     if spacing != "disparity":
