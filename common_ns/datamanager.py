@@ -90,6 +90,16 @@ class FieldDataset(InputDataset):
             arrays["mask"] = mask.numpy()
         return arrays
 
+    def finish_batch(self, batch: dict[str, Any], rays: RayBundle) -> dict[str, Any]:
+        """What a training batch holds of what `pixel_arrays` stored. A data set with more maps than the image stores
+        them as compactly as it likes, and converts the drawn pixels here.
+
+        Args:
+            batch: "image" as colours, "indices", and the drawn pixels of any further arrays as they were stored.
+            rays: the pixels' rays.
+        """
+        return batch
+
 
 class StorePixelSampler(PixelSampler):
     """Draws from a `PixelStore`. Stands where the host's exporters set `num_rays_per_batch`.
@@ -145,6 +155,8 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
     several devices then draw each its own rays, as many on each as fit into train_num_rays_per_batch."""
 
     config: FieldDataManagerConfig
+    dataset_class: type[FieldDataset] = FieldDataset
+    """Reads the images, and whatever else a batch needs of a pixel."""
 
     def __init__(self, config: FieldDataManagerConfig, *args, **kwargs) -> None:
         # Taken before anything is drawn: machine.seed + rank, when a run is started by ns-train. Rank 0's counts.
@@ -175,7 +187,7 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
 
     def _dataset(self, outputs: DataparserOutputs) -> FieldDataset:
         scale = self.config.camera_res_scale_factor
-        return FieldDataset(outputs, scale_factor=scale, check_files=self.test_mode != "inference")
+        return self.dataset_class(outputs, scale_factor=scale, check_files=self.test_mode != "inference")
 
     def _present(self, outputs: DataparserOutputs) -> DataparserOutputs:
         """The outputs without frames whose image is missing, if the user asked for that."""
@@ -249,7 +261,8 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         else:
             batch = self.train_pixel_sampler.sample({})
         batch["footprint"] = self.train_footprint[batch["indices"][:, 0].cpu()]
-        return self.train_ray_generator(batch["indices"]), batch
+        rays = self.train_ray_generator(batch["indices"])
+        return rays, self.train_dataset.finish_batch(batch, rays)
 
     def next_eval(self, step: int) -> tuple[RayBundle, dict]:
         if not self.uses_pixel_store:
@@ -258,7 +271,8 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         if self.eval_pixel_sampler is None:
             self.eval_pixel_sampler = self._store_sampler(self.eval_dataset, self.config.eval_num_rays_per_batch)
         batch = self.eval_pixel_sampler.sample({})
-        return self.eval_ray_generator(batch["indices"]), batch
+        rays = self.eval_ray_generator(batch["indices"])
+        return rays, self.eval_dataset.finish_batch(batch, rays)
 
 
 def seed_step(seed: int, step: int) -> None:
@@ -311,6 +325,8 @@ def _mend_cameras(cameras: Cameras) -> None:
 def _check_layout(data: Path, config: FieldDataManagerConfig) -> None:
     """Look at the JSON files of the two layouts that users write by hand before the host's parser reads them."""
     parser = config.dataparser
+    if getattr(parser, "checks_own_input", False):
+        return
     if isinstance(parser, BlenderDataParserConfig):
         train = data / "transforms_train.json"
         checks.read_json(train, required=["frames", "camera_angle_x"])

@@ -3,7 +3,7 @@
 `ns-sample-scene --output-dir data/sample` writes, from one seed and without any download:
 
     blender/      transforms_{train,val,test}.json, RGBA pictures                (near 2, far 6, box ±1.5)
-    nerfstudio/   transforms.json, images over white, 16-bit depth, and by option masks, normals, monocular depth
+    nerfstudio/   transforms.json, images over white, 16-bit z-depth, and by option masks, normals, monocular depth
     idr/          image/ over black, mask/, cameras_sphere.npz, splits.json      (the layout of IDR and NeuS)
     mesh.ply      the objects
     scene.json    how it was made

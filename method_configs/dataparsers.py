@@ -6,6 +6,7 @@ that this module may import neither the trainer nor a datamanager.
 
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 
+from depthnerf_ns.dataparser import RgbdDataParserConfig
 from miner_ns.dataparser import MinerImageDataParserConfig, MinerOccupancyDataParserConfig
 from mipnerf_ns.dataparser import MultiscaleBlenderDataParserConfig
 
@@ -22,4 +23,9 @@ miner_image_data = DataParserSpecification(
 miner_occupancy_data = DataParserSpecification(
     config=MinerOccupancyDataParserConfig(),
     description="The inside of a mesh, or a volume of occupancy or density.",
+)
+
+rgbd_data = DataParserSpecification(
+    config=RgbdDataParserConfig(),
+    description="RGB-D captures with stated depth units: transforms.json with depth, ScanNet, Matterport3D.",
 )

@@ -139,15 +139,16 @@ class ProposalModel(RadianceModel):
         """Choose bounds, spacing, contraction and background for the data; build networks and controls."""
         config = self.config
         bounds = self.choose_bounds(None if config.contraction == "off" else CAPTURE_NEAR_FAR)
+        finite = self.scene_is_finite()
         sampling = config.sampling
         if sampling == "auto":
-            sampling = "uniform" if bounds.bounded else "disparity"
+            sampling = "uniform" if finite else "disparity"
         if bounds.near == 0 and sampling == "disparity":
             raise InputError("near 0 has no disparity", "Choose --pipeline.model.near-plane above 0")
         if config.contraction_radius <= 0:
             problem = f"a contraction radius of {config.contraction_radius:g} holds nothing"
             raise InputError(problem, "Choose --pipeline.model.contraction-radius above 0, in scene units")
-        contracted = config.contraction == "on" or (config.contraction == "auto" and not bounds.bounded)
+        contracted = config.contraction == "on" or (config.contraction == "auto" and not finite)
         background = self.choose_background(captures="random")
         self._report(sampling, contracted, background)
 
@@ -172,6 +173,10 @@ class ProposalModel(RadianceModel):
         self.shown_weights = ViewerCheckbox("Output weights", False)
         self.train_fraction = 1.0
         self.noise_per_ray = num_proposals + 1 + 3
+
+    def scene_is_finite(self) -> bool:
+        """Whether all that is seen lies between the near and far planes: no contraction is needed."""
+        return self.ray_bounds.bounded
 
     @abstractmethod
     def build_fields(self, contracted: bool, position_scale: float) -> tuple[Field, ColorField]:

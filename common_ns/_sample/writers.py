@@ -120,7 +120,7 @@ class BlenderWriter:
 
 
 class NerfstudioWriter:
-    """`transforms.json` with lists of the splits; RGB pictures over white, 16-bit depth in 1e-3 scene units.
+    """`transforms.json` with lists of the splits; RGB pictures over white, 16-bit z-depth in 1e-3 scene units.
 
     Args:
         folder: where to.
@@ -170,7 +170,10 @@ class NerfstudioWriter:
             "h": camera.height,
             **{key: 0.0 for key in ("k1", "k2", "p1", "p2")},
             "depth_unit_scale_factor": MILLI,
+            "depth_kind": "z",
         }
+        if "normal_file_path" in self._folders:
+            content["normal_space"] = "world"
         for split in SPLITS:
             content[f"{split}_filenames"] = [f"images/{shot.name}.png" for shot in self._shots if shot.split == split]
         content["frames"] = [

@@ -1,0 +1,52 @@
+"""The suite's datamanager with depth in its batches, and with a look at the depth before training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from common_ns import distributed
+from common_ns.datamanager import FieldDataManager, FieldDataManagerConfig
+from depthnerf_ns.dataset import DepthDataset
+
+
+@dataclass
+class DepthDataManagerConfig(FieldDataManagerConfig):
+    """The suite's datamanager for data with depth."""
+
+    _target: type = field(default_factory=lambda: DepthDataManager)
+    """target class to instantiate"""
+    depth_check: Literal["refuse", "warn", "off"] = "refuse"
+    """Before training, compare the depth of the views with each other, as ns-depth-check does. refuse: do not train
+    with depth whose unit or kind is evidently wrong; warn: say so and train; off: do not look."""
+
+
+class DepthDataManager(FieldDataManager):
+    """Batches and evaluation images have `depth_image`, and `depth_sigma` and `normal_image` where the data set has
+    them; see `DepthDataset`."""
+
+    config: DepthDataManagerConfig
+    dataset_class = DepthDataset
+
+    def setup_train(self) -> None:
+        """Check the depth, once, before the first batch of a training."""
+        if self.test_mode == "val" and self.config.depth_check != "off":
+            self._check_depth()  # in all processes: they have to end together
+        super().setup_train()
+
+    def _check_depth(self) -> None:
+        from depthnerf_ns.dataparser import RgbdDataParserConfig, contract_in_words
+        from depthnerf_ns.depth_check import check_dataset, check_depth
+
+        outputs = self.train_dataparser_outputs
+        parser = self.config.dataparser
+        stated = isinstance(parser, RgbdDataParserConfig)
+        report = check_dataset(parser) if stated else check_depth(outputs)
+        if self.config.depth_check == "refuse":
+            report.raise_if_wrong()
+        if distributed.rank() == 0:
+            if stated:
+                CONSOLE.print(contract_in_words(outputs.metadata))
+            CONSOLE.print(report.summary())
