@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,8 @@ class Mesh:
         except OSError as error:
             raise InputError(f"cannot be written ({error})", "Choose another file or folder", path) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # it may never have come to be, for the same reason
+                temporary.unlink()
         return path
 
 

@@ -4,6 +4,10 @@ An image lies in the plane z = 0, centred at the origin, x to the right and y up
 is centred at the origin with its longest side from −1 to 1 and keeps the axes of its mesh. The host needs cameras: one
 in front of an image, which it just fills, and some all around a volume.
 
+A volume's data coordinates, which `ns-mesh --world-coordinates` gives back, are those of its mesh, also in a file that
+ns-voxelize wrote. Those of other arrays are their voxels: voxel (i, j, k) covers [i, i + 1) × [j, j + 1) × [k, k + 1),
+so that its centre is at i + ½, j + ½, k + ½.
+
 Samples are not read here but when `metadata["signal"].load()` is first called.
 
 | metadata | is |
@@ -31,7 +35,7 @@ from torch import Tensor
 from common_ns.checks import InputError, require_path
 from miner_ns.image_io import read_header, read_image
 from miner_ns.signal import SignalLoader
-from miner_ns.volume_io import MESH_SUFFIXES, VOLUME_SUFFIXES, read_grid, read_mesh, read_volume, voxelize_file
+from miner_ns.volume_io import MESH_SUFFIXES, VOLUME_SUFFIXES, kept_as, read_grid, read_mesh, read_volume, voxelize_file
 from miner_ns.voxelize import Grid, VoxelizeOptions, bounding_grid
 
 IMAGE_DISTANCE = 2.0
@@ -88,10 +92,20 @@ class MinerImageDataParser(DataParser):
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         path = Path(self.config.data)
+        if path.is_file() and path.suffix.lower() in MESH_SUFFIXES:
+            raise InputError("is a mesh", "Name an image, or use miner-occupancy", path)
         header = read_header(path)
         height, width, channels = header.shape
         if self._loader is None:  # all splits share what is read
-            self._loader = SignalLoader((height, width), channels, partial(read_image, path, self.config.on_disk))
+            self._loader = SignalLoader(
+                (height, width),
+                channels,
+                partial(read_image, path, self.config.on_disk),
+                dtype=header.dtype,
+                nbytes=header.memory(self.config.on_disk),
+                source=path,
+                remedy=header.remedy if header.memory(self.config.on_disk) > 0 else "Fit a smaller image",
+            )
         longest = max(height, width)
         step = 2.0 / longest
         grid_to_world = torch.tensor(
@@ -157,17 +171,29 @@ class MinerOccupancyDataParser(DataParser):
         suffix = path.suffix.lower()
         if suffix in VOLUME_SUFFIXES:
             grid = read_grid(path)
+            dtype, nbytes = kept_as(path, config.fractions)
             return grid, SignalLoader(
-                grid.shape, 1, lambda: read_volume(path, config.threshold, config.fractions).signal
+                grid.shape,
+                1,
+                lambda: read_volume(path, config.threshold, config.fractions).signal,
+                dtype=dtype,
+                nbytes=nbytes,
+                source=path,
+                remedy="Use fewer voxels",
             )
         if suffix not in MESH_SUFFIXES:
             known = ", ".join((*MESH_SUFFIXES, *VOLUME_SUFFIXES))
-            raise InputError(f"the suffix {path.suffix!r} is neither of a mesh nor of a volume", f"Use {known}", path)
-        mesh = read_mesh(path)
-        return bounding_grid(mesh[0], config), SignalLoader(
-            (config.resolution,) * 3,
+            problem = f"the suffix {path.suffix!r} is neither of a mesh nor of a volume"
+            raise InputError(problem, f"Use {known}, or miner-image for an image", path)
+        mesh, n = read_mesh(path), config.resolution
+        return bounding_grid(mesh[0], config, path), SignalLoader(
+            (n, n, n),
             1,
             lambda: voxelize_file(mesh, path, config, config.use_cache, config.cache_dir, progress=True).signal,
+            dtype=np.uint8 if config.fractions else bool,
+            nbytes=n**3 if config.fractions else n * n * -(-n // 8),
+            source=path,
+            remedy="Lower --resolution",
         )
 
 

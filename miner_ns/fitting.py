@@ -2,8 +2,8 @@
 
 At each level the reconstruction so far is compared with the signal. Blocks whose mean squared error is above a limit
 get a network and are trained, chunk by chunk, so that only the blocks of one chunk and their optimiser state are on the
-device; a block that falls below the threshold stops. Training advances in portions of a few epochs (`advance`), between
-which it can be looked at, saved and continued exactly.
+device (`miner_ns.memory` says how much that is); a block that falls below the threshold stops. Training advances in
+portions of a few epochs (`advance`), between which it can be looked at, saved and continued exactly.
 
 Several devices share the blocks of a level. What a block learns depends on its number and on the options alone, not on
 which chunk or device it is in.
@@ -12,6 +12,7 @@ which chunk or device it is in.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -22,6 +23,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from common_ns import distributed
+from common_ns.checks import InputError
+from miner_ns.chunk import Chunk, restored, split_saved
 from miner_ns.hierarchy import Hierarchy, Level, PyramidKind
 from miner_ns.kernels import (
     BlockState,
@@ -29,15 +32,21 @@ from miner_ns.kernels import (
     TrainOptions,
     cosine_rates,
     epoch_permutations,
+    resolve,
     steps_per_epoch,
     train_epochs,
 )
+from miner_ns.memory import BLOCKS_LOOKED_UP, GIB, DeviceNeed, MainMemory
 from miner_ns.networks import BlockNetwork, EncodingKind, NetworkKind, encoding_dim
-from miner_ns.pyramid import BlockGrid, Pyramid
-from miner_ns.signal import Signal, SignalLoader, to_stored
+from miner_ns.option_checks import check_options
+from miner_ns.pyramid import BlockGrid, Pyramid, chunked, coarse_bytes
+from miner_ns.signal import Signal, SignalLoader, require_memory, to_stored
+from miner_ns.warm_start import from_parents
 
 INIT_GROUP = 16
 """Blocks that draw their first parameters from one random state. They always go to the same device."""
+SAMPLES_AT_ONCE = 2**22
+"""About how many samples are read from the pyramid at once when a whole level is compared."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,8 @@ class FitOptions:
     learning_rate: float = 3e-2
     """Learning rate at the start of a level; it falls to 1/30 along half a cosine."""
     threshold: float = 1e-4
-    """Mean squared error above which a block gets a network, and below which it stops training."""
+    """Mean squared error above which a block gets a network, and below which it stops training. 0: none stops before
+    its last epoch."""
     loss: Literal["mse", "bce"] = "mse"
     """Squared error, or cross entropy (occupancy)."""
     weight_by_loss: bool = True
@@ -80,7 +90,10 @@ class FitOptions:
     warm_start: bool = False
     """Start a block from its parent's network, in the block's own coordinates (gaussian pyramid, mlp)."""
     blocks_per_chunk: int = 4096
-    """Blocks that are on the device at once."""
+    """Most blocks that are on the device at once; in multiples of 16."""
+    max_device_memory: float | None = None
+    """Most memory of the device in GiB for blocks in training or evaluation, which lowers how many are there at once.
+    It does not change what they learn. A CUDA context takes some hundred MiB on top."""
     implementation: Implementation = "auto"
     """Which implementation trains: torch, numba (CPU), triton (CUDA), or the fastest there is."""
     seed: int = 0
@@ -89,22 +102,6 @@ class FitOptions:
     def epochs_of(self, level: int) -> int:
         """Epochs of a level (0: the finest)."""
         return self.epochs[max(len(self.epochs) - 1 - level, 0)]
-
-
-@dataclass
-class Chunk:
-    """Blocks in training."""
-
-    index: Int[Tensor, " n"]
-    """Their numbers."""
-    state: BlockState
-    """Their parameters and optimiser state."""
-    targets: Float[Tensor, "n C p"]
-    """The samples they learn."""
-    valid: Float[Tensor, "n p"] | None
-    """Weight of each sample, 0 beyond the signal; None: all count."""
-    epoch: int = 0
-    """Epochs they have been trained for."""
 
 
 @dataclass
@@ -130,11 +127,14 @@ class Fitting:
         signal: what to fit. A loader is asked for the samples when training begins or goes on, not before.
         options: how.
         device: where networks are trained.
+    Raises: InputError about options that cannot work.
     """
 
     def __init__(self, signal: Signal | SignalLoader, options: FitOptions, device: torch.device | str = "cpu") -> None:
         self.options, self.device = options, torch.device(device)
         self.signal = signal
+        check_options(options, len(signal.spatial_shape), INIT_GROUP)
+        self.budget = None if options.max_device_memory is None else round(options.max_device_memory * GIB)
         self.hierarchy = Hierarchy(
             signal.spatial_shape,
             signal.channels,
@@ -143,7 +143,8 @@ class Fitting:
             options.num_frequencies,
             options.encoding,
             options.pyramid,
-        )
+            self.budget,
+        ).to(device)
         self.train_options = TrainOptions(
             loss=options.loss,
             weight_by_loss=options.weight_by_loss,
@@ -157,12 +158,16 @@ class Fitting:
         self.trained: list[tuple[Tensor, Tensor]] = []
         self.scale = 1.0
         self.chunk: Chunk | None = None
-        self._interrupted: dict[str, Any] | None = None
+        self._interrupted: list[dict[str, Any]] = []
         self._value_format: tuple[str, float, float] | None = None
 
     @cached_property
     def pyramid(self) -> Pyramid:
-        """The signal at all levels."""
+        """The signal at all levels.
+
+        Raises: InputError if it cannot be read, or needs more memory than there is, which is found before it is read.
+        """
+        self._require_main_memory(self.main_memory())
         signal = self.signal.load() if isinstance(self.signal, SignalLoader) else self.signal
         return Pyramid(signal, self.options.num_levels, self.options.block_size)
 
@@ -199,6 +204,75 @@ class Fitting:
             inputs, self.hierarchy.channels, options.hidden_dim, options.num_layers, options.kind, output
         )
 
+    @cached_property
+    def device_need(self) -> DeviceNeed:
+        """What blocks in training need on the device.
+
+        Raises: InputError if the implementation that was asked for cannot train here.
+        """
+        options, network = self.options, self.network_of(0)  # with a gain where others have none
+        try:
+            chosen = resolve(options.implementation, self.device, network).name
+        except ValueError as error:
+            problem = str(error).partition(" Use 'auto'")[0]
+            raise InputError(problem, "Choose --pipeline.model.fit.implementation auto or torch") from error
+        grids = self.hierarchy.grids
+        return DeviceNeed(
+            network,
+            grids[0].points_per_block,
+            options.batch_points,
+            options.check_every,
+            masked=any(grid.is_masked for grid in grids),
+            implementation=chosen,
+            num_blocks=sum(grid.num_blocks for grid in grids),
+        )
+
+    @cached_property
+    def blocks_at_once(self) -> int:
+        """Blocks of a chunk: whole groups, so that first parameters do not depend on the size of chunks.
+
+        Raises: InputError if the device's budget is too small for one group.
+        """
+        most = self.options.blocks_per_chunk // INIT_GROUP * INIT_GROUP
+        return most if self.budget is None else self.device_need.blocks_within(self.budget, INIT_GROUP, most)
+
+    def main_memory(self, in_training: int = 0) -> MainMemory:
+        """What the fit needs of main memory, beside what is there already.
+
+        Args:
+            in_training: blocks that are trained there at once.
+        """
+        signal, grids, levels = self.signal, self.hierarchy.grids, self.options.num_levels
+        scales = coarse_bytes(signal.spatial_shape, signal.channels, signal.dtype, levels)
+        if self.options.pyramid == "laplacian":
+            scales += coarse_bytes(signal.spatial_shape, signal.channels, np.dtype(np.float32), levels)
+        sizes = [4 * self.network_of(j).num_parameters * grid.num_blocks for j, grid in enumerate(grids)]
+        return MainMemory(
+            signal=signal.pending_bytes if isinstance(signal, SignalLoader) else 0,
+            scales=scales,
+            coarsest=0 if levels - 1 in self.hierarchy.levels else sizes[-1],
+            networks=sum(sizes) + max(sizes),
+            chunk=self.device_need.peak(in_training, 0) if in_training > 0 else 0,
+        )
+
+    def _require_main_memory(self, needed: MainMemory) -> None:
+        signal = self.signal
+        size = "×".join(str(n) for n in signal.spatial_shape)
+        remedy = needed.remedy(signal.remedy if isinstance(signal, SignalLoader) else "Fit a smaller signal")
+        require_memory(needed.certain, f"fitting {size} samples ({needed.describe()})", remedy, signal.source)
+
+    def prepare(self) -> MainMemory:
+        """Refuse a fit that cannot be trained here, before its samples are read.
+
+        Returns: what it needs of main memory.
+        Raises: InputError if the implementation or the device's budget cannot work, or the memory does not suffice.
+        """
+        blocks = min(self.blocks_at_once, self.hierarchy.grids[-1].num_blocks)
+        _ = self.device_need
+        needed = self.main_memory(blocks if self.device.type == "cpu" else 0)
+        self._require_main_memory(needed)
+        return needed
+
     def advance(self, epochs: int | None = None) -> Progress | None:
         """Train the current chunk for some epochs, beginning a chunk or a level first where it is due.
 
@@ -206,11 +280,12 @@ class Fitting:
             epochs: at most so many; None: until the next look at the threshold.
         Returns: what was done; None if nothing is left to train.
         """
-        if self._interrupted is not None:
-            self.chunk = self._continued(self._interrupted)
-            self._interrupted = None
+        if not self.finished and "pyramid" not in vars(self):
+            self.prepare()
         while self.chunk is None and not self.finished:
-            if self.pending is None:
+            if self._interrupted:
+                self._continue_chunk()
+            elif self.pending is None:
                 self._begin_level()
             elif len(self.pending) > 0:
                 self._begin_chunk()
@@ -238,21 +313,21 @@ class Fitting:
         )
         chunk.epoch += count
         training = int((~chunk.state.finished).sum())
-        active = len(chunk.index) + sum(len(index) for index, _ in self.trained)
         assert self.pending is not None
-        progress = Progress(level, chunk.epoch, training, active + len(self.pending), float(chunk.state.losses.mean()))
+        waiting = [self.pending, *(saved["index"] for saved in self._interrupted)]
+        active = sum(len(index) for index in [chunk.index, *waiting, *(index for index, _ in self.trained)])
+        progress = Progress(level, chunk.epoch, training, active, float(chunk.state.losses.mean()))
         if training == 0 or chunk.epoch >= total:
             self.trained.append((chunk.index.cpu(), chunk.state.theta.cpu()))
             self.chunk = None
-            if len(self.pending) == 0:
+            if len(self.pending) == 0 and not self._interrupted:
                 self._end_level()
         return progress
 
     def show(self) -> Hierarchy:
         """The hierarchy with the level in training as far as it is."""
         parts = list(self.trained)
-        if self._interrupted is not None:
-            parts.append((self._interrupted["index"], self._interrupted["theta"]))
+        parts += [(saved["index"], saved["theta"]) for saved in self._interrupted]
         if self.chunk is not None:
             parts.append((self.chunk.index.cpu(), self.chunk.state.theta.detach().cpu()))
         if parts and not self.finished:
@@ -276,10 +351,8 @@ class Fitting:
     def _above_threshold(self, grid: BlockGrid) -> tuple[Int[np.ndarray, " n"], float]:
         """Blocks whose reconstruction so far is not good enough, and the largest error in them."""
         found, largest = [], 0.0
-        size = max(1, 2**22 // grid.points_per_block)
-        for start in range(0, grid.num_blocks, size):
-            index = np.arange(start, min(start + size, grid.num_blocks))
-            so_far = self.hierarchy.evaluate_blocks(self.level, torch.from_numpy(index)).cpu().numpy()
+        for index in _whole_level(grid):
+            so_far = self.hierarchy.evaluate_blocks(self.level, torch.from_numpy(index)).numpy()
             error = self.pyramid.blocks(self.level, index) - so_far
             valid = grid.valid(index)
             weight = np.ones((1, 1, 1), dtype=np.float32) if valid is None else valid[:, None].astype(np.float32)
@@ -292,15 +365,13 @@ class Fitting:
     def _begin_chunk(self) -> None:
         """Bring the next blocks to the device."""
         assert self.pending is not None
-        # Whole groups, so that first parameters do not depend on the size of chunks.
-        count = max(1, self.options.blocks_per_chunk // INIT_GROUP) * INIT_GROUP
-        index, self.pending = self.pending[:count], self.pending[count:]
+        index, self.pending = self.pending[: self.blocks_at_once], self.pending[self.blocks_at_once :]
         network = self.network_of(self.level)
         groups = range(self.first_group, self.first_group + -(-len(index) // INIT_GROUP))
         self.first_group = groups.stop
         theta = torch.cat([network.init(INIT_GROUP, self._generator(group)) for group in groups])[: len(index)]
         if self.options.warm_start and self.level < self.options.num_levels - 1:
-            theta = self._from_parents(index, theta)
+            theta = from_parents(self.hierarchy, self.level, network, index, theta)
         self.chunk = self._chunk(index, BlockState.create(theta.to(self.device)))
 
     def _chunk(self, index: Int[Tensor, " n"], state: BlockState, epoch: int = 0) -> Chunk:
@@ -308,8 +379,8 @@ class Fitting:
         blocks = index.numpy()
         targets = self.pyramid.blocks(self.level, blocks)
         if self.network_of(self.level).output == "sine":
-            so_far = self.hierarchy.evaluate_blocks(self.level, index)  # the level itself is not in it yet
-            targets = targets - so_far.cpu().numpy()
+            self.hierarchy.levels.pop(self.level, None)  # where `show` may have put it
+            targets -= self.hierarchy.evaluate_blocks(self.level, index).numpy()
         valid = self.hierarchy.grids[self.level].valid(blocks)
         return Chunk(
             index,
@@ -324,34 +395,6 @@ class Fitting:
         mixed = (self.options.seed * 1_000_003 + self.level) * 2**32 + group
         return torch.Generator().manual_seed(mixed % 2**63)
 
-    def _from_parents(self, index: Int[Tensor, " n"], theta: Float[Tensor, "n P"]) -> Float[Tensor, "n P"]:
-        """First parameters from the parents' networks: the same function, in the child's coordinates.
-
-        The parent's encoding is, but for its lowest octave, a linear function of the child's; the best linear fit at
-        the samples is folded into the first layer.
-        """
-        network, hierarchy = self.network_of(self.level), self.hierarchy
-        above = hierarchy.levels.get(self.level + 1)
-        if above is None or network.kind != "mlp" or network != above.network:
-            return theta
-        grid = hierarchy.grids[self.level]
-        parent = torch.from_numpy(grid.parent(index.numpy()))
-        slot = above.slot.cpu()[parent]
-        corner = torch.from_numpy(grid.coordinates(index.numpy()) % 2)
-        child = torch.cat([hierarchy.inputs, torch.ones_like(hierarchy.inputs[:1])]).double()
-        for cell in torch.unique(corner, dim=0):
-            mine = torch.nonzero((corner == cell).all(dim=1) & (slot >= 0))[:, 0]
-            inherited = above.theta.cpu()[slot[mine]].clone()
-            parts = network.unpack(inherited)
-            local = (hierarchy.local_centers + 1.0 + 2.0 * cell) / 2.0 - 1.0
-            seen = hierarchy.encode(local).T.double()
-            fit = torch.linalg.lstsq(child.T, seen.T).solution.T.float()  # [F, F + 1]
-            weight = parts["weight0"].clone()
-            parts["bias0"] += (weight @ fit[:, -1:])[..., 0]
-            parts["weight0"].copy_(weight @ fit[:, :-1])
-            theta[mine] = inherited
-        return theta
-
     def _end_level(self) -> None:
         """Collect what all devices have trained."""
         gathered = distributed.gather(self.trained)
@@ -365,12 +408,11 @@ class Fitting:
 
     def _assembled(self, parts: list[tuple[Tensor, Tensor]]) -> Level:
         """A level from pieces of it."""
+        parts = sorted(parts, key=lambda part: int(part[0][0]))  # blocks of a part are consecutive active ones
         index = torch.cat([index for index, _ in parts])
         theta = torch.cat([theta for _, theta in parts])
-        order = torch.argsort(index)
         scales = torch.full((len(index),), self.scale)
-        level = Level(self.hierarchy.grids[self.level], self.network_of(self.level), index[order], theta[order], scales)
-        return level.to(self.device)
+        return Level(self.hierarchy.grids[self.level], self.network_of(self.level), index, theta, scales)
 
     def state(self) -> dict[str, Any]:
         """All that training has made so far, for a checkpoint. Finished blocks of the chunk keep no optimiser state."""
@@ -386,54 +428,40 @@ class Fitting:
             state["value_format"] = self._value_format
         if self.pending is not None:
             state["first_group"] = self.first_group
-        if self._interrupted is not None:
-            state["chunk"] = self._interrupted
-        if self.chunk is not None:
-            blocks = self.chunk.state
-            live = torch.nonzero(~blocks.finished)[:, 0]
-            state["chunk"] = {
-                "index": self.chunk.index,
-                "epoch": self.chunk.epoch,
-                "steps": blocks.steps,
-                "theta": blocks.theta.cpu(),
-                "losses": blocks.losses.cpu(),
-                "live": live.cpu(),
-                "first_moment": blocks.first_moment[live].cpu(),
-                "second_moment": blocks.second_moment[live].cpu(),
-            }
+        chunks = [self.chunk.saved()] if self.chunk is not None else []
+        if chunks or self._interrupted:
+            state["chunks"] = chunks + self._interrupted
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
         self.level, self.scale = state["level"], state["scale"]
         self.hierarchy.restore(state["levels"], self.network_of)
-        self.hierarchy.to(self.device)
         self.trained = [tuple(part) for part in state["trained"]]
         self.pending, self.chunk = state["pending"], None
         self.first_group = state.get("first_group", 0)
-        self._interrupted = state.get("chunk")
+        self._interrupted = list(state.get("chunks", [state["chunk"]] if "chunk" in state else []))
         self._value_format = state.get("value_format")
 
-    def _continued(self, saved: dict[str, Any]) -> Chunk:
-        """The chunk that was in training, with its targets read again."""
-        blocks = BlockState.create(saved["theta"].to(self.device))
-        live = saved["live"].to(self.device)
-        blocks.finished[:] = True
-        blocks.finished[live] = False
-        blocks.losses = saved["losses"].to(self.device)
-        blocks.first_moment[live] = saved["first_moment"].to(self.device)
-        blocks.second_moment[live] = saved["second_moment"].to(self.device)
-        blocks.steps = saved["steps"]
-        return self._chunk(saved["index"], blocks, saved["epoch"])
+    def _continue_chunk(self) -> None:
+        """Bring back blocks that were in training, as many as go on the device, with their targets read again."""
+        saved, *others = split_saved(self._interrupted[0], self.blocks_at_once)
+        self._interrupted[:1] = others
+        self.chunk = self._chunk(saved["index"], restored(saved, self.device), saved["epoch"])
+
+
+def _whole_level(grid: BlockGrid) -> Iterator[Int[np.ndarray, " n"]]:
+    """The numbers of all blocks, some at a time."""
+    size = max(1, min(SAMPLES_AT_ONCE // grid.points_per_block, BLOCKS_LOOKED_UP))
+    yield from chunked(np.arange(grid.num_blocks), size)
 
 
 def mean_squared_error(hierarchy: Hierarchy, pyramid: Pyramid, level: int = 0) -> float:
     """Mean squared error of a level's reconstruction over all its samples, in bounded memory."""
     grid = hierarchy.grids[level]
-    total, size = 0.0, max(1, 2**22 // grid.points_per_block)
-    for start in range(0, grid.num_blocks, size):
-        index = np.arange(start, min(start + size, grid.num_blocks))
-        error = hierarchy.evaluate_blocks(level, torch.from_numpy(index)).cpu().numpy() - pyramid.blocks(level, index)
+    total = 0.0
+    for index in _whole_level(grid):
+        error = hierarchy.evaluate_blocks(level, torch.from_numpy(index)).numpy() - pyramid.blocks(level, index)
         valid = grid.valid(index)
         if valid is not None:
             error = error * valid[:, None]
@@ -445,11 +473,9 @@ def intersection_over_union(fit: Fitting) -> float:
     """Of the voxels inside by the signal and inside by the fit."""
     grid = fit.hierarchy.grids[0]
     both = either = 0
-    size = max(1, 2**22 // grid.points_per_block)
-    for start in range(0, grid.num_blocks, size):
-        index = np.arange(start, min(start + size, grid.num_blocks))
+    for index in _whole_level(grid):
         truth = fit.pyramid.blocks(0, index)[:, 0] > 0.5
-        found = fit.hierarchy.evaluate_blocks(0, torch.from_numpy(index))[:, 0].cpu().numpy() > 0.5
+        found = fit.hierarchy.evaluate_blocks(0, torch.from_numpy(index))[:, 0].numpy() > 0.5
         valid = grid.valid(index)
         if valid is not None:
             truth, found = truth & valid, found & valid

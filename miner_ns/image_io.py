@@ -63,12 +63,28 @@ class ImageHeader:
     """Mode that Pillow converts to; None: the image's own."""
     white_is_zero: bool = False
     """Whether the file stores black as the greatest value; it is turned around."""
+    packed: bool = False
+    """Whether numpy has to unpack the file (.npz)."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of the pixels."""
         height, width, channels = self.shape
         return height * width * channels * self.dtype.itemsize
+
+    def memory(self, on_disk: bool = False) -> int:
+        """Bytes of main memory that the pixels will take.
+
+        Args:
+            on_disk: as `read_image`.
+        """
+        stays = self.reader == "mapped" or (self.reader == "numpy" and not self.packed)
+        return 0 if stays or (on_disk and self.reader == "tifffile") else self.nbytes
+
+    @property
+    def remedy(self) -> str:
+        """What to do if they are more than the memory."""
+        return "Set --on-disk True" if self.reader == "tifffile" else MAP_INSTEAD
 
 
 def read_header(path: Path | str) -> ImageHeader:
@@ -115,8 +131,7 @@ def read_image(path: Path | str, on_disk: bool = False) -> Signal:
         # Pillow keeps its own copy, of 4 bytes a pixel for colours.
         own_copy = 4 * height * width if header.reader == "pillow" else 0
         what = f"an image of {width}×{height} pixels"
-        remedy = "Set --on-disk True" if header.reader == "tifffile" else MAP_INSTEAD
-        require_memory(header.nbytes + own_copy, what, remedy, header.path)
+        require_memory(header.nbytes + own_copy, what, header.remedy, header.path)
     with damage_explained(header.path, "image"):
         if header.reader == "pillow":
             pixels = _read_pillow(header)
@@ -140,7 +155,8 @@ def _read_header(path: Path, start: bytes) -> ImageHeader:
             problem = f"the array has shape {shape}"
             raise InputError(problem, "An image has shape (height, width) or (height, width, channels)", path)
         height, width, channels = (*shape, 1)[:3]
-        return ImageHeader(path, (height, width, channels), dtype.newbyteorder("="), "numpy")
+        packed = start.startswith(b"PK")
+        return ImageHeader(path, (height, width, channels), dtype.newbyteorder("="), "numpy", packed=packed)
     if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return _tiff_header(path)
     if start.startswith(b"\x76\x2f\x31\x01"):

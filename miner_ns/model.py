@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +22,8 @@ from common_ns.meshing import IsoField
 from miner_ns.fitting import FitOptions, Fitting, Progress
 from miner_ns.kernels import resolve
 from miner_ns.rendering import VolumeMarcher, hit_plane
+from miner_ns.surface import OccupancyGeometry, occupancy_field, to_grid
+from miner_ns.whole_view import WholeView
 
 LEVEL_COLORS = ((0.9, 0.2, 0.2), (0.95, 0.6, 0.1), (0.3, 0.7, 0.2), (0.1, 0.6, 0.8), (0.5, 0.3, 0.9), (0.8, 0.2, 0.6))
 """Frames of blocks, by level from fine to coarse; repeated if there are more levels."""
@@ -50,6 +51,8 @@ class MinerModelConfig(ModelConfig):
     """How the signal is fitted."""
     eval_num_rays_per_chunk: int = 65536
     """Rays per chunk when rendering."""
+    sdf_field: tyro.conf.Suppress[None] = None
+    """Nothing to choose: `ns-export marching-cubes` takes models whose config has this name, see `MinerModel.field`."""
 
 
 class MinerModel(Model):
@@ -75,11 +78,22 @@ class MinerModel(Model):
         self.fitting: Fitting | None = None
         self._restored: dict[str, Any] | None = None
         self._marcher: tuple[int, VolumeMarcher] | None = None
+        self._iso_field: tuple[int, IsoField] | None = None
         self._portions = 0
         levels = ["auto", *(str(level) for level in range(self.config.fit.num_levels))]
-        self.shown_level = ViewerDropdown("Level of detail", "auto", levels)
-        self.shown_bias = ViewerSlider("Level bias", 0.0, -2.0, 4.0, 0.25)
-        self.shown_blocks = ViewerCheckbox("Show blocks", False)
+        finest = "as fine as a pixel" if self.is_image else "the finest"
+        # The viewer shows its elements in the alphabetical order of these attributes.
+        self.detail_level = ViewerDropdown(
+            "Level of detail", "auto", levels, hint=f"auto: {finest}. 0: all samples; each further level halves them."
+        )
+        self.level_bias = ViewerSlider(
+            "Level bias", 0.0, -2.0, 4.0, 0.25, hint="Added to the level: above 0 is coarser, below 0 finer."
+        )
+        self.show_blocks = ViewerCheckbox(
+            "Show blocks", False, hint="Frames of the blocks whose networks are seen, in a colour for each level."
+        )
+        width, height, depth = (0.5 * (self.scene_box.aabb[1] - self.scene_box.aabb[0])).tolist()
+        self.whole_view = WholeView((width, height, 0.0 if self.is_image else depth))
 
     @property
     def fit(self) -> Fitting:
@@ -115,7 +129,17 @@ class MinerModel(Model):
             if trainer is not None and self.fit.finished:
                 trainer.stop_training = True
 
-        return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], stop_when_finished)]
+        def show_result(step: int) -> None:
+            """The viewer redraws every so many steps, and knows of no last one."""
+            viewer = getattr(trainer, "viewer_state", None)
+            if viewer is not None and hasattr(viewer, "update_step"):
+                viewer.update_step(step)
+            self.show_blocks.cb_hook(self.show_blocks)  # what a viewer does when a control of the model is used
+
+        return [
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], stop_when_finished),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], show_result),
+        ]
 
     def describe_implementation(self) -> str:
         """Which implementation trains, and why, for the log."""
@@ -134,9 +158,9 @@ class MinerModel(Model):
         return {name: value.reshape(*shape, -1) for name, value in outputs.items()}
 
     def _chosen_level(self, automatic: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        chosen = self.shown_level.value
+        chosen = self.detail_level.value
         level = automatic if chosen == "auto" else torch.full_like(automatic, float(chosen))
-        return (level + self.shown_bias.value).clamp(0.0, self.config.fit.num_levels - 1.0)
+        return (level + self.level_bias.value).clamp_min(0.0)
 
     def _image(self, rays: RayBundle) -> dict[str, Tensor]:
         hierarchy = self.fit.show()
@@ -145,18 +169,18 @@ class MinerModel(Model):
         hits = hit_plane(rays.origins, rays.directions, rays.pixel_area, to_world, (height, width))
         level = self._chosen_level(hits.level)
         count = len(rays)
-        rgb, alpha = rays.origins.new_ones(count, 3), hits.inside.float()[:, None]
+        rgb, alpha = rays.origins.new_ones(count, 3), hits.coverage[:, None].clone()
         where = torch.nonzero(hits.inside)[:, 0]
         if len(where) > 0 and hierarchy.levels:
-            values = hierarchy.query(hits.points[where], level[where]).clamp(0.0, 1.0)
-            color, opacity = _as_rgba(values)
-            rgb[where] = color * opacity + (1.0 - opacity)
-            alpha[where] = opacity
-            if self.shown_blocks.value:
-                rgb[where] = self._framed(rgb[where], hits.points[where], level[where], hits.level[where])
+            color, opacity = _as_rgba(hits.query(hierarchy, where, level[where]).clamp(0.0, 1.0))
+            color = color * opacity + (1.0 - opacity)
+            if self.show_blocks.value:
+                color = self._framed(color, hits.points[where], level[where], hits.level[where])
+            rgb[where] = color * alpha[where] + (1.0 - alpha[where])
+            alpha[where] = opacity * alpha[where]
         normal = torch.nn.functional.normalize(torch.linalg.cross(to_world[:, 1], to_world[:, 0]), dim=0)
         normals = torch.where(hits.inside[:, None], normal * 0.5 + 0.5, 0.5)
-        shown = (level + 1.0) / self.config.fit.num_levels * hits.inside
+        shown = ((level + 1.0) / self.config.fit.num_levels).clamp_max(1.0) * hits.inside
         return {
             "rgb": rgb,
             "accumulation": alpha,
@@ -189,13 +213,13 @@ class MinerModel(Model):
             return {"rgb": grey + 0.5, "accumulation": empty, "depth": empty, "normals": grey, "level": empty}
         if self._marcher is None or self._marcher[0] != self._portions:
             self._marcher = (self._portions, VolumeMarcher(hierarchy, self.grid_to_world.to(rays.origins)))
-        chosen = self.shown_level.value
+        chosen = self.detail_level.value
         level = float(hierarchy.finest if chosen == "auto" else chosen)
-        level = max(0.0, level + self.shown_bias.value)
+        level = max(0.0, level + self.level_bias.value)
         hits = self._marcher[1](rays.origins, rays.directions, level)
         facing = (hits.normals * torch.nn.functional.normalize(rays.directions, dim=-1)).sum(-1, keepdim=True).abs()
         rgb = torch.where(hits.inside[:, None], SURFACE_COLOR * (0.25 + 0.75 * facing), 1.0).expand(-1, 3).clone()
-        if self.shown_blocks.value and hits.inside.any():
+        if self.show_blocks.value and hits.inside.any():
             where = torch.nonzero(hits.inside)[:, 0]
             world = rays.origins[where] + hits.distance[where, None] * rays.directions[where]
             points = self._to_grid(world)
@@ -213,9 +237,7 @@ class MinerModel(Model):
 
     def _to_grid(self, world: Float[Tensor, "n 3"]) -> Float[Tensor, "n d"]:
         """From world coordinates to the signal's samples."""
-        to_world = self.grid_to_world.to(world)
-        axes = to_world[:, :-1]
-        return (world - to_world[:, -1]) @ axes / (axes * axes).sum(0)
+        return to_grid(world, self.grid_to_world)
 
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict | None = None
@@ -242,21 +264,26 @@ class MinerModel(Model):
         Raises: InputError for an image.
         """
         if self.is_image:
-            raise InputError("an image has no surface", "Use ns-mesh with a model of miner-occupancy")
-        hierarchy = self.fit.show()
-        sample = float(self.grid_to_world[:, 0].norm())
-        detail = 0.0 if not voxel_size else max(0.0, math.log2(max(voxel_size / sample, 1e-6)))
+            raise InputError("an image has no surface", "Use a model of miner-occupancy")
+        return occupancy_field(self.fit.show(), self.grid_to_world, level, voxel_size)
 
-        def occupancy(points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
-            return hierarchy.query(self._to_grid(points), detail)[:, 0]
+    @property
+    def field(self) -> OccupancyGeometry:
+        """The occupancy as the SDF field that `ns-export marching-cubes` looks for.
 
-        return IsoField(
-            value=occupancy,
-            level=0.5 if level is None else level,
-            inside_above=True,
-            aabb=self.scene_box.aabb.detach().float().cpu(),
-            device=self.device,
-        )
+        It is made when it is asked for values, and not before: the viewer reads all attributes of a model, of an image
+        too and of one that has not been trained.
+        """
+        return OccupancyGeometry(self._surface, float(self.grid_to_world[:, 0].norm()))
+
+    def _surface(self) -> IsoField:
+        """The surface of what has been trained, kept until more is.
+
+        Raises: InputError for an image.
+        """
+        if self._iso_field is None or self._iso_field[0] != self._portions:
+            self._iso_field = (self._portions, self.iso_field())
+        return self._iso_field[1]
 
 
 def _as_rgba(values: Float[Tensor, "n c"]) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 1"]]:

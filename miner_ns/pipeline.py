@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torchvision.utils
@@ -16,7 +16,9 @@ from torch.cuda.amp.grad_scaler import GradScaler
 
 from common_ns import distributed
 from common_ns.pipeline import FieldPipeline, FieldPipelineConfig, StepResult
+from common_ns.pixels import available_memory
 from miner_ns.fitting import Fitting, intersection_over_union, mean_squared_error
+from miner_ns.memory import GIB
 from miner_ns.model import LEVEL_COLORS, MinerModel
 from miner_ns.pyramid import BlockGrid
 
@@ -33,7 +35,27 @@ class MinerPipelineConfig(FieldPipelineConfig):
 
 
 class MinerPipeline(FieldPipeline):
-    """A step trains the blocks of a chunk until the next look at the threshold. Evaluation compares all samples."""
+    """A step trains the blocks of a chunk until the next look at the threshold. Evaluation compares all samples.
+
+    What cannot work is refused before the signal is read.
+    """
+
+    def __init__(
+        self,
+        config: MinerPipelineConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: GradScaler | None = None,
+    ) -> None:
+        super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+        fit = self.miner.fit
+        if test_mode == "val":  # what the host calls a pipeline that is trained
+            needed, available = fit.prepare(), available_memory()
+            if available is not None and needed.worst > available and distributed.rank() == 0:
+                sizes = f"{needed.worst / GIB:.1f} GiB of memory, and {available / GIB:.1f} GiB are available"
+                CONSOLE.print(f"[yellow]If no block is good enough before the finest level, this needs {sizes}.")
 
     @property
     def miner(self) -> MinerModel:

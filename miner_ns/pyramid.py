@@ -73,9 +73,14 @@ class BlockGrid:
         coarser = BlockGrid(self.signal_shape, self.level + 1, self.block_size)
         return np.asarray(np.ravel_multi_index(tuple((self.coordinates(index) // 2).T), coarser.blocks))
 
+    @property
+    def is_masked(self) -> bool:
+        """Whether some blocks reach beyond the signal."""
+        return any(n % self.block_size for n in self.shape)
+
     def valid(self, index: Int[NDArray, " n"]) -> Bool[NDArray, "n p"] | None:
         """Which samples of the given blocks lie on the level's grid; None if all do."""
-        if all(n % self.block_size == 0 for n in self.shape):
+        if not self.is_masked:
             return None
         first = self.coordinates(index) * self.block_size
         inside = [first[:, axis, None] + np.arange(self.block_size) < self.shape[axis] for axis in range(self.ndim)]
@@ -106,7 +111,7 @@ class Pyramid:
     def __init__(self, signal: Signal, num_levels: int, block_size: int, strip: int = 2**24) -> None:
         self.signal = signal
         self.grids = [BlockGrid(signal.spatial_shape, level, block_size) for level in range(num_levels)]
-        self._store = np.dtype(np.float32 if signal.dtype.kind == "f" else np.uint16)
+        self._store = _coarse_type(signal.dtype)
         self._coarse: list[NDArray] = []
         for level in range(1, num_levels):
             self._coarse.append(self._halved(level, strip))
@@ -163,6 +168,24 @@ class Pyramid:
                 box = _pair_means(box, axis, weight)
             result[start:stop] = box if self._store.kind == "f" else np.rint(box * 65535.0)
         return result
+
+
+def _coarse_type(dtype: np.dtype) -> np.dtype:
+    """How levels above a signal of some type are stored."""
+    return np.dtype(np.float32 if dtype.kind == "f" else np.uint16)
+
+
+def coarse_bytes(shape: Sequence[int], channels: int, dtype: np.dtype, num_levels: int) -> int:
+    """Bytes that the levels above a signal will take (`Pyramid.nbytes`), without making them.
+
+    Args:
+        shape: samples of the signal along each axis.
+        channels: values per sample.
+        dtype: type that the signal stores them in.
+        num_levels: levels, the signal's own included.
+    """
+    samples = sum(math.prod(-(-n // 2**level) for n in shape) for level in range(1, num_levels))
+    return samples * channels * _coarse_type(dtype).itemsize
 
 
 def _coverage(size: int, level: int) -> Float[NDArray, " m"]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from common_ns.checks import InputError
 from common_ns.pixels import available_memory
@@ -190,16 +190,37 @@ class SignalLoader:
         spatial_shape: number of samples along each axis.
         channels: values per sample.
         read: gives the signal; called at most once.
+        dtype: type of its values, as far as it is known.
+        nbytes: main memory that its samples will take, 0 if they stay on disk.
+        source: the file it is read from, for messages.
+        remedy: what to do if it does not fit into memory.
     """
 
-    def __init__(self, spatial_shape: Sequence[int], channels: int, read: Callable[[], Signal]) -> None:
+    def __init__(
+        self,
+        spatial_shape: Sequence[int],
+        channels: int,
+        read: Callable[[], Signal],
+        dtype: DTypeLike = np.uint8,
+        nbytes: int = 0,
+        source: Path | str | None = None,
+        remedy: str = "Fit a smaller signal",
+    ) -> None:
         self.spatial_shape: tuple[int, ...] = tuple(int(n) for n in spatial_shape)
         self.channels = channels
-        self._read = read
+        self.dtype = np.dtype(dtype)
+        self.source, self.remedy = source, remedy
+        self._read: Callable[[], Signal] | None = read
+        self._nbytes = nbytes
         self._signal: Signal | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SignalLoader:
         return self
+
+    @property
+    def pending_bytes(self) -> int:
+        """Main memory that reading the samples will take; 0 once they are read."""
+        return self._nbytes if self._signal is None else 0
 
     def load(self) -> Signal:
         """The signal, the same object every time.
@@ -207,9 +228,11 @@ class SignalLoader:
         Raises: InputError if it cannot be read.
         """
         if self._signal is None:
+            assert self._read is not None
             self._signal = self._read()
             shape = (*self._signal.spatial_shape, self._signal.channels)
             assert shape == (*self.spatial_shape, self.channels), f"{shape} read, {self.spatial_shape} announced"
+            self._read = None  # with the mesh that it may hold
         return self._signal
 
 

@@ -15,6 +15,7 @@ Other .npz files of one array and .npy files are volumes as well.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from dataclasses import fields
 from pathlib import Path
@@ -46,6 +47,10 @@ def read_mesh(path: Path | str) -> MeshArrays:
     path = require_path(path, "mesh")
     if path.suffix.lower() not in MESH_SUFFIXES:
         raise InputError(f"the suffix {path.suffix!r} is no mesh format", f"Use {', '.join(MESH_SUFFIXES)}", path)
+    if path.is_dir():
+        raise InputError("is a folder", "Name one mesh file", path)
+    # The file is read whole; vertices and triangles take at least as much again.
+    require_memory(2 * path.stat().st_size, "reading the mesh", "Decimate the mesh", path)
     import trimesh
 
     try:
@@ -200,8 +205,31 @@ def read_volume(path: Path, threshold: float | None = None, keep_values: bool = 
     return Voxels(Signal.from_bits(bits, grid.shape, path), grid)
 
 
+def kept_as(path: Path, keep_values: bool = False) -> tuple[np.dtype, int]:
+    """Type of the samples of a volume as `read_volume` gives them, and the main memory they take, without reading them.
+
+    Raises: InputError if the file cannot be read or holds no volume.
+    """
+    grid = read_grid(path)
+    packed = grid.shape[0] * grid.shape[1] * -(-grid.shape[2] // 8)
+    if not keep_values:
+        return np.dtype(bool), packed
+    voxels = math.prod(grid.shape)
+    with damage_explained(path, "volume"):
+        if path.suffix.lower() == ".npz":
+            with np.load(path) as content:
+                if _has_grid(content):
+                    return (np.dtype(bool), packed) if "bits" in content else (np.dtype(np.uint8), voxels)
+        dtype = array_header(path)[1]
+    if dtype.kind == "b":
+        return dtype, packed
+    return dtype, voxels * dtype.itemsize if path.suffix.lower() == ".npz" else 0
+
+
 def _require_volume(path: Path) -> None:
     require_path(path, "volume")
+    if path.is_dir():
+        raise InputError("is a folder", "Name one volume file", path)
     if path.suffix.lower() not in VOLUME_SUFFIXES:
         raise InputError(f"the suffix {path.suffix!r} is no volume format", f"Use {', '.join(VOLUME_SUFFIXES)}", path)
 

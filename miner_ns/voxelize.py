@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -43,6 +44,9 @@ JITTERED_WEIGHT = 0.25
 """Weight of columns beside a voxel's centre: they decide only where those through the centre do not."""
 TIE = 1e-4
 """Shares of votes that are so close to one half are a tie."""
+CENTER_WEIGHT = 2e-3
+"""Weight of the column through the centre that decides on a tie of an even number of sub-columns, as a share of theirs.
+Where the surface lies along the columns there are many ties, and taking them all as outside would move it inwards."""
 
 # (row, place, along) axes of the columns, and whether that order of axes mirrors space.
 _AXES = (((0, 1, 2), False), ((1, 2, 0), False), ((0, 2, 1), True))
@@ -125,16 +129,20 @@ def check_closedness(vertices: Float[NDArray, "v 3"], faces: Int[NDArray, "f 3"]
     return Closedness(int(is_open.sum()), int((~is_open & (balance != 0)).sum()))
 
 
-def bounding_grid(vertices: Float[NDArray, "v 3"], options: VoxelizeOptions) -> Grid:
+def bounding_grid(vertices: Float[NDArray, "v 3"], options: VoxelizeOptions, source: Path | str | None = None) -> Grid:
     """The cube of voxels around all vertices.
 
+    Args:
+        vertices: finite, in any unit.
+        options: voxels along each side, and free space.
+        source: the file, for messages.
     Raises: InputError if the vertices have no extent.
     """
     n = options.resolution
     low, high = vertices.min(axis=0).astype(np.float64), vertices.max(axis=0).astype(np.float64)
     side = float((high - low).max()) * (1.0 + 2.0 * options.margin)
     if not 0.0 < side < math.inf:
-        raise InputError(f"the mesh has an extent of {side}", "Give a mesh of more than one point")
+        raise InputError(f"the mesh has an extent of {side}", "Give a mesh of more than one point", source)
     x, y, z = (0.5 * (low + high) - 0.5 * side).tolist()
     return Grid((n, n, n), (x, y, z), side / n)
 
@@ -158,7 +166,11 @@ def voxelize(
     # A slab needs sums, votes, their weights and temporaries in float32. Columns along the first axis are remembered:
     # 17 bytes for each of some four changes between inside and outside.
     through = options.subvoxel**2 * (options.votes // 3) * n * n * 4 * 17
-    require_memory(result_bytes + 24 * slab * n * n + through, f"an occupancy of {n}³ voxels", "Lower --resolution")
+    # Triangles in fixed point are sorted along each axis: nine numbers of 8 bytes and their extent.
+    triangles = len(faces) * 88 * (min(options.votes, 3) + 1)
+    require_memory(triangles, f"a mesh of {len(faces):,} triangles", "Decimate it")
+    needed = result_bytes + 24 * slab * n * n + through + triangles
+    require_memory(needed, f"an occupancy of {n}³ voxels", "Lower --resolution")
 
     grid = bounding_grid(vertices, options)
     fixed = np.rint((vertices - grid.origin) / grid.voxel_size * ONE).astype(np.int64) - ONE // 2
@@ -226,7 +238,7 @@ class _Axis:
         self.order, self.winding, self.resolution = order, winding, resolution
         # Mirrored triangles face the other way; so do they with two corners exchanged.
         self.triangles = triangles[:, ::-1][:, :, order] if mirrored else triangles[:, :, order]
-        self.passes = list(_passes(options.subvoxel, -(-options.votes // 3), number))
+        self.passes = list(_passes(options, -(-options.votes // 3), number))
         self.by_share = options.subvoxel > 1 or options.fractions
         self.dtype = np.int8 if len(self.passes) == 1 and not self.by_share else np.float32
         self.low, self.high = self.triangles[:, :, 0].min(axis=1), self.triangles[:, :, 0].max(axis=1)
@@ -286,14 +298,17 @@ class _Axis:
         return sums[:, :-2].reshape(-1, n, sums.shape[1] - 2)
 
 
-def _passes(subvoxel: int, rounds: int, seed: int) -> Iterator[tuple[int, int, float]]:
+def _passes(options: VoxelizeOptions, rounds: int, seed: int) -> Iterator[tuple[int, int, float]]:
     """For each column of a voxel, where it passes beside the voxel's centre (in fixed point) and its weight.
 
     The first round is a regular grid of subvoxel² columns; further rounds shift it at random, always in the same way.
     """
+    m = options.subvoxel
     rng = np.random.default_rng(seed)
     for number in range(rounds):
         shift = rng.uniform(-0.5, 0.5, 2) if number else np.zeros(2)
-        for index in np.ndindex(subvoxel, subvoxel):
-            row, place = np.rint(ONE * ((np.array(index) + 0.5 + shift) / subvoxel - 0.5)).astype(int).tolist()
+        for index in np.ndindex(m, m):
+            row, place = np.rint(ONE * ((np.array(index) + 0.5 + shift) / m - 0.5)).astype(int).tolist()
             yield row, place, JITTERED_WEIGHT if number else 1.0
+    if m % 2 == 0 and not options.fractions:
+        yield 0, 0, CENTER_WEIGHT * m**2

@@ -73,6 +73,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch):
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_place_that_cannot_hold_the_file_is_named(tmp_path: Path):
+    """Not hidden by what goes wrong when the unfinished file is to be removed."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/mesh\.ply: cannot be written .* Choose another file or folder"):
+        extract_mesh(ball(), 8).save(tmp_path / "file" / "mesh.ply")
+    (tmp_path / "folder.ply").mkdir()
+    with pytest.raises(InputError, match=r"folder\.ply: cannot be written"):
+        extract_mesh(ball(), 8).save(tmp_path / "folder.ply")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.ply"]
+
+
 def test_another_suffix_is_refused():
     with pytest.raises(InputError, match=r"\.stl.*\.ply, \.obj, \.glb"):
         extract_mesh(ball(), 8).save("mesh.stl")
