@@ -4,7 +4,8 @@
     python -m benchmarks.miner random                       # 256² random pixels, 16² blocks
     python -m benchmarks.miner choices                      # the same, with one option changed at a time
     python -m benchmarks.miner linear --data IMAGE          # 512² … 4096²: time against pixels
-    python -m benchmarks.miner occupancy --data MESH        # 128³ and 256³
+    python -m benchmarks.miner occupancy --data MESH        # 128³ and 256³, and the mesh that comes out again
+    python -m benchmarks.miner voxelize --data MESH         # 512³
 
 Times are of training with compiled kernels: a first run of each kind compiles them and is not counted; what the
 compiling costs is given beside. Each section is written to benchmarks/results/miner.json, the tables to miner.md.
@@ -16,9 +17,10 @@ import json
 import math
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -28,9 +30,14 @@ from numpy.typing import NDArray
 
 from benchmarks.report import RESULTS, save_section, table
 from common_ns.checks import InputError, report_input_errors
+from common_ns.mesh_io import Mesh
+from common_ns.meshing import extract_mesh
 from miner_ns.fitting import FitOptions, Fitting, intersection_over_union, mean_squared_error
 from miner_ns.image_io import read_image
 from miner_ns.signal import Signal
+from miner_ns.surface import occupancy_field
+from miner_ns.volume_io import read_mesh
+from miner_ns.voxelize import VoxelizeOptions, bounding_grid, voxelize
 
 ASTRONAUT_ORIGINAL = {"psnr": 36.76, "train seconds": 43.0, "parameters": 263_000}
 """MINER_pl on the same kind of machine, whole process (4 scales, 32² blocks, 3 × 20, epochs 50/50/50/200)."""
@@ -58,6 +65,13 @@ CHOICES = {
 }
 OCCUPANCY = FitOptions(block_size=16, hidden_dim=16, num_layers=2, threshold=3e-4, loss="bce")
 
+MESH_COLUMNS = ["mesh seconds", "faces", "parts", "watertight", "chamfer", "chamfer 1/2", "chamfer 1/4"]
+COLUMNS = {
+    "occupancy": ["signal", "iou", "train seconds", "parameters", *MESH_COLUMNS],
+    "voxelize": ["mesh", "votes", "seconds", "share inside", "undecided"],
+}
+"""Columns of the tables of some sections."""
+
 
 def fit(signal: Signal, options: FitOptions, device: str) -> tuple[Fitting, float, dict[str, Any]]:
     """Fit a signal; returns the fit, the seconds of training, and what each level took."""
@@ -80,8 +94,14 @@ def fit(signal: Signal, options: FitOptions, device: str) -> tuple[Fitting, floa
     return fitting, time.perf_counter() - start, levels
 
 
-def row_of(name: str, signal: Signal, options: FitOptions, device: str) -> dict[str, Any]:
-    """Fit and measure."""
+def row_of(
+    name: str,
+    signal: Signal,
+    options: FitOptions,
+    device: str,
+    also: Callable[[Fitting], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Fit and measure; `also` gives further figures of a fit."""
     fitting, seconds, levels = fit(signal, options, device)
     mse = mean_squared_error(fitting.hierarchy, fitting.pyramid)
     row: dict[str, Any] = {
@@ -94,22 +114,75 @@ def row_of(name: str, signal: Signal, options: FitOptions, device: str) -> dict[
     }
     if len(signal.spatial_shape) == 3:
         row["iou"] = intersection_over_union(fitting)
+    row |= {} if also is None else also(fitting)
     print({key: value for key, value in row.items() if key != "levels"}, flush=True)
     return row
+
+
+def chamfer_distance(a: Mesh, b: Mesh, count: int = 200_000) -> float:
+    """Mean distance from points spread evenly over one surface to the other surface, of both directions.
+
+    The nearest point is sought on the triangles themselves: between two sets of points a distance would remain even if
+    both lay on the same surface.
+
+    Args:
+        a, b: the surfaces, in the same unit.
+        count: points on each of them.
+    Returns: in that unit.
+    """
+    import open3d
+    import trimesh
+
+    def mean(start: Mesh, end: Mesh) -> float:
+        points = np.asarray(trimesh.sample.sample_surface(start.to_trimesh(), count, seed=0)[0])
+        scene = open3d.t.geometry.RaycastingScene()
+        scene.add_triangles(
+            open3d.core.Tensor(end.vertices.astype(np.float32)), open3d.core.Tensor(end.faces.astype(np.uint32))
+        )
+        return float(scene.compute_distance(open3d.core.Tensor(points.astype(np.float32))).numpy().mean())
+
+    return 0.5 * (mean(a, b) + mean(b, a))
+
+
+def mesh_figures(source: Mesh, fitting: Fitting) -> dict[str, Any]:
+    """The mesh of an occupancy as ns-mesh extracts it with as many voxels, and its distance to the source.
+
+    Args:
+        source: what was voxelised, in units of voxels.
+        fitting: the fitted occupancy.
+    Returns: figures; Chamfer distances in voxels of the mesh's own, also at half and a quarter of the resolution.
+    """
+    figures: dict[str, Any] = {}
+    in_voxels = torch.eye(4, dtype=torch.float64)[:3]
+    for step in (1, 2, 4):
+        start = time.perf_counter()
+        field = occupancy_field(fitting.hierarchy, in_voxels, voxel_size=float(step))
+        mesh = extract_mesh(field, fitting.signal.spatial_shape[0] // step)
+        seconds = time.perf_counter() - start
+        distance = chamfer_distance(mesh, source) / step
+        if step == 1:
+            figures |= {"mesh seconds": seconds, "faces": len(mesh.faces), "parts": mesh.to_trimesh().body_count}
+            figures |= {"watertight": mesh.to_trimesh().is_watertight, "chamfer": distance}
+        else:
+            figures[f"chamfer 1/{step}"] = distance
+            figures["watertight"] &= mesh.to_trimesh().is_watertight
+    return figures
 
 
 @dataclass
 class Benchmark:
     """Measure MINER."""
 
-    section: tyro.conf.Positional[Literal["astronaut", "choices", "random", "linear", "occupancy", "table"]]
+    section: tyro.conf.Positional[Literal["astronaut", "choices", "random", "linear", "occupancy", "voxelize", "table"]]
     """What to measure; table only writes the table again."""
     data: Path | None = None
-    """Image (linear) or mesh (occupancy)."""
+    """Image (linear) or mesh (occupancy, voxelize)."""
     sizes: tuple[int, ...] = (512, 1024, 2048, 4096)
     """Sides of the squares cut out of the image (linear)."""
     resolutions: tuple[int, ...] = (128, 256)
     """Voxels along a side (occupancy)."""
+    voxels: int = 512
+    """Voxels along a side (voxelize)."""
     threads: int = 2
     """CPU threads."""
 
@@ -130,10 +203,15 @@ class Benchmark:
         return time.perf_counter() - start
 
     def _measure(
-        self, named: list[tuple[str, Signal, FitOptions]], name: str | None = None, **settings: Any
+        self,
+        named: list[tuple[str, Signal, FitOptions]],
+        name: str | None = None,
+        also: list[Callable[[Fitting], dict[str, Any]]] | None = None,
+        **settings: Any,
     ) -> None:
         compiled = [self._warm(signal, options) for _, signal, options in named]
-        rows = [row_of(name, signal, options, self.device) for name, signal, options in named]
+        more = also if also is not None else [None] * len(named)
+        rows = [row_of(*one, self.device, figures) for one, figures in zip(named, more)]
         settings = {"threads": self.threads, "first compile seconds": round(max(compiled), 1), **settings}
         save_section("miner", name or self.section, {"settings": settings, "rows": rows})
 
@@ -179,20 +257,48 @@ class Benchmark:
         content["settings"]["slope"] = round(float(np.polyfit(2 * np.log(self.sizes), seconds, 1)[0]), 2)
         save_section("miner", name, content)
 
-    def occupancy(self) -> None:
-        """A mesh as occupancy; beside IoU, the distance of the extracted mesh to the source."""
-        from miner_ns.volume_io import read_mesh, voxelize_file
-        from miner_ns.voxelize import VoxelizeOptions
-
+    def _mesh(self) -> tuple[Mesh, Path]:
+        """The mesh in --data, and its file."""
         if self.data is None:
             raise InputError("there is no mesh", "Give one with --data")
-        named = []
-        with TemporaryDirectory() as folder:
-            for resolution in self.resolutions:
-                options = VoxelizeOptions(resolution=resolution)
-                voxels = voxelize_file(read_mesh(self.data), self.data, options, False, Path(folder))
-                named.append((f"{self.data.stem} {resolution}³", voxels.signal, OCCUPANCY))
-            self._measure(named, data=self.data.name)
+        return Mesh(*read_mesh(self.data)), self.data
+
+    def occupancy(self) -> None:
+        """A mesh as occupancy, of zeros and ones and of shares; beside IoU, the extracted mesh's distance to it."""
+        mesh, file = self._mesh()
+        named, figures = [], []
+        for resolution in self.resolutions:
+            for kind, extra in (("", {}), (", shares", {"subvoxel": 4, "fractions": True})):
+                options = VoxelizeOptions(resolution=resolution, **extra)
+                grid = bounding_grid(mesh.vertices, options)
+                to_voxels = np.concatenate([np.eye(3), -np.array(grid.origin)[:, None]], axis=1) / grid.voxel_size
+                signal = voxelize(mesh.vertices, mesh.faces, options).signal
+                named.append((f"{file.stem} {resolution}³{kind}", signal, OCCUPANCY))
+                figures.append(partial(mesh_figures, mesh.transformed(to_voxels)))
+        self._measure(named, also=figures, data=file.name, chamfer="in voxels")
+
+    def voxelize(self) -> None:
+        """A mesh becomes an occupancy: seconds and memory, by one column per voxel, and by votes of nine."""
+        mesh, file = self._mesh()
+        rows = []
+        for votes in (1, 9):
+            start = time.perf_counter()
+            found = voxelize(mesh.vertices, mesh.faces, VoxelizeOptions(resolution=self.voxels, votes=votes))
+            seconds = time.perf_counter() - start
+            side = range(self.voxels)
+            inside = [found.signal.read_stored((x, 0, 0), (x + 1, len(side), len(side))).mean() for x in side]
+            rows.append(
+                {
+                    "mesh": f"{file.stem} {self.voxels}³",
+                    "votes": votes,
+                    "seconds": seconds,
+                    "share inside": float(np.mean(inside)),
+                    "undecided": found.undecided,
+                    "peak MiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10),
+                }
+            )
+            print(rows[-1], flush=True)
+        save_section("miner", "voxelize", {"settings": {"threads": self.threads}, "rows": rows})
 
 
 def write_tables() -> None:
@@ -204,7 +310,7 @@ def write_tables() -> None:
         settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
         parts += ["", f"## {section.capitalize()}", "", f"{settings}; {where['cpu']}, {where['cores']} cores, "]
         parts[-1] += f"GPU {where['gpu']}, torch {where['torch']}, {where['date']}."
-        columns = ["signal", *(["iou"] if section == "occupancy" else ["psnr"]), "train seconds", "parameters"]
+        columns = COLUMNS.get(section, ["signal", "psnr", "train seconds", "parameters"])
         rows = content["rows"]
         if section == "astronaut":
             rows = [{"signal": "astronaut, MINER_pl (whole process)", **ASTRONAUT_ORIGINAL}, *rows]
@@ -212,9 +318,10 @@ def write_tables() -> None:
         levels = [
             {"signal": row["signal"], "level": level, **each}
             for row in content["rows"]
-            for level, each in row["levels"].items()
+            for level, each in row.get("levels", {}).items()
         ]
-        parts += ["", table(levels, ["signal", "level", "blocks", "seconds"])]
+        if levels:
+            parts += ["", table(levels, ["signal", "level", "blocks", "seconds"])]
     (RESULTS / "miner.md").write_text("\n".join(parts) + "\n")
 
 

@@ -33,7 +33,7 @@ from miner_ns.voxelize import Grid, VoxelizeOptions, Voxels, check_closedness, v
 
 MESH_SUFFIXES = (".obj", ".off", ".ply", ".stl", ".glb", ".gltf")
 VOLUME_SUFFIXES = (".npz", ".npy")
-VERSION = 1
+VERSION = 2
 """Part of a cached file's name; to be raised when `voxelize` gives other voxels than before."""
 
 MeshArrays = tuple[Float[NDArray, "v 3"], Int[NDArray, "f 3"]]
