@@ -178,9 +178,9 @@ class Run:
         self.clock = clock
         self.pipeline = pipeline.train()
         optimizers = copy.deepcopy(optimizers)
-        schedule = optimizers["fields"]["scheduler"]
-        if isinstance(schedule, LogLinearSchedulerConfig):
-            schedule.max_steps = steps
+        for group in optimizers.values():
+            if isinstance(group["scheduler"], LogLinearSchedulerConfig):
+                group["scheduler"].max_steps = steps
         self.optimizers = Optimizers(optimizers, pipeline.get_param_groups())
         self.step = 0
         trainer = SimpleNamespace(config=SimpleNamespace(optimizers=optimizers, max_num_iterations=steps))

@@ -212,6 +212,10 @@ def mixture_likelihood_loss(
     counts where D lies there too. The floor o stands for measurements that have nothing to do with the ray: once the
     kernel holds less than about o of the weights, the measurement lets go.
 
+    So the kernel must begin wide, and the loss strong, to clear the fog that fields begin as (also from the space that
+    no training ray crosses, which only shares the field's parameters): 5 ε and ten times the final weight, falling in
+    equal ratios over the first half of training (`annealed`), bring down the errors of depth that are metres large.
+
     Args:
         t: interval endpoints in ray distance, scene units.
         w: rendering weights of the intervals.
@@ -238,13 +242,14 @@ def bounds_likelihood_loss(
     beta: float = 2.0,
     lambda_empty: float = 1.0,
     lambda_phi: float = 0.1,
-    lambda_likelihood: float = 0.003,
+    lambda_likelihood: float = 0.005,
     outlier: float = 1e-3,
     valid: Bool[Tensor, "*r"] | None = None,
 ) -> Float[Tensor, "*r"]:
     """Weight bounds, and a weak likelihood that clears fog and draws to the middle of the band.
 
-    The likelihood's Gaussian is as wide as the band, √(1 + β²) ε: the two errors, ε and βε, added in squares.
+    The likelihood's Gaussian is as wide as the band, √(1 + β²) ε: the two errors, ε and βε, added in squares. Begin
+    with 5 ε and ten times the final weight, as for the likelihood alone.
 
     Args:
         t: interval endpoints in ray distance, scene units.

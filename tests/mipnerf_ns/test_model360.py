@@ -23,8 +23,8 @@ from common_ns.schedulers import LogLinearSchedulerConfig
 from method_configs.mipnerf import mip_nerf_360, mip_nerf_360_minus, mip_nerf_360_small
 from mipnerf_ns.appearance import fit_code
 from mipnerf_ns.model360 import MipNerf360Model, MipNerf360ModelConfig
-from mipnerf_ns.proposal_model import CAPTURE_NEAR_FAR
 from mipnerf_ns.proposal import Round
+from mipnerf_ns.proposal_model import CAPTURE_NEAR_FAR
 from mipnerf_ns.stepfun import schlick_bias
 
 OBJECT = RayBounds(2.0, 6.0, bounded=True, extent=2.0, reason="test")

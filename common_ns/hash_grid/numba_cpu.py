@@ -1,0 +1,197 @@
+"""The hash grid on CPUs, compiled by numba.
+
+What takes time is fetching rows from all over the table. So all points visit a level before any visits the next: a
+level's rows then stay in cache. Blocks of points pass through four loops, which hand on through a scratch memory that
+stays in the core's own cache: rows and weights of the corners; fetching; interpolation; writing. The first and the
+third do the same for every number, and become vector instructions; the second and the fourth only move numbers, so
+that the processor has many fetches under way at once.
+
+Threads take ranges of points, or for the gradient of the table, levels: no two write to the same row, each row's sum
+runs over the points in order, and results do not depend on the number of threads in a single bit. Threads are Python's:
+the compiled functions release its lock, and several callers (a trainer and a viewer, say) do not disturb each other as
+they would with numba's own.
+
+numba compiles at the first use and keeps the result in `__pycache__`, in the user's cache folder if that cannot be
+written, or in NUMBA_CACHE_DIR.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from common_ns.hash_grid import numba_kernels as kernels
+from common_ns.hash_grid.levels import GridShape, count_active, level_weight
+from common_ns.hash_grid.numba_kernels import LANES, ROWS, Levels, Work
+
+CHUNK, CHUNK_WITH_JACOBIAN = 65536, 8192
+"""Points that visit a level before they go on to the next. Features and derivatives of a point lie together, those of
+a level far apart: the more there is of them, the sooner they leave the cache before the next level's are added."""
+
+SMALL = 30_000
+"""Points times levels below which starting threads takes longer than it saves."""
+
+
+def refusal(shape: GridShape, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why this grid cannot be computed here, or None if it can."""
+    if device.type != "cpu":
+        return f"numba computes on the CPU, and the grid is on {device.type}."
+    if dtype != torch.float32:
+        return f"numba computes in float32, and the table is in {dtype}."
+    if shape.features not in (1, 2, 4, 8):
+        return f"numba takes 1, 2, 4 or 8 features per level, not {shape.features}."
+    return None
+
+
+@functools.lru_cache(maxsize=64)
+def _levels(shape: GridShape, active_levels: float) -> Levels:
+    count = count_active(shape, active_levels)
+    levels = shape.levels[:count]
+    return Levels(
+        scale=np.array([level.scale for level in levels], np.float32),
+        vertices=np.array([level.vertices for level in levels], np.int64),
+        offset=np.array([level.offset for level in levels] + [sum(level.size for level in levels)], np.int64),
+        hashed=np.array([level.hashed for level in levels], np.bool_),
+        weight=np.array([level_weight(active_levels, index) for index in range(count)], np.float32),
+        smooth=shape.smooth,
+    )
+
+
+def _empty(*shape: int) -> Tensor:
+    """Memory for a result. numpy asks for large pages, which the first writing takes a third of the time with."""
+    return torch.from_numpy(np.empty(shape, np.float32))
+
+
+def _words(tensor: Float[Tensor, "*n"], features: int) -> np.ndarray[Any, Any]:
+    """A tensor's numbers in pairs, or singly if a level has one feature only: what is copied at a time."""
+    tensor = tensor.detach().contiguous()
+    if features > 1 and tensor.data_ptr() % 8:
+        tensor = tensor.clone()
+    return tensor.numpy().view(np.uint32 if features == 1 else np.uint64)
+
+
+def _optional_words(jacobian: Float[Tensor, "3 n L*F"] | None, features: int) -> np.ndarray[Any, Any]:
+    return _words(torch.empty(0, 0, 0) if jacobian is None else jacobian, features)
+
+
+def _points(x: Float[Tensor, "n 3"]) -> Float[np.ndarray, "3 n"]:
+    return x.detach().t().contiguous().numpy()
+
+
+def _work(features: int) -> Work:
+    width = 1 if features == 1 else 2
+    words = np.zeros(ROWS * LANES // width, np.uint32 if width == 1 else np.uint64)
+    return Work(np.zeros(8 * LANES // features, np.uint32), words.view(np.float32), words)
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads that wait for work. A process's own: they do not survive a fork."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="hash-grid")
+
+
+def _run(task: Callable[[int, int], None], ranges: Sequence[tuple[int, int]], threads: int) -> None:
+    """Do tasks, each given by two numbers."""
+    if threads == 1 or len(ranges) == 1:
+        for first, second in ranges:
+            task(first, second)
+    else:
+        list(_pool(os.getpid(), threads).map(task, *zip(*ranges)))
+
+
+def _threads(levels: Levels, count: int) -> int:
+    return 1 if count * len(levels.scale) < SMALL else torch.get_num_threads()
+
+
+def _ranges(count: int, threads: int, shape: GridShape, with_jacobian: bool) -> list[tuple[int, int]]:
+    """Ranges of points for the threads, of whole blocks: a point's place in its block never changes."""
+    block = LANES // shape.features
+    share = -(-count // (threads * block)) * block
+    chunk = min(share, CHUNK_WITH_JACOBIAN if with_jacobian else CHUNK)
+    return [(start, min(start + chunk, count)) for start in range(0, count, chunk)]
+
+
+def interpolate(
+    shape: GridShape, table: Float[Tensor, "T F"], x: Float[Tensor, "n 3"], active_levels: float, jacobian: bool
+) -> tuple[Float[Tensor, "n L*F"], Float[Tensor, "3 n L*F"] | None]:
+    """Features of positions, and their derivatives if asked for (see `functions.Backend`)."""
+    levels = _levels(shape, active_levels)
+    values = _empty(len(x), shape.output_dim)
+    slopes = _empty(3, len(x), shape.output_dim) if jacobian else None
+    for result in (values, slopes):
+        if result is not None:
+            result[..., len(levels.scale) * shape.features :] = 0
+    if len(levels.scale) and len(x):
+        points, features = _points(x), (0,) * shape.features
+        rows = _words(table, shape.features).ravel()
+        value_words, slope_words = _words(values, shape.features), _optional_words(slopes, shape.features)
+
+        def task(start: int, stop: int) -> None:
+            work = _work(shape.features)
+            kernels.interpolate(points, start, stop, rows, levels, features, value_words, slope_words, work)
+
+        threads = _threads(levels, len(x))
+        _run(task, _ranges(len(x), threads, shape, jacobian), threads)
+    return values, slopes
+
+
+def table_gradient(
+    shape: GridShape,
+    x: Float[Tensor, "n 3"],
+    values: Float[Tensor, "n L*F"],
+    jacobian: Float[Tensor, "3 n L*F"] | None,
+    active_levels: float,
+) -> Float[Tensor, "T F"]:
+    """Derivatives with respect to the table (see `functions.Backend`)."""
+    levels = _levels(shape, active_levels)
+    gradient = _empty(shape.rows, shape.features)
+    gradient[levels.offset[-1] :] = 0
+    if len(levels.scale):
+        points, features, sums = _points(x), (0,) * shape.features, gradient.numpy().ravel()
+        value_words, slope_words = _words(values, shape.features), _optional_words(jacobian, shape.features)
+        chunk = CHUNK if jacobian is None else CHUNK_WITH_JACOBIAN
+
+        def task(first: int, step: int) -> None:
+            work = _work(shape.features)
+            kernels.table_gradient(points, chunk, first, step, levels, features, value_words, slope_words, sums, work)
+
+        threads = _threads(levels, len(x))
+        tasks = min(len(levels.scale), 1 if threads == 1 else 2 * threads)
+        _run(task, [(first, tasks) for first in range(tasks)], threads)
+    return gradient
+
+
+def position_gradient(
+    shape: GridShape,
+    table: Float[Tensor, "T F"],
+    x: Float[Tensor, "n 3"],
+    values: Float[Tensor, "n L*F"],
+    jacobian: Float[Tensor, "3 n L*F"] | None,
+    active_levels: float,
+) -> Float[Tensor, "n 3"]:
+    """Derivatives with respect to the positions (see `functions.Backend`)."""
+    levels = _levels(shape, active_levels)
+    gradient = torch.zeros(len(x), 3)
+    if len(levels.scale) and len(x):
+        points, features, result = _points(x), (0,) * shape.features, gradient.numpy()
+        rows = _words(table, shape.features).ravel()
+        value_words, slope_words = _words(values, shape.features), _optional_words(jacobian, shape.features)
+
+        def task(start: int, stop: int) -> None:
+            work = _work(shape.features)
+            sums = np.zeros((-(-(stop - start) * shape.features // LANES), 3 * LANES), np.float32)
+            kernels.position_gradient(
+                points, start, stop, rows, levels, features, value_words, slope_words, result, sums, work
+            )
+
+        threads = _threads(levels, len(x))
+        _run(task, _ranges(len(x), threads, shape, jacobian is not None), threads)
+    return gradient

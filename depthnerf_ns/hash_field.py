@@ -1,0 +1,204 @@
+"""Density and colour on multi-resolution hash grids, in contracted or in bounded space.
+
+Small networks on grid features train in minutes what networks on positional encodings take hours for. A sample's extent
+counts too: features of grid levels that are finer than the sample fade out, as in Zip-NeRF.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from nerfstudio.cameras.rays import RaySamples
+from nerfstudio.field_components.activations import trunc_exp
+from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.fields.base_field import Field
+from torch import Tensor, nn
+
+from common_ns.hash_grid import HashGrid, HashGridOptions
+from mipnerf_ns.appearance import AppearanceCodes
+from mipnerf_ns.cones import MAX_RADIUS, frustum_moments, pixel_radius
+from mipnerf_ns.contraction import contraction_scales
+from mipnerf_ns.ipe import pos_enc
+from mipnerf_ns.networks import ColorHead, head, init_weights
+
+CONTRACTED_RADIUS = 2.0
+"""Radius of contracted space."""
+
+
+class HashDensityField(Field):
+    """Density on a hash grid: the proposal network, and the lower part of the field with colour.
+
+    Args:
+        grid: options of the grid.
+        hidden_dim, num_layers: size of the network on its features.
+        contracted: squeeze what lies beyond distance 1 (after scaling) into the ball of radius 2. Otherwise the grid
+            covers the cube about the origin of side 2 (after scaling).
+        center: point in scene units that becomes the origin.
+        position_scale: factor on positions in scene units.
+        density_bias: added to the raw density before its exponential.
+        fade_levels: fade out the features of levels that are finer than a sample.
+    """
+
+    center: Tensor
+
+    def __init__(
+        self,
+        grid: HashGridOptions,
+        hidden_dim: int = 64,
+        num_layers: int = 1,
+        contracted: bool = True,
+        center: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        position_scale: float = 1.0,
+        density_bias: float = -1.0,
+        fade_levels: bool = True,
+    ) -> None:
+        super().__init__()
+        self.contracted, self.position_scale = contracted, position_scale
+        self.density_bias, self.fade_levels = density_bias, fade_levels
+        self.register_buffer("center", torch.tensor(center), persistent=False)
+        self.grid = HashGrid(grid)
+        widths = [self.grid.output_dim] + num_layers * [hidden_dim]
+        self.trunk = nn.ModuleList(nn.Linear(*sides) for sides in pairwise(widths))
+        self.density_head = nn.Linear(hidden_dim, 1)
+        init_weights(self.trunk, nn.init.kaiming_uniform_)
+        init_weights(self.density_head, nn.init.xavier_uniform_)
+
+    def balls_of(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "n s 3"], Float[Tensor, "n s 1"]]:
+        """Centre of each sample's frustum, and its variance averaged over directions, in scene units."""
+        frustums = ray_samples.frustums
+        radius = pixel_radius(frustums.pixel_area[..., :1, :], MAX_RADIUS)
+        t_mean, t_var, r_var = frustum_moments(frustums.starts, frustums.ends, radius)
+        direction = frustums.directions[..., :1, :]
+        return torch.addcmul(frustums.origins[..., :1, :], direction, t_mean), (t_var + 2.0 * r_var) / 3.0
+
+    def encode(self, center: Float[Tensor, "*n 3"], variance: Float[Tensor, "*n 1"]) -> Float[Tensor, "*n e"]:
+        """Grid features of balls, given in scene units."""
+        center = (center - self.center) * self.position_scale
+        scale = torch.full_like(variance, self.position_scale)
+        radius = 1.0
+        if self.contracted:
+            along, across, _ = contraction_scales(center)
+            # Volume keeps its meaning: the mean scale is the cube root of the Jacobian's determinant.
+            scale = scale * (along * across.square()).pow(1.0 / 3.0)
+            center, radius = across * center, CONTRACTED_RADIUS
+        features = self.grid((center / (2.0 * radius) + 0.5).reshape(-1, 3)).reshape(*center.shape[:-1], -1)
+        if not self.fade_levels:
+            return features
+        extent = variance.detach().sqrt() * scale.detach() / (2.0 * radius)
+        cells = features.new_tensor([level.scale for level in self.grid.shape.levels])  # per unit of length
+        # The share of a Gaussian of this extent within a cell (Zip-NeRF, arXiv 2304.06706, section 3.1).
+        share = torch.erf(1.0 / (math.sqrt(8.0) * extent * cells).clamp_min(1e-6))
+        return features * share.repeat_interleave(features.shape[-1] // len(cells), dim=-1)
+
+    def features(self, center: Float[Tensor, "*n 3"], variance: Float[Tensor, "*n 1"]) -> Float[Tensor, "*n hidden"]:
+        """Hidden features of balls, given in scene units."""
+        hidden = self.encode(center, variance)
+        for layer in self.trunk:
+            hidden = F.relu(layer(hidden))
+        return hidden
+
+    def density_of(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n 1"]:
+        """Density per scene unit of hidden features."""
+        return trunc_exp(head(self.density_head, hidden) + self.density_bias)
+
+    def features_of_balls(
+        self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "*n hidden"]:
+        """Hidden features of balls of one variance (scene units squared). All are computed in float32."""
+        del dtype
+        return self.features(center, center.new_full((*center.shape[:-1], 1), variance))
+
+    def density_of_balls(
+        self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "*n 1"]:
+        """Density of balls, per scene unit; arguments as `features_of_balls`."""
+        return self.density_of(self.features_of_balls(center, variance, dtype))
+
+    def density_fn(self, positions: Float[Tensor, "*n 3"], times: Tensor | None = None) -> Float[Tensor, "*n 1"]:
+        """Density at points, as the host's tools ask for it."""
+        del times
+        return self.density_of_balls(positions, 0.0)
+
+    def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n hidden"]]:
+        hidden = self.features(*self.balls_of(ray_samples))
+        return self.density_of(hidden), hidden
+
+    def get_outputs(
+        self, ray_samples: RaySamples, density_embedding: Tensor | None = None
+    ) -> dict[FieldHeadNames, Tensor]:
+        return {}
+
+    def normals_of(
+        self, ray_samples: RaySamples, where: Bool[Tensor, "n s"], differentiable: bool = False
+    ) -> Float[Tensor, "k 3"]:
+        """Unit normals of those samples that a mask selects: the negative gradient of the density's logarithm.
+
+        Args:
+            ray_samples: samples along rays.
+            where: those wanted.
+            differentiable: keep the graph, for losses on normals.
+        """
+        center, variance = self.balls_of(ray_samples)
+        with torch.enable_grad():
+            center = center[where].detach().requires_grad_(True)
+            raw = head(self.density_head, self.features(center, variance[where].detach()))
+            (gradient,) = torch.autograd.grad(raw.sum(), center, create_graph=differentiable)
+        return -F.normalize(gradient, dim=-1, eps=1e-12)
+
+
+class HashField(HashDensityField):
+    """Density and colour.
+
+    Args:
+        grid: options of the grid.
+        bottleneck_dim: channels from the trunk to the colour head.
+        num_color_layers, color_hidden_dim: size of the colour head.
+        num_direction_frequencies: octaves of the view direction's encoding.
+        num_images: training images, each with an appearance code.
+        appearance_dim: length of the codes; 0: none.
+        **density: arguments of `HashDensityField`.
+    """
+
+    def __init__(
+        self,
+        grid: HashGridOptions,
+        bottleneck_dim: int = 16,
+        num_color_layers: int = 2,
+        color_hidden_dim: int = 64,
+        num_direction_frequencies: int = 3,
+        num_images: int = 0,
+        appearance_dim: int = 0,
+        **density,
+    ) -> None:
+        super().__init__(grid, **density)
+        self.num_direction_frequencies = num_direction_frequencies
+        condition = 3 + 6 * num_direction_frequencies + appearance_dim
+        self.color_head = ColorHead(
+            self.density_head.in_features, bottleneck_dim, condition, num_color_layers, color_hidden_dim, 0.001
+        )
+        init_weights(self.color_head, nn.init.kaiming_uniform_)
+        self.appearance = AppearanceCodes(num_images, appearance_dim) if appearance_dim > 0 else None
+
+    def get_outputs(
+        self, ray_samples: RaySamples, density_embedding: Tensor | None = None
+    ) -> dict[FieldHeadNames, Tensor]:
+        assert density_embedding is not None
+        directions = ray_samples.frustums.directions[..., :1, :]
+        indices = None if ray_samples.camera_indices is None else ray_samples.camera_indices[..., :1, :]
+        return {FieldHeadNames.RGB: self.color(density_embedding, directions, indices)}
+
+    def color(
+        self,
+        hidden: Float[Tensor, "*n hidden"],
+        directions: Float[Tensor, "*m 3"],
+        camera_indices: Int[Tensor, "*m 1"] | None = None,
+    ) -> Float[Tensor, "*n 3"]:
+        """Colour of hidden features seen along directions (any length), which are broadcast over samples."""
+        condition = pos_enc(F.normalize(directions, dim=-1), 0, self.num_direction_frequencies)
+        if self.appearance is not None:
+            condition = torch.cat([condition, self.appearance(camera_indices, condition.shape[:-1])], dim=-1)
+        return self.color_head(hidden, condition)

@@ -1,0 +1,171 @@
+"""Depth-supervised methods: `depth-mip-nerf`, `depth-hash`, and each with `-small` for two CPU cores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from common_ns.compat import apply, default_device
+from common_ns.hash_grid import HashGridOptions
+from common_ns.pipeline import FieldPipelineConfig
+from common_ns.schedulers import LogLinearSchedulerConfig
+from common_ns.trainer import SafeTrainerConfig
+from depthnerf_ns.datamanager import DepthDataManagerConfig
+from depthnerf_ns.dataparser import RgbdDataParserConfig
+from depthnerf_ns.model import DepthHashModelConfig, DepthMipNerfModelConfig
+
+apply()
+
+_mip = SafeTrainerConfig(
+    method_name="depth-mip-nerf",
+    machine=MachineConfig(device_type=default_device()),
+    max_num_iterations=250000,
+    steps_per_save=5000,
+    steps_per_eval_batch=1000,
+    steps_per_eval_image=5000,
+    steps_per_eval_all_images=100000,
+    pipeline=FieldPipelineConfig(
+        datamanager=DepthDataManagerConfig(
+            dataparser=RgbdDataParserConfig(), train_num_rays_per_batch=4096, eval_num_rays_per_batch=1024
+        ),
+        model=DepthMipNerfModelConfig(),
+    ),
+    optimizers={
+        "fields": {
+            "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-6, max_norm=1e-2),
+            "scheduler": LogLinearSchedulerConfig(lr_final=1e-5, max_steps=250000, warmup_steps=2500),
+        },
+        "camera_opt": {
+            "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15),
+            "scheduler": LogLinearSchedulerConfig(lr_final=1e-5, max_steps=250000, warmup_steps=2500),
+        },
+    },
+    viewer=ViewerConfig(num_rays_per_chunk=2048),
+    vis="viewer",
+)
+
+depth_mip_nerf = MethodSpecification(
+    config=_mip,
+    description="mip-NeRF with a proposal network and appearance codes, supervised by depth; needs depth maps.",
+)
+
+depth_mip_nerf_small = MethodSpecification(
+    config=replace(
+        _mip,
+        method_name="depth-mip-nerf-small",
+        max_num_iterations=2000,
+        steps_per_save=1000,
+        steps_per_eval_batch=500,
+        steps_per_eval_image=1000,
+        pipeline=FieldPipelineConfig(
+            datamanager=DepthDataManagerConfig(
+                dataparser=RgbdDataParserConfig(), train_num_rays_per_batch=512, eval_num_rays_per_batch=512
+            ),
+            model=DepthMipNerfModelConfig(
+                num_proposal_samples=(48,),
+                num_nerf_samples=32,
+                num_frequencies=10,
+                proposal_num_layers=2,
+                proposal_hidden_dim=64,
+                num_layers=4,
+                hidden_dim=128,
+                bottleneck_dim=64,
+                color_hidden_dim=64,
+                eval_num_rays_per_chunk=1024,
+            ),
+        ),
+        optimizers={
+            "fields": {
+                "optimizer": AdamOptimizerConfig(lr=5e-3, eps=1e-8),
+                "scheduler": LogLinearSchedulerConfig(
+                    lr_final=5e-4, max_steps=2000, warmup_steps=100, warmup_multiplier=0.1
+                ),
+            },
+            "camera_opt": {
+                "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15),
+                "scheduler": LogLinearSchedulerConfig(lr_final=1e-4, max_steps=2000, warmup_steps=100),
+            },
+        },
+    ),
+    description="depth-mip-nerf sized for two CPU cores: a room from a few views in about ten minutes.",
+)
+
+_hash = replace(
+    _mip,
+    method_name="depth-hash",
+    max_num_iterations=15000,
+    pipeline=FieldPipelineConfig(
+        datamanager=DepthDataManagerConfig(
+            dataparser=RgbdDataParserConfig(), train_num_rays_per_batch=8192, eval_num_rays_per_batch=4096
+        ),
+        model=DepthHashModelConfig(eval_num_rays_per_chunk=8192, max_points_per_chunk=2**21),
+    ),
+    optimizers={
+        "grids": {
+            "optimizer": AdamOptimizerConfig(lr=2e-2, eps=1e-15),
+            "scheduler": LogLinearSchedulerConfig(
+                lr_final=2e-4, max_steps=15000, warmup_steps=200, warmup_multiplier=0.1
+            ),
+        },
+        "fields": {
+            "optimizer": AdamOptimizerConfig(lr=5e-3, eps=1e-15),
+            "scheduler": LogLinearSchedulerConfig(
+                lr_final=5e-5, max_steps=15000, warmup_steps=200, warmup_multiplier=0.1
+            ),
+        },
+        "camera_opt": {
+            "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15),
+            "scheduler": LogLinearSchedulerConfig(lr_final=1e-4, max_steps=15000, warmup_steps=200),
+        },
+    },
+)
+
+depth_hash = MethodSpecification(
+    config=_hash,
+    description="Hash-grid radiance field supervised by depth: minutes on a GPU; needs depth maps.",
+)
+
+depth_hash_small = MethodSpecification(
+    config=replace(
+        _hash,
+        method_name="depth-hash-small",
+        max_num_iterations=1000,
+        steps_per_save=500,
+        steps_per_eval_batch=500,
+        steps_per_eval_image=1000,
+        pipeline=FieldPipelineConfig(
+            datamanager=DepthDataManagerConfig(
+                dataparser=RgbdDataParserConfig(), train_num_rays_per_batch=512, eval_num_rays_per_batch=512
+            ),
+            model=DepthHashModelConfig(
+                num_proposal_samples=(32,),
+                num_nerf_samples=32,
+                grid=HashGridOptions(num_levels=8, log2_table_size=16, max_resolution=512),
+                proposal_grid=HashGridOptions(num_levels=4, log2_table_size=15, max_resolution=128),
+                eval_num_rays_per_chunk=4096,
+            ),
+        ),
+        optimizers={
+            "grids": {
+                "optimizer": AdamOptimizerConfig(lr=2e-2, eps=1e-15),
+                "scheduler": LogLinearSchedulerConfig(
+                    lr_final=1e-3, max_steps=1000, warmup_steps=50, warmup_multiplier=0.1
+                ),
+            },
+            "fields": {
+                "optimizer": AdamOptimizerConfig(lr=5e-3, eps=1e-15),
+                "scheduler": LogLinearSchedulerConfig(
+                    lr_final=2.5e-4, max_steps=1000, warmup_steps=50, warmup_multiplier=0.1
+                ),
+            },
+            "camera_opt": {
+                "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15),
+                "scheduler": LogLinearSchedulerConfig(lr_final=1e-4, max_steps=1000, warmup_steps=50),
+            },
+        },
+    ),
+    description="depth-hash sized for two CPU cores: a room from a few views in minutes.",
+)
