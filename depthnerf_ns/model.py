@@ -59,7 +59,7 @@ class DepthModelConfig(ProposalModelConfig):
 
     _target: type = field(default_factory=lambda: DepthModel)
     """target class to instantiate"""
-    depth_loss: DepthLoss = "weight-bounds"
+    depth_loss: DepthLoss = "bounds-likelihood"
     """weight-bounds: opacity must rise between two Gaussian curves about the depth; bounds-likelihood: these and a weak
     likelihood, which takes away their bias towards the camera; likelihood: of the depth under the weights, with
     outliers; rendered-l2: squared error of the rendered depth; urf: Urban Radiance Fields; ds-nerf: DS-NeRF; none."""
@@ -70,7 +70,7 @@ class DepthModelConfig(ProposalModelConfig):
     """Weight bounds: weight of the empty region in front of the depth."""
     depth_phi_mult: float = 0.1
     """Weight bounds: weight of the bounds about the depth."""
-    depth_likelihood_mult: float = 0.006
+    depth_likelihood_mult: float = 0.005
     """bounds-likelihood: weight of the likelihood."""
     depth_epsilon: float = 0.03
     """Standard deviation of where a ray ends: how sharply surfaces are asked for. urf: half-width of its kernel."""
@@ -80,10 +80,13 @@ class DepthModelConfig(ProposalModelConfig):
     """Weight bounds: known error of depth and poses in units of depth_epsilon; 2 for sensors, 0 for exact depth."""
     depth_use_sigma: bool = True
     """Widen depth_epsilon by the uncertainty of each pixel's depth, where the data set has one."""
-    depth_final: float = 1.0
-    """Factor on the weight of the depth loss at the end of depth_anneal_steps, which it approaches by a cosine."""
-    depth_anneal_steps: int | None = None
-    """Steps over which it does; None: as many as the learning-rate schedule has."""
+    depth_initial: float = 1.0
+    """Factor on the weight of the depth loss at the start, falling to 1 by equal ratios. 10 empties the space in front
+    of surfaces early: less error of depth where it is noisy, at the cost of colour."""
+    depth_epsilon_initial: float = 1.0
+    """Factor on depth_epsilon at the start, falling to 1 likewise; 5 goes with 10 above."""
+    depth_anneal_share: float = 0.5
+    """Share of the learning-rate schedule over which both fall."""
     depth_guard: bool = True
     """Pause depth supervision now and then for a few steps, and lower its weight if colours get better without it."""
     depth_sample_share: float = 0.0
@@ -114,6 +117,10 @@ class DepthModel(ProposalModel):
             raise InputError(f"depth-epsilon is {config.depth_epsilon:g}", "Choose it above 0; 0.03 is usual")
         if config.depth_beta < 0:
             raise InputError(f"depth-beta is {config.depth_beta:g}", "Choose 0 for exact depth, 2 for sensors")
+        for name in ("depth_initial", "depth_epsilon_initial"):
+            if getattr(config, name) <= 0:
+                option = name.replace("_", "-")
+                raise InputError(f"{option} is {getattr(config, name):g}", "Choose it above 0; 1 changes nothing")
         if not 0.0 <= config.depth_sample_share < 1.0:
             problem = f"depth-sample-share is {config.depth_sample_share:g}"
             raise InputError(problem, "Choose at least 0 and less than 1; 0.25 in the thesis")
@@ -193,10 +200,13 @@ class DepthModel(ProposalModel):
     def depth_weight(self) -> float:
         """Weight of the depth loss at the present step."""
         config = self.config
-        steps = config.depth_anneal_steps if config.depth_anneal_steps is not None else self.schedule_steps
-        factor = annealed(self.step, 1.0, config.depth_final, steps, "cosine") if steps else 1.0
         guard = 1.0 if self.guard is None else self.guard.multiplier(self.step)
-        return self.depth_mult * factor * guard
+        return self.depth_mult * self._annealed(config.depth_initial) * guard
+
+    def _annealed(self, initial: float) -> float:
+        """A factor that falls from `initial` to 1; 1 where there is no schedule."""
+        steps = round(self.config.depth_anneal_share * (self.schedule_steps or 0))
+        return annealed(self.step, initial, 1.0, steps, "exponential")
 
     def guide_of(self, rays: RayBundle, noise: Float[Tensor, "n k"] | None) -> Guide | None:
         share = self.config.depth_sample_share
@@ -208,11 +218,12 @@ class DepthModel(ProposalModel):
         return lambda t: guide_samples(t, depth[..., 0], self._epsilon_of(rays), share, jitter)
 
     def _epsilon_of(self, rays: RayBundle) -> float | Float[Tensor, " n"]:
-        """Standard deviation of where each ray ends, in scene units."""
+        """Standard deviation of where each ray ends at the present step, in scene units."""
+        epsilon = self.epsilon * self._annealed(self.config.depth_epsilon_initial)
         sigma = rays.metadata.get("depth_sigma")
         if sigma is None or not self.config.depth_use_sigma:
-            return self.epsilon
-        return widened_epsilon(self.epsilon, sigma[..., 0])
+            return epsilon
+        return widened_epsilon(epsilon, sigma[..., 0])
 
     def further_outputs(self, rounds: list[Round], rays: RayBundle) -> dict[str, Tensor]:
         """Outputs of rays that carry depth: in training the loss of each, elsewhere how far the depth is missed."""
@@ -260,7 +271,7 @@ class DepthModel(ProposalModel):
                     config.depth_likelihood_mult,
                 )
             case "likelihood":
-                return depth_losses.mixture_likelihood_loss(t, weights, depth, epsilon, config.depth_beta)
+                return depth_losses.mixture_likelihood_loss(t, weights, depth, epsilon)
             case "rendered-l2":
                 return depth_losses.rendered_l2_loss(t, weights, depth)
             case "urf":

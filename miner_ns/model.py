@@ -27,8 +27,10 @@ from miner_ns.whole_view import WholeView
 
 LEVEL_COLORS = ((0.9, 0.2, 0.2), (0.95, 0.6, 0.1), (0.3, 0.7, 0.2), (0.1, 0.6, 0.8), (0.5, 0.3, 0.9), (0.8, 0.2, 0.6))
 """Frames of blocks, by level from fine to coarse; repeated if there are more levels."""
-FRAME_WIDTH = 1.5
-"""Width of these frames in pixels."""
+FRAME_WIDTH = 1.0
+"""Width of these frames in pixels, on each side of a border."""
+VOLUME_DIAMETER = 3.5
+"""More than the diameter of a volume, whose longest side is 2 in world units."""
 SURFACE_COLOR = 0.8
 """Grey of a volume's surface where it faces the camera."""
 
@@ -175,7 +177,7 @@ class MinerModel(Model):
             color, opacity = _as_rgba(hits.query(hierarchy, where, level[where]).clamp(0.0, 1.0))
             color = color * opacity + (1.0 - opacity)
             if self.show_blocks.value:
-                color = self._framed(color, hits.points[where], level[where], hits.level[where])
+                color = self._framed(color, hits.points[where], level[where], hits.extent[where])
             rgb[where] = color * alpha[where] + (1.0 - alpha[where])
             alpha[where] = opacity * alpha[where]
         normal = torch.nn.functional.normalize(torch.linalg.cross(to_world[:, 1], to_world[:, 0]), dim=0)
@@ -194,13 +196,14 @@ class MinerModel(Model):
         rgb: Float[Tensor, "n 3"],
         points: Float[Tensor, "n d"],
         level: Float[Tensor, " n"],
-        footprint: Float[Tensor, " n"],
+        pixel: Float[Tensor, "n d"] | Float[Tensor, "n 1"],
     ) -> Float[Tensor, "n 3"]:
-        """Colours with the frames of the blocks drawn over them."""
-        owner, local = self.fit.hierarchy.owner_at(points, level.floor().long().clamp_min(self.fit.hierarchy.finest))
+        """Colours with the frames of the blocks drawn over them; `pixel` is a pixel's size in samples, by axis."""
+        shown = level.floor().long().clamp(self.fit.hierarchy.finest, self.config.fit.num_levels - 1)
+        owner, local = self.fit.hierarchy.owner_at(points, shown)
         extent = self.config.fit.block_size * 2.0 ** owner.clamp_min(0)
-        width = 2.0 * FRAME_WIDTH * 2.0**footprint / extent
-        on_frame = (local.abs() > 1.0 - width[:, None]).any(-1) & (owner >= 0)
+        width = 2.0 * FRAME_WIDTH * pixel / extent[:, None]
+        on_frame = (local.abs() > 1.0 - width).any(-1) & (owner >= 0)
         colors = rgb.new_tensor(LEVEL_COLORS)
         return torch.where(on_frame[:, None], colors[owner.clamp_min(0) % len(colors)], rgb)
 
@@ -224,13 +227,13 @@ class MinerModel(Model):
             world = rays.origins[where] + hits.distance[where, None] * rays.directions[where]
             points = self._to_grid(world)
             step = float(self.grid_to_world[:, 0].norm())
-            area = rays.pixel_area[where, 0].clamp_min(0.0).sqrt() * hits.distance[where] / step
-            levels = torch.full_like(area, level)
-            rgb[where] = self._framed(rgb[where], points, levels, torch.log2(area.clamp_min(1e-3)))
+            pixel = rays.pixel_area[where, 0].clamp_min(0.0).sqrt() * hits.distance[where] / step
+            rgb[where] = self._framed(rgb[where], points, torch.full_like(pixel, level), pixel[:, None])
         return {
             "rgb": rgb,
             "accumulation": hits.inside.float()[:, None],
-            "depth": hits.distance[:, None],
+            # Rays that miss end behind the volume: ns-export tsdf carves what lies before the depth, and nothing else.
+            "depth": torch.where(hits.inside, hits.distance, rays.origins.norm(dim=-1) + VOLUME_DIAMETER)[:, None],
             "normals": hits.normals * 0.5 + 0.5,
             "level": torch.where(hits.inside[:, None], (level + 1.0) / self.config.fit.num_levels, 0.0),
         }

@@ -30,6 +30,8 @@ class PlaneHits(NamedTuple):
     """Level of detail whose samples are as wide as the ellipse, or as a part of it."""
     coverage: Float[Tensor, " n"]
     """Share of the pixel that the image covers, from 0 to 1."""
+    extent: Float[Tensor, "n 2"]
+    """Height and width of the ellipse in samples."""
     along: Float[Tensor, "n 2"]
     """Long axis of the ellipse, from end to end in the image's samples."""
     parts: Int[Tensor, " n"]
@@ -82,24 +84,23 @@ def hit_plane(
 
     length = directions.norm(dim=-1).clamp_min(1e-9)
     stretch = length / slope.abs().clamp_min(1e-3 * length)
-    width = pixel_area[:, 0].clamp_min(0.0).sqrt() * distance.abs() * length
+    width = pixel_area[:, 0].clamp_min(0.0).sqrt() * distance.abs() * length / sample
     ahead = directions - slope[:, None] * normal
     # Seen straight on, the ellipse is a circle, and any axis is its long one.
     ahead = torch.where(ahead.norm(dim=-1, keepdim=True) > 1e-4 * length[:, None], ahead, axes[:, 0])
     ahead = torch.nn.functional.normalize(ahead, dim=-1)
-    along = (width * stretch)[:, None] * (ahead @ to_grid)
-    across = width[:, None] * (torch.linalg.cross(normal.expand_as(ahead), ahead) @ to_grid)
+    along = (sample * width * stretch)[:, None] * (ahead @ to_grid)
+    across = (sample * width)[:, None] * (torch.linalg.cross(normal.expand_as(ahead), ahead) @ to_grid)
 
     extent = (along.square() + across.square()).sqrt().clamp_min(1e-6)
     limits = points.new_tensor(shape)
     overlap = torch.minimum(points + 0.5 * extent, limits) - (points - 0.5 * extent).clamp_min(0.0)
     coverage = torch.where(distance > 0, (overlap / extent).clamp(0.0, 1.0).prod(-1), 0.0)
 
-    samples_long = width * stretch / sample
-    parts = torch.minimum(stretch / MAX_STRETCH, samples_long).ceil().clamp(1, MAX_PARTS)
+    parts = torch.minimum(stretch / MAX_STRETCH, width * stretch).ceil().clamp(1, MAX_PARTS)
     part = stretch.clamp_max(MAX_STRETCH).sqrt() * (stretch / (MAX_STRETCH * parts)).clamp_min(1.0)
-    level = torch.log2((width * part / sample).clamp_min(1.0))
-    return PlaneHits(torch.where(coverage > 0, distance, 0.0), points, level, coverage, along, parts.long())
+    level = torch.log2((width * part).clamp_min(1.0))
+    return PlaneHits(torch.where(coverage > 0, distance, 0.0), points, level, coverage, extent, along, parts.long())
 
 
 class SurfaceHits(NamedTuple):

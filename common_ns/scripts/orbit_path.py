@@ -5,12 +5,10 @@ It needs the run's config and its data set, not its weights, and so it serves ev
 
 from __future__ import annotations
 
-import json
 import math
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tyro
@@ -26,6 +24,7 @@ from common_ns.camera_geometry import (
     spherical_coordinates,
     up_axis,
 )
+from common_ns.camera_path import camera_path_json, even, write_camera_path
 from common_ns.checks import InputError, check_pose, explained, report_input_errors
 from common_ns.runs import read_run_config
 
@@ -79,42 +78,6 @@ def fit_orbit(c2w: Float[NDArray, "n 3 4"], box: Float[NDArray, "2 3"]) -> Orbit
         start_azimuth=float(np.angle(np.exp(1j * azimuth).mean())),
         coverage=azimuth_coverage(azimuth),
     )
-
-
-def camera_path_json(
-    poses: Float[NDArray, "n 3 4"], fov_degrees: float, width: int, height: int, seconds: float
-) -> dict[str, Any]:
-    """A camera path in the format of nerfstudio's viewer, which `ns-render camera-path` reads.
-
-    Args:
-        poses: camera-to-world matrices.
-        fov_degrees: vertical field of view.
-        width: width of the rendered images in pixels.
-        height: height of the rendered images in pixels.
-        seconds: duration of the video; ns-render plays the poses at len(poses) / seconds frames per second.
-    """
-    bottom = np.broadcast_to([[[0.0, 0.0, 0.0, 1.0]]], (len(poses), 1, 4))
-    frames = [
-        {"camera_to_world": matrix.flatten().tolist(), "fov": fov_degrees, "aspect": width / height}
-        for matrix in np.concatenate([poses, bottom], axis=1)
-    ]
-    return {
-        "camera_type": "perspective",
-        "render_width": width,
-        "render_height": height,
-        "fps": len(poses) / seconds,
-        "seconds": seconds,
-        "is_cycle": True,
-        "smoothness_value": 0.0,
-        "default_fov": fov_degrees,
-        "keyframes": [],
-        "camera_path": frames,
-    }
-
-
-def even(length: float) -> int:
-    """The nearest even number of pixels, at least 2: video codecs store colour at half resolution."""
-    return max(2, 2 * round(length / 2))
 
 
 def load_train_outputs(load_config: Path, data: Path | None = None) -> DataparserOutputs:
@@ -219,10 +182,6 @@ class OrbitPath:
         seconds = self.seconds if self.seconds is not None else self.frames / self.fps
 
         output_path = self.output_path or self.load_config.parent / "camera_paths" / "orbit.json"
-        output_path.parent.mkdir(parents=True, exist_ok=True)
-        output_path.write_text(json.dumps(camera_path_json(poses, fov, width, height, seconds), indent=1))
-
-        video = self.load_config.parent / "renders" / f"{output_path.stem}.mp4"
         print(
             f"Orbit of {self.frames} poses, {seconds:.3g} s at {self.frames / seconds:.3g} frames per second\n"
             f"  centre     {in_words(orbit.centre)} ({orbit.centre_source})\n"
@@ -237,9 +196,7 @@ class OrbitPath:
                 f"  note       the train cameras cover {math.degrees(orbit.coverage):.0f}° of the circle; "
                 "the rest shows sides that no train image shows"
             )
-        command = ["ns-render", "camera-path", "--load-config", str(self.load_config)]
-        command += ["--camera-path-filename", str(output_path), "--output-path", str(video)]
-        print(f"Written to {output_path}. Render it with:\n{shlex.join(command)}")
+        write_camera_path(output_path, camera_path_json(poses, fov, width, height, seconds), self.load_config)
         return output_path
 
     def poses_on(self, orbit: Orbit) -> tuple[Float[NDArray, "frames 3 4"], float, float]:

@@ -158,16 +158,19 @@ def test_options_of_the_bounds_reach_the_loss():
     assert float(loss) == pytest.approx(2.0 * float(expected), rel=1e-5)
 
 
-def test_weight_falls_with_the_schedule_and_the_guard():
-    model = build(depth_loss="urf", depth_final=0.25, depth_anneal_steps=100)
-    assert model.depth_weight() == pytest.approx(LOSS_WEIGHTS["urf"])
-    model.step = 50
-    assert model.depth_weight() == pytest.approx(LOSS_WEIGHTS["urf"] * 0.625)
-    model.step = 1000
-    assert model.depth_weight() == pytest.approx(LOSS_WEIGHTS["urf"] * 0.25)
+def test_weight_and_epsilon_fall_with_the_schedule_and_the_guard():
+    model = build(depth_loss="urf", depth_initial=4.0, depth_epsilon_initial=9.0, depth_anneal_share=0.5)
+    bundle = rays(some_depth(), model.noise_per_ray)
+    usual = LOSS_WEIGHTS["urf"]
+    assert model.depth_weight() == pytest.approx(usual)  # a schedule is not known yet
+    model.schedule_steps = 200
+    for step, weight, epsilon in ((0, 4.0, 9.0), (50, 2.0, 3.0), (100, 1.0, 1.0), (1000, 1.0, 1.0)):
+        model.step = step
+        assert model.depth_weight() == pytest.approx(usual * weight)
+        assert model._epsilon_of(bundle) == pytest.approx(0.03 * epsilon)
     assert model.guard is not None
     model.guard.factor.fill_(0.1)
-    assert model.depth_weight() == pytest.approx(LOSS_WEIGHTS["urf"] * 0.025)
+    assert model.depth_weight() == pytest.approx(0.1 * usual)
 
 
 def sample_starts(model: DepthModel, depth: Tensor) -> Tensor:
@@ -253,6 +256,8 @@ def test_losses_on_normals_train_the_density(kind):
     [
         ({"depth_epsilon": 0.0}, "depth-epsilon is 0"),
         ({"depth_beta": -1.0}, "depth-beta is -1"),
+        ({"depth_initial": 0.0}, "depth-initial is 0"),
+        ({"depth_epsilon_initial": -1.0}, "depth-epsilon-initial is -1"),
         ({"depth_sample_share": 1.0}, "depth-sample-share is 1"),
         ({"normal_loss_mult": 0.1}, "the data set has no normals"),
     ],

@@ -162,6 +162,24 @@ def test_towards_the_horizon_nothing_breaks(model, degrees):
         assert psnr(outputs["rgb"], covered(model.fit.show().reconstruct(0), **view)) > 25
 
 
+@pytest.mark.parametrize("tilt", [0.0, 1.4, 1.57])
+@pytest.mark.parametrize("zoom", [0.02, 1.0, 200.0])
+def test_frames_of_blocks_are_as_wide_as_pixels_at_any_distance(model, zoom, tilt):
+    if zoom == 1.0:
+        model.detail_level.default_value = "1"
+    try:
+        plain = render(model, zoom, 64, (0.01, 0.01), tilt)["rgb"]
+        model.show_blocks.default_value = True
+        framed = render(model, zoom, 64, (0.01, 0.01), tilt)["rgb"]
+    finally:
+        model.show_blocks.default_value, model.detail_level.default_value = False, "auto"
+    changed = float(((plain - framed).abs() > 1e-3).any(dim=-1).float().mean())
+    if zoom == 1.0 and tilt == 0.0:  # blocks of 16 samples, which are pixels: two pixels of 16, both ways
+        assert changed == pytest.approx(1 - (14 / 16) ** 2, abs=0.03)
+    if zoom == 200.0 and tilt == 0.0:  # a part of a sample, inside of a block
+        assert changed == 0.0
+
+
 @pytest.mark.parametrize("tilt", [0.0, 0.7, 1.3, 1.5])
 def test_a_pixel_at_a_slant_is_split_into_parts_about_as_long_as_wide(tilt):
     bundle = camera(0.3, 16, tilt=tilt).generate_rays(camera_indices=0, keep_shape=True).flatten()
