@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import subprocess
 import sys
 import types
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -13,8 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common_ns.hash_grid import HashGrid, HashGridOptions, dispatch, levels, reference, resolve, tinycudann_cuda
-from common_ns.hash_grid.functions import Grid, Interpolate, InterpolateWithJacobian
+from common_ns.hash_grid import (
+    HashGrid,
+    HashGridOptions,
+    dispatch,
+    functions,
+    levels,
+    reference,
+    resolve,
+    tinycudann_cuda,
+)
 
 SMALL = HashGridOptions(num_levels=3, log2_table_size=7, base_resolution=4, max_resolution=11, implementation="torch")
 INTERPOLATIONS = ("linear", "smoothstep")
@@ -145,24 +155,31 @@ def test_torch_is_twice_differentiable(interpolation):
 class Exact:
     """An implementation made of the reference's derivatives, in double precision."""
 
-    def interpolate(self, shape, table, x, active_levels, jacobian):
-        if jacobian:
-            return reference.interpolate_with_jacobian(shape, table, x, active_levels)
-        return reference.interpolate(shape, table, x, active_levels), None
+    def interpolate(self, shape, table, x, active_levels, direction=None):
+        if direction is None:
+            return reference.interpolate(shape, table, x, active_levels)
+        return self._along(direction, self.interpolate_with_jacobian(shape, table, x, active_levels)[1])
 
-    def table_gradient(self, shape, x, values, jacobian, active_levels):
+    def interpolate_with_jacobian(self, shape, table, x, active_levels):
+        return reference.interpolate_with_jacobian(shape, table, x, active_levels)
+
+    def table_gradient(self, shape, x, active_levels, values, jacobian=None, direction=None):
         table = torch.zeros(shape.rows, shape.features, dtype=x.dtype)
-        return self._gradients(shape, table, x, values, jacobian, active_levels)[0]
+        return self._gradients(shape, table, x, active_levels, values, jacobian, direction)[0]
 
-    def position_gradient(self, shape, table, x, values, jacobian, active_levels):
-        return self._gradients(shape, table, x, values, jacobian, active_levels)[1]
+    def position_gradient(self, shape, table, x, active_levels, values, jacobian=None, direction=None):
+        return self._gradients(shape, table, x, active_levels, values, jacobian, direction)[1]
 
-    def _gradients(self, shape, table, x, values, jacobian, active_levels):
+    def _gradients(self, shape, table, x, active_levels, values, jacobian, direction):
         inputs = (table.detach().requires_grad_(), x.detach().requires_grad_())
         with torch.enable_grad():
-            y, j = reference.interpolate_with_jacobian(shape, *inputs, active_levels)
-            loss = (y * values).sum() + (0 if jacobian is None else (j * jacobian).sum())
+            y, j = self.interpolate_with_jacobian(shape, *inputs, active_levels)
+            loss = (values * (y if direction is None else self._along(direction, j))).sum()
+            loss = loss if jacobian is None else loss + (j * jacobian).sum()
         return torch.autograd.grad(loss, inputs)
+
+    def _along(self, direction, jacobian):
+        return (jacobian * direction.t()[:, :, None]).sum(0)
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
@@ -170,16 +187,89 @@ def test_second_derivatives_follow_from_an_implementations_first(interpolation):
     """What numba and triton share: the composition in `functions`, here with exact parts."""
     grid = make_grid(interpolation, num_levels=2, log2_table_size=5, base_resolution=2, max_resolution=5)
     inputs = (grid.table.detach().requires_grad_(), inner_points(grid, 3).requires_grad_())
-    constants = Grid(Exact(), grid.shape, 1.5)  # pyright: ignore[reportArgumentType]
+    constants = functions.Grid(Exact(), grid.shape, 1.5)  # pyright: ignore[reportArgumentType]
 
     def features(table: Tensor, x: Tensor) -> Tensor:
-        return Interpolate.apply(table, x, constants)
+        return functions.features(table, x, constants)
 
     def both(table: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        return InterpolateWithJacobian.apply(table, x, constants)
+        return functions.features_and_jacobian(table, x, constants)
 
     assert torch.autograd.gradcheck(features, inputs) and torch.autograd.gradgradcheck(features, inputs)
     assert torch.autograd.gradcheck(both, inputs)
+
+
+class Counted(Exact):
+    """Counts what is computed."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def table_gradient(self, *arguments, **options):
+        self.calls.append("table")
+        return super().table_gradient(*arguments, **options)
+
+    def position_gradient(self, *arguments, **options):
+        self.calls.append("position")
+        return super().position_gradient(*arguments, **options)
+
+
+def test_only_the_derivatives_that_are_asked_for_are_computed():
+    grid, backend = make_grid(), Counted()
+    constants = functions.Grid(backend, grid.shape, 3.0)  # pyright: ignore[reportArgumentType]
+    table, x = grid.table, inner_points(grid, 5)
+    functions.features(table, x, constants).sum().backward()
+    assert backend.calls == ["table"]
+    x.requires_grad_()
+    backend.calls.clear()
+    features = functions.features(table, x, constants)
+    (normals,) = torch.autograd.grad(features.sum(), x, create_graph=True)
+    assert backend.calls == ["position"]
+    backend.calls.clear()
+    torch.autograd.grad(normals.square().sum() + features.sum(), table)
+    assert backend.calls == ["table", "table"]
+    backend.calls.clear()
+    functions.features_and_jacobian(table, x, constants)[1].sum().backward(inputs=[x])
+    assert backend.calls == ["position"]
+    with torch.no_grad():
+        assert not functions.features(table, x, constants).requires_grad
+
+
+def test_derivatives_of_the_jacobian_have_none_and_say_so():
+    grid = make_grid()
+    x = inner_points(grid, 5).requires_grad_()
+    constants = functions.Grid(Exact(), grid.shape, 3.0)  # pyright: ignore[reportArgumentType]
+    _, jacobian = functions.features_and_jacobian(grid.table, x, constants)
+    (curvature,) = torch.autograd.grad(jacobian.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        curvature.sum().backward()
+
+
+def test_tables_that_changed_since_are_noticed():
+    grid = make_grid()
+    x = inner_points(grid, 5).requires_grad_()
+    constants = functions.Grid(Exact(), grid.shape, 3.0)  # pyright: ignore[reportArgumentType]
+    features = functions.features(grid.table, x, constants)
+    with torch.no_grad():
+        grid.table.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(features.sum(), x)
+
+
+def test_graphs_are_freed():
+    grid = make_grid()
+    x = inner_points(grid, 5).requires_grad_()
+    constants = functions.Grid(Exact(), grid.shape, 3.0)  # pyright: ignore[reportArgumentType]
+    gc.disable()
+    try:
+        for compute in (functions.features, functions.features_and_jacobian):
+            outer = 1 * x
+            kept = weakref.ref(outer)
+            compute(grid.table, outer, constants)
+            del outer
+            assert kept() is None  # without help of the garbage collector
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("implementation", ["torch", "auto"])

@@ -125,9 +125,9 @@ def test_without_a_gpu_it_says_why():
 
 
 @pytest.mark.skipif(triton_cuda.INTERPRETED or sys.platform != "linux", reason="nothing to compile with")
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("name", ["_interpolate", "_table_gradient", "_position_gradient"])
-def test_it_compiles_for_a_gpu_that_is_not_here(name, capability, tmp_path, monkeypatch):
+@pytest.mark.parametrize("capability, jacobian", [(80, False), (80, True), (90, True)])
+@pytest.mark.parametrize("name", ["_interpolate_kernel", "_table_gradient_kernel", "_position_gradient_kernel"])
+def test_it_compiles_for_a_gpu_that_is_not_here(name, capability, jacobian, tmp_path, monkeypatch):
     """The interpreter is more tolerant than the compiler. Rows are fetched whole, and nothing goes between threads."""
     triton = pytest.importorskip("triton", minversion="3.2")
     from triton.backends.compiler import GPUTarget
@@ -135,7 +135,8 @@ def test_it_compiles_for_a_gpu_that_is_not_here(name, capability, tmp_path, monk
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel = getattr(triton_cuda, name)
-    constants = {"F": 2, "WIDTH": 32, "SMOOTH": True, "JACOBIAN": True, "BLOCK": triton_cuda.BLOCK}
+    constants = {"F": 2, "WIDTH": 32, "SMOOTH": True, "JACOBIAN": jacobian, "DIRECTION": not jacobian}
+    constants["BLOCK"] = triton_cuda.BLOCK
     types = {"offset_ptr": "*i64", "numbers_ptr": "*i32", "active_levels": "fp32", "n": "i32", "levels": "i32"}
     signature = {arg: types.get(arg, "constexpr" if arg in constants else "*fp32") for arg in kernel.arg_names}
     values = {(kernel.arg_names.index(arg),): value for arg, value in constants.items()}
@@ -145,7 +146,7 @@ def test_it_compiles_for_a_gpu_that_is_not_here(name, capability, tmp_path, monk
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     ptx = compiled.asm["ptx"]
     assert compiled.metadata.shared == 0
-    if name == "_table_gradient":
+    if name == "_table_gradient_kernel":
         assert ptx.count("relaxed.add") == (8 if capability >= 90 else 16)  # Hopper adds pairs
     else:
         assert ptx.count("ld.global.v2.b32") >= 8

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.scripts.train import train_loop
+
+from common_ns.trainer import SafeTrainer
 
 
 def run_config(method: str, data: Path, output: Path, steps: int, rays: int = 256, **model: Any) -> Any:
@@ -35,6 +40,38 @@ def train(config: Any) -> Path:
     config.save_config()
     train_loop(0, 1, config)
     return config.get_base_dir() / "config.yml"
+
+
+def assert_resumes_exactly(
+    make_config: Callable[[Path, int], Any], steps: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training in two halves gives the losses and the parameters of training at once, to the last bit.
+
+    Args:
+        make_config: gives the config of a run, from its output folder and its number of steps.
+        steps: of the whole run; an even number.
+        folder: for the runs.
+        monkeypatch: of the test.
+    """
+    losses: list[dict[int, float]] = []
+    original = SafeTrainer.train_iteration
+
+    def recording(self: SafeTrainer, step: int) -> Any:
+        result = original(self, step)
+        losses[-1][step] = float(result[0])
+        return result
+
+    monkeypatch.setattr(SafeTrainer, "train_iteration", recording)
+    configs = [make_config(folder / name, n) for name, n in (("whole", steps), ("a", steps // 2), ("b", steps // 2))]
+    configs[2].load_dir = configs[1].get_checkpoint_dir()
+    for config in configs:
+        losses.append({})
+        train(config)
+    whole, first, second = losses
+    assert {**first, **second} == whole and len(whole) == steps
+    file = f"step-{steps - 1:09d}.ckpt"
+    states = [torch.load(config.get_checkpoint_dir() / file)["pipeline"] for config in (configs[0], configs[2])]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def assert_video(file: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import trimesh
 from nerfstudio.scripts import exporter, render
 from nerfstudio.scripts.eval import ComputePSNR
@@ -17,9 +16,8 @@ from common_ns.checks import InputError
 from common_ns.hash_grid import HashGridOptions
 from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
 from common_ns.scripts.mesh import MeshCommand
-from common_ns.trainer import SafeTrainer
 from depthnerf_ns.scripts.depth_rays import DepthRays
-from tests.e2e.running import assert_video, run_config, train
+from tests.e2e.running import assert_resumes_exactly, assert_video, run_config, train
 
 GRID = HashGridOptions(num_levels=6, log2_table_size=12, base_resolution=8, max_resolution=64)
 HASH = {"num_proposal_samples": (16,), "num_nerf_samples": 12, "grid": GRID, "proposal_grid": GRID, "hidden_dim": 32}
@@ -93,32 +91,13 @@ def test_depth_of_a_wrong_scale_is_refused_before_training(scene, tmp_path):
 @pytest.mark.parametrize("method", ["depth-hash-small", "depth-mip-nerf-small"])
 def test_resumed_run_continues_exactly(scene, tmp_path, monkeypatch, method):
     """With chunks, guided samples, few views, and the guard in the middle of a test."""
-    losses: dict[str, dict[int, float]] = {"whole": {}, "parts": {}}
-    current = "whole"
-    original = SafeTrainer.train_iteration
 
-    def recording(self, step):
-        result = original(self, step)
-        losses[current][step] = float(result[0])
-        return result
-
-    def config(name: str, steps: int):
+    def config(output: Path, steps: int):
         options = {**(HASH if "hash" in method else MIP), "max_points_per_chunk": 100 * 28, "depth_sample_share": 0.25}
-        made = run_config(method, scene, tmp_path / name, steps, **options)
+        made = run_config(method, scene, output, steps, **options)
         made.pipeline.datamanager.dataparser.num_views = 6
         made.pipeline.datamanager.depth_check = "off"
         made.optimizers["fields"]["scheduler"].max_steps = 50
         return made
 
-    monkeypatch.setattr(SafeTrainer, "train_iteration", recording)
-    whole = config("whole", 50)
-    train(whole)
-    current = "parts"
-    first = config("first", 25)
-    train(first)
-    second = config("second", 25)
-    second.load_dir = first.get_checkpoint_dir()
-    train(second)
-    assert losses["parts"] == losses["whole"] and len(losses["whole"]) == 50
-    states = [torch.load(c.get_checkpoint_dir() / "step-000000049.ckpt")["pipeline"] for c in (whole, second)]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert_resumes_exactly(config, 50, tmp_path, monkeypatch)

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,8 @@ from common_ns.checks import InputError
 from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
 from common_ns.scripts.mesh import MeshCommand
 from common_ns.scripts.orbit_path import OrbitPath
-from common_ns.trainer import SafeTrainer
 from mipnerf_ns.scripts.multiscale_blender import MultiscaleBlender
-from tests.e2e.running import assert_video, run_config, train
+from tests.e2e.running import assert_resumes_exactly, assert_video, run_config, train
 
 COMMANDS = Path(sys.executable).parent
 
@@ -162,27 +162,7 @@ def test_point_cloud_export_of_an_empty_model_ends_with_an_error(run, tmp_path, 
 
 
 def test_resumed_run_continues_exactly(scene, tmp_path, monkeypatch):
-    losses: dict[str, dict[int, float]] = {"whole": {}, "parts": {}}
-    current = "whole"
-    original = SafeTrainer.train_iteration
-
-    def recording(self, step):
-        result = original(self, step)
-        losses[current][step] = float(result[0])
-        return result
-
-    monkeypatch.setattr(SafeTrainer, "train_iteration", recording)
-    whole = small_config(scene, tmp_path / "whole", 20)
-    train(whole)
-    current = "parts"
-    first = small_config(scene, tmp_path / "first", 10)
-    train(first)
-    second = small_config(scene, tmp_path / "second", 10)
-    second.load_dir = first.get_checkpoint_dir()
-    train(second)
-    assert losses["parts"] == losses["whole"] and len(losses["whole"]) == 20
-    states = [torch.load(c.get_checkpoint_dir() / "step-000000019.ckpt")["pipeline"] for c in (whole, second)]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert_resumes_exactly(partial(small_config, scene), 20, tmp_path, monkeypatch)
 
 
 def test_checkpoint_needs_no_remedy_to_load(run):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import trimesh
 from nerfstudio.scripts import exporter, render
 from nerfstudio.scripts.eval import ComputePSNR
@@ -15,8 +14,7 @@ from PIL import Image
 
 from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
 from common_ns.scripts.mesh import MeshCommand
-from common_ns.trainer import SafeTrainer
-from tests.e2e.running import assert_video, run_config, train
+from tests.e2e.running import assert_resumes_exactly, assert_video, run_config, train
 
 TINY = {
     "num_proposal_samples": (16, 12),
@@ -90,34 +88,13 @@ def test_mesh_is_watertight(run, tmp_path):
 
 
 def test_resumed_run_continues_exactly(scene, tmp_path, monkeypatch):
-    losses: dict[str, dict[int, float]] = {"whole": {}, "parts": {}}
-    current = "whole"
-    original = SafeTrainer.train_iteration
-
-    def recording(self, step):
-        result = original(self, step)
-        losses[current][step] = float(result[0])
-        return result
-
-    def config(name: str, steps: int):
+    def config(output: Path, steps: int):
         # Chunks, appearance codes and camera refinement all take part.
-        options = {"max_points_per_chunk": 100 * 40, "appearance_dim": 3}
-        made = tiny_config(scene, tmp_path / name, steps, **options)
+        made = tiny_config(scene, output, steps, max_points_per_chunk=100 * 40, appearance_dim=3)
         made.pipeline.model.camera_optimizer.mode = "SO3xR3"
         return made
 
-    monkeypatch.setattr(SafeTrainer, "train_iteration", recording)
-    whole = config("whole", 20)
-    train(whole)
-    current = "parts"
-    first = config("first", 10)
-    train(first)
-    second = config("second", 10)
-    second.load_dir = first.get_checkpoint_dir()
-    train(second)
-    assert losses["parts"] == losses["whole"] and len(losses["whole"]) == 20
-    states = [torch.load(c.get_checkpoint_dir() / "step-000000019.ckpt")["pipeline"] for c in (whole, second)]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert_resumes_exactly(config, 20, tmp_path, monkeypatch)
 
 
 def test_minus_trains_and_evaluates_with_codes_fitted_to_half_images(scene, tmp_path):
