@@ -1,21 +1,22 @@
-"""Derivatives of an implementation that computes by itself: how autograd gets them from three functions.
+"""Derivatives of an implementation that computes by itself: how autograd gets them.
 
-The features y are linear in the table θ. With cotangents g of the features and G of their derivatives J by the
-position, an implementation computes
+The features y are linear in the table θ, and so are J, their derivatives by the position x, and J u, that along a
+direction u. An implementation computes y, J and J u, and the derivatives of a loss by θ and by x: of g · y + G · J, and
+of g · J u. First derivatives are those of g · y. Second derivatives follow: for cotangents h of ∂(g · y)/∂θ and u of
+∂(g · y)/∂x,
 
-    y, J    and    S = Σ g · y + Σ G · J  differentiated by θ (`table_gradient`) and by x (`position_gradient`).
+    h · ∂(g · y)/∂θ + u · ∂(g · y)/∂x = g · y(h, x) + g · J(θ, x) u
 
-The second derivatives need no more than that. Let S(θ, x, g, G) be this sum. What `Interpolate.backward` returns is
-∂S/∂θ and ∂S/∂x for G = 0; for cotangents h and u of these, it is to be differentiated
+is what is to be differentiated by θ, x and g: in part what was computed before with another table, in part g · J u.
 
-    h · ∂S/∂θ + u · ∂S/∂x = S(h, x, g, 0) + S(θ, x, 0, g ⊗ u),
-
-S being linear in the table, and the derivative of y along u being the sum of J over u. So the one is what was computed
-before for another table, and the other for the cotangent g ⊗ u of J.
+Each derivative is a node of its own in autograd's graph (`_Gate`), and computed only if it is on the way to what is
+asked for. A function with several inputs computes those of all that require one: `autograd.grad(y, x)` would compute
+the gradient of the table too, and throw it away.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -27,7 +28,10 @@ from common_ns.hash_grid.levels import GridShape
 
 
 class Backend(Protocol):
-    """An implementation. Tensors are contiguous float32 on one device; x may be anywhere, and not finite."""
+    """An implementation. Tensors are float32 on one device; x may be outside of the cube, and not finite.
+
+    Derivatives by x are those within a cell; at most one of `jacobian` and `direction` is given.
+    """
 
     def refusal(self, shape: GridShape, device: torch.device, dtype: torch.dtype) -> str | None:
         """Why it cannot compute this grid here, or None if it can."""
@@ -39,20 +43,27 @@ class Backend(Protocol):
         table: Float[Tensor, "T F"],
         x: Float[Tensor, "n 3"],
         active_levels: float,
-        jacobian: bool,
-    ) -> tuple[Float[Tensor, "n L*F"], Float[Tensor, "3 n L*F"] | None]:
-        """Features, and their derivatives by each coordinate if asked for."""
+        direction: Float[Tensor, "n 3"] | None = None,
+    ) -> Float[Tensor, "n L*F"]:
+        """y; with a direction u, J u."""
+        ...
+
+    def interpolate_with_jacobian(
+        self, shape: GridShape, table: Float[Tensor, "T F"], x: Float[Tensor, "n 3"], active_levels: float
+    ) -> tuple[Float[Tensor, "n L*F"], Float[Tensor, "3 n L*F"]]:
+        """y and J."""
         ...
 
     def table_gradient(
         self,
         shape: GridShape,
         x: Float[Tensor, "n 3"],
-        values: Float[Tensor, "n L*F"],
-        jacobian: Float[Tensor, "3 n L*F"] | None,
         active_levels: float,
+        values: Float[Tensor, "n L*F"],
+        jacobian: Float[Tensor, "3 n L*F"] | None = None,
+        direction: Float[Tensor, "n 3"] | None = None,
     ) -> Float[Tensor, "T F"]:
-        """Derivatives of a loss by the table, from those by the features and by the features' derivatives."""
+        """With values g: of g · y by the table; with a Jacobian G, of g · y + G · J; with a direction u, of g · J u."""
         ...
 
     def position_gradient(
@@ -60,11 +71,12 @@ class Backend(Protocol):
         shape: GridShape,
         table: Float[Tensor, "T F"],
         x: Float[Tensor, "n 3"],
-        values: Float[Tensor, "n L*F"],
-        jacobian: Float[Tensor, "3 n L*F"] | None,
         active_levels: float,
+        values: Float[Tensor, "n L*F"],
+        jacobian: Float[Tensor, "3 n L*F"] | None = None,
+        direction: Float[Tensor, "n 3"] | None = None,
     ) -> Float[Tensor, "n 3"]:
-        """The same by the positions; the derivative of a cell's interpolation, borders of cells count for nothing."""
+        """The same by the positions."""
         ...
 
 
@@ -76,91 +88,127 @@ class Grid(NamedTuple):
     active_levels: float
 
 
-class Interpolate(torch.autograd.Function):
-    """Features of positions; twice differentiable."""
+class _Rule(NamedTuple):
+    """How values depend on a tensor."""
+
+    tensor: Tensor
+    derivative: Callable[..., Tensor]
+    """From the values' cotangents (None: 0) and `others` to the tensor's."""
+    others: tuple[Tensor, ...]
+
+
+class _Gate(torch.autograd.Function):
+    """Stands for values as far as they depend on one tensor: without memory, but with their shapes."""
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, x: Tensor, grid: Grid) -> Tensor:
-        ctx.save_for_backward(table, x)
-        ctx.grid = grid
-        return grid.backend.interpolate(grid.shape, table, x, grid.active_levels, False)[0]
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Any) -> Any:
-        table, x = ctx.saved_tensors
-        return (*_Gradients.apply(table, x, cotangents[0], ctx.grid, ctx.needs_input_grad[:2]), None)  # pyright: ignore
-
-
-class _Gradients(torch.autograd.Function):
-    """First derivatives of a loss by the table and the positions, from those by the features."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, table: Tensor, x: Tensor, values: Tensor, grid: Grid, needed: tuple[bool, bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def forward(ctx: Any, tensor: Tensor, rule: _Rule, shapes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        values = values.contiguous()
-        ctx.save_for_backward(table, x, values)
-        ctx.grid = grid
-        backend, shape, active = grid
-        return (
-            backend.table_gradient(shape, x, values, None, active) if needed[0] else None,
-            backend.position_gradient(shape, table, x, values, None, active) if needed[1] else None,
+        ctx.save_for_backward(*rule.others)
+        ctx.derivative = rule.derivative
+        return tuple(
+            torch.empty_strided(shape, [0] * len(shape), dtype=tensor.dtype, device=tensor.device) for shape in shapes
         )
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        table, x, values = ctx.saved_tensors
-        backend, shape, active = ctx.grid
-        by_table, by_x = cotangents
-        need_table, need_x, need_values = ctx.needs_input_grad[:3]
-        for_table = for_x = for_values = None
-        if by_x is not None:
-            outer = by_x.t()[:, :, None] * values
-            if need_table:
-                for_table = backend.table_gradient(shape, x, torch.zeros_like(values), outer, active)
-            if need_x:
-                for_x = backend.position_gradient(shape, table, x, torch.zeros_like(values), outer, active)
-            if need_values:
-                jacobian = backend.interpolate(shape, table, x, active, True)[1]
-                assert jacobian is not None
-                for_values = (jacobian * by_x.t()[:, :, None]).sum(0)
-        if by_table is not None:
-            by_table = by_table.contiguous()
-            if need_x:
-                more = backend.position_gradient(shape, by_table, x, values, None, active)
-                for_x = more if for_x is None else for_x + more
-            if need_values:
-                more = backend.interpolate(shape, by_table, x, active, False)[0]
-                for_values = more if for_values is None else for_values + more
-        return for_table, for_x, for_values, None, None
+        if all(cotangent is None for cotangent in cotangents):
+            return None, None, None
+        return ctx.derivative(*cotangents, *ctx.saved_tensors), None, None
 
 
-class InterpolateWithJacobian(torch.autograd.Function):
-    """Features of positions and their derivatives by each coordinate; both once differentiable."""
+class _LastGate(_Gate):
+    """A gate whose derivative has none itself; autograd says so if it is asked for."""
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    @once_differentiable
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        return _Gate.backward(ctx, *cotangents)
+
+
+class _Join(torch.autograd.Function):
+    """Values that depend on what their gates depend on."""
+
+    @staticmethod
+    def forward(ctx: Any, values: tuple[Tensor, ...], *gates: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(table, x)
-        ctx.grid = grid
-        values, jacobian = grid.backend.interpolate(grid.shape, table, x, grid.active_levels, True)
-        assert jacobian is not None
-        return values, jacobian
+        ctx.copies = len(gates) // len(values)
+        return values
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        table, x = ctx.saved_tensors
-        backend, shape, active = ctx.grid
-        values, jacobian = cotangents
-        for_table = for_x = None
-        if values is not None or jacobian is not None:
-            values = table.new_zeros(len(x), shape.output_dim) if values is None else values.contiguous()
-            jacobian = None if jacobian is None else jacobian.contiguous()
-            if ctx.needs_input_grad[0]:
-                for_table = backend.table_gradient(shape, x, values, jacobian, active)
-            if ctx.needs_input_grad[1]:
-                for_x = backend.position_gradient(shape, table, x, values, jacobian, active)
-        return for_table, for_x, None
+        return None, *cotangents * ctx.copies
+
+
+def _attach(gate: type[_Gate], values: tuple[Tensor, ...], *rules: _Rule) -> tuple[Tensor, ...]:
+    """Make values known to autograd."""
+    shapes = tuple(value.shape for value in values)
+    needed = [rule for rule in rules if rule.tensor.requires_grad] if torch.is_grad_enabled() else []
+    gates = [output for rule in needed for output in gate.apply(rule.tensor, rule, shapes)]  # pyright: ignore
+    return _Join.apply(values, *gates) if gates else values  # pyright: ignore[reportReturnType]
+
+
+def features(table: Float[Tensor, "T F"], x: Float[Tensor, "n 3"], grid: Grid) -> Float[Tensor, "n L*F"]:
+    """y, twice differentiable."""
+    backend, shape, active = grid
+    with torch.no_grad():
+        y = backend.interpolate(shape, table, x, active)
+    (y,) = _attach(
+        _Gate,
+        (y,),
+        _Rule(table, lambda g, x: _table_gradient(x, g, grid), (x,)),
+        _Rule(x, lambda g, table, x: _position_gradient(table, x, g, grid), (table, x)),
+    )
+    return y
+
+
+def _table_gradient(x: Tensor, g: Tensor, grid: Grid) -> Tensor:
+    """∂(g · y)/∂θ, once differentiable."""
+    backend, shape, active = grid
+    with torch.no_grad():
+        gradient = backend.table_gradient(shape, x, active, g)
+    (gradient,) = _attach(
+        _LastGate,
+        (gradient,),
+        _Rule(x, lambda h, x, g: backend.position_gradient(shape, h, x, active, g), (x, g)),
+        _Rule(g, lambda h, x: backend.interpolate(shape, h, x, active), (x,)),
+    )
+    return gradient
+
+
+def _position_gradient(table: Tensor, x: Tensor, g: Tensor, grid: Grid) -> Tensor:
+    """∂(g · y)/∂x, once differentiable."""
+    backend, shape, active = grid
+    with torch.no_grad():
+        gradient = backend.position_gradient(shape, table, x, active, g)
+    (gradient,) = _attach(
+        _LastGate,
+        (gradient,),
+        _Rule(table, lambda u, x, g: backend.table_gradient(shape, x, active, g, direction=u), (x, g)),
+        _Rule(
+            x,
+            lambda u, table, x, g: backend.position_gradient(shape, table, x, active, g, direction=u),
+            (table, x, g),
+        ),
+        _Rule(g, lambda u, table, x: backend.interpolate(shape, table, x, active, direction=u), (table, x)),
+    )
+    return gradient
+
+
+def features_and_jacobian(
+    table: Float[Tensor, "T F"], x: Float[Tensor, "n 3"], grid: Grid
+) -> tuple[Float[Tensor, "n L*F"], Float[Tensor, "3 n L*F"]]:
+    """y and J, both once differentiable."""
+    backend, shape, active = grid
+    with torch.no_grad():
+        y, jacobian = backend.interpolate_with_jacobian(shape, table, x, active)
+
+    def given(g: Tensor | None, x: Tensor) -> Tensor:
+        return x.new_zeros(len(x), shape.output_dim) if g is None else g
+
+    y, jacobian = _attach(
+        _LastGate,
+        (y, jacobian),
+        _Rule(table, lambda g, j, x: backend.table_gradient(shape, x, active, given(g, x), j), (x,)),
+        _Rule(x, lambda g, j, t, x: backend.position_gradient(shape, t, x, active, given(g, x), j), (table, x)),
+    )
+    return y, jacobian

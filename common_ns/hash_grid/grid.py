@@ -24,9 +24,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common_ns.hash_grid import reference
+from common_ns.hash_grid import functions, reference
 from common_ns.hash_grid.dispatch import Implementation, Resolution, backend, resolve
-from common_ns.hash_grid.functions import Grid, Interpolate, InterpolateWithJacobian
 from common_ns.hash_grid.levels import make_shape
 
 
@@ -40,7 +39,8 @@ class HashGridOptions:
     """Features at a vertex of each grid."""
     log2_table_size: int = 19
     """A grid with more than 2^this vertices hashes them into so many rows. On CPUs, 15 to 17 is quick: larger tables
-    leave the cache, and the optimiser goes through all of them at every step."""
+    leave the cache, and the optimiser goes through all of them at every step. Let it be Adam with fused=True; torch's
+    default takes eight times as long, and more than the grid itself."""
     base_resolution: int = 16
     """Vertices along an axis of the coarsest grid."""
     max_resolution: int = 2048
@@ -126,7 +126,8 @@ class HashGrid(nn.Module):
         elif name == "tinycudann":
             features = backend(name).interpolate(self.shape, self.table, points, self.active_levels)
         else:
-            features = Interpolate.apply(self.table, points, Grid(backend(name), self.shape, self.active_levels))
+            grid = functions.Grid(backend(name), self.shape, self.active_levels)
+            features = functions.features(self.table, points, grid)
         return features.reshape(*x.shape[:-1], self.output_dim)
 
     def with_jacobian(self, x: Float[Tensor, "*n 3"]) -> tuple[Float[Tensor, "*n L*F"], Float[Tensor, "*n L*F 3"]]:
@@ -149,8 +150,8 @@ class HashGrid(nn.Module):
         elif name == "tinycudann":
             raise ValueError("Hash grid 'tinycudann' has no Jacobian. Use implementation 'auto', 'triton' or 'torch'.")
         else:
-            grid = Grid(backend(name), self.shape, self.active_levels)
-            features, jacobian = InterpolateWithJacobian.apply(self.table, points, grid)
+            grid = functions.Grid(backend(name), self.shape, self.active_levels)
+            features, jacobian = functions.features_and_jacobian(self.table, points, grid)
         batch = x.shape[:-1]
         jacobian = jacobian.permute(1, 2, 0)
         return features.reshape(*batch, self.output_dim), jacobian.reshape(*batch, self.output_dim, 3)

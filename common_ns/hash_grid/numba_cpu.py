@@ -21,7 +21,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -75,11 +75,11 @@ def _words(tensor: Float[Tensor, "*n"], features: int) -> np.ndarray[Any, Any]:
     tensor = tensor.detach().contiguous()
     if features > 1 and tensor.data_ptr() % 8:
         tensor = tensor.clone()
-    return tensor.numpy().view(np.uint32 if features == 1 else np.uint64)
+    return tensor.numpy().view(_word(features))
 
 
-def _optional_words(jacobian: Float[Tensor, "3 n L*F"] | None, features: int) -> np.ndarray[Any, Any]:
-    return _words(torch.empty(0, 0, 0) if jacobian is None else jacobian, features)
+def _word(features: int) -> Any:
+    return np.uint32 if features == 1 else np.uint64
 
 
 def _points(x: Float[Tensor, "n 3"]) -> Float[np.ndarray, "3 n"]:
@@ -87,8 +87,7 @@ def _points(x: Float[Tensor, "n 3"]) -> Float[np.ndarray, "3 n"]:
 
 
 def _work(features: int) -> Work:
-    width = 1 if features == 1 else 2
-    words = np.zeros(ROWS * LANES // width, np.uint32 if width == 1 else np.uint64)
+    words = np.zeros(ROWS * LANES, np.float32).view(_word(features))
     return Work(np.zeros(8 * LANES // features, np.uint32), words.view(np.float32), words)
 
 
@@ -119,49 +118,92 @@ def _ranges(count: int, threads: int, shape: GridShape, with_jacobian: bool) -> 
     return [(start, min(start + chunk, count)) for start in range(0, count, chunk)]
 
 
-def interpolate(
-    shape: GridShape, table: Float[Tensor, "T F"], x: Float[Tensor, "n 3"], active_levels: float, jacobian: bool
-) -> tuple[Float[Tensor, "n L*F"], Float[Tensor, "3 n L*F"] | None]:
-    """Features of positions, and their derivatives if asked for (see `functions.Backend`)."""
+class _Given(NamedTuple):
+    """What the kernels get of x, of derivatives by features and Jacobian, and of a direction."""
+
+    points: Float[np.ndarray, "3 n"]
+    values: np.ndarray[Any, Any]
+    jacobian: np.ndarray[Any, Any]
+    direction: Float[np.ndarray, "3 n"]
+
+
+def _given(shape: GridShape, x: Tensor, values: Tensor, jacobian: Tensor | None, direction: Tensor | None) -> _Given:
+    word = _word(shape.features)
+    return _Given(
+        points=_points(x),
+        values=_words(values, shape.features),
+        jacobian=np.empty((0, 0, 0), word) if jacobian is None else _words(jacobian, shape.features),
+        direction=np.empty((0, 0), np.float32) if direction is None else _points(direction),
+    )
+
+
+def _interpolate(
+    shape: GridShape,
+    table: Float[Tensor, "T F"],
+    x: Float[Tensor, "n 3"],
+    active_levels: float,
+    jacobian: Float[Tensor, "3 n L*F"] | None = None,
+    direction: Float[Tensor, "n 3"] | None = None,
+) -> Float[Tensor, "n L*F"]:
+    """Features, or their derivatives along a direction; `jacobian` is written if it is there."""
     levels = _levels(shape, active_levels)
     values = _empty(len(x), shape.output_dim)
-    slopes = _empty(3, len(x), shape.output_dim) if jacobian else None
-    for result in (values, slopes):
-        if result is not None:
-            result[..., len(levels.scale) * shape.features :] = 0
+    values[:, len(levels.scale) * shape.features :] = 0
     if len(levels.scale) and len(x):
-        points, features = _points(x), (0,) * shape.features
+        given, features = _given(shape, x, values, jacobian, direction), (0,) * shape.features
         rows = _words(table, shape.features).ravel()
-        value_words, slope_words = _words(values, shape.features), _optional_words(slopes, shape.features)
 
         def task(start: int, stop: int) -> None:
             work = _work(shape.features)
-            kernels.interpolate(points, start, stop, rows, levels, features, value_words, slope_words, work)
+            points, *others = given
+            kernels.interpolate(points, start, stop, rows, levels, features, *others, work)
 
         threads = _threads(levels, len(x))
-        _run(task, _ranges(len(x), threads, shape, jacobian), threads)
-    return values, slopes
+        _run(task, _ranges(len(x), threads, shape, jacobian is not None), threads)
+    return values
+
+
+def interpolate(
+    shape: GridShape,
+    table: Float[Tensor, "T F"],
+    x: Float[Tensor, "n 3"],
+    active_levels: float,
+    direction: Float[Tensor, "n 3"] | None = None,
+) -> Float[Tensor, "n L*F"]:
+    """Features, or their derivatives along a direction (see `functions.Backend`)."""
+    return _interpolate(shape, table, x, active_levels, direction=direction)
+
+
+def interpolate_with_jacobian(
+    shape: GridShape, table: Float[Tensor, "T F"], x: Float[Tensor, "n 3"], active_levels: float
+) -> tuple[Float[Tensor, "n L*F"], Float[Tensor, "3 n L*F"]]:
+    """Features and their derivatives (see `functions.Backend`)."""
+    jacobian = _empty(3, len(x), shape.output_dim)
+    jacobian[..., count_active(shape, active_levels) * shape.features :] = 0
+    return _interpolate(shape, table, x, active_levels, jacobian), jacobian
 
 
 def table_gradient(
     shape: GridShape,
     x: Float[Tensor, "n 3"],
-    values: Float[Tensor, "n L*F"],
-    jacobian: Float[Tensor, "3 n L*F"] | None,
     active_levels: float,
+    values: Float[Tensor, "n L*F"],
+    jacobian: Float[Tensor, "3 n L*F"] | None = None,
+    direction: Float[Tensor, "n 3"] | None = None,
 ) -> Float[Tensor, "T F"]:
     """Derivatives with respect to the table (see `functions.Backend`)."""
     levels = _levels(shape, active_levels)
     gradient = _empty(shape.rows, shape.features)
     gradient[levels.offset[-1] :] = 0
     if len(levels.scale):
-        points, features, sums = _points(x), (0,) * shape.features, gradient.numpy().ravel()
-        value_words, slope_words = _words(values, shape.features), _optional_words(jacobian, shape.features)
+        given, features = _given(shape, x, values, jacobian, direction), (0,) * shape.features
+        sums = gradient.numpy().ravel()
         chunk = CHUNK if jacobian is None else CHUNK_WITH_JACOBIAN
 
         def task(first: int, step: int) -> None:
             work = _work(shape.features)
-            kernels.table_gradient(points, chunk, first, step, levels, features, value_words, slope_words, sums, work)
+            points, *others = given
+            kernels.table_gradient(points, chunk, first, step, levels, features, *others, sums, work)
 
         threads = _threads(levels, len(x))
         tasks = min(len(levels.scale), 1 if threads == 1 else 2 * threads)
@@ -173,24 +215,23 @@ def position_gradient(
     shape: GridShape,
     table: Float[Tensor, "T F"],
     x: Float[Tensor, "n 3"],
-    values: Float[Tensor, "n L*F"],
-    jacobian: Float[Tensor, "3 n L*F"] | None,
     active_levels: float,
+    values: Float[Tensor, "n L*F"],
+    jacobian: Float[Tensor, "3 n L*F"] | None = None,
+    direction: Float[Tensor, "n 3"] | None = None,
 ) -> Float[Tensor, "n 3"]:
     """Derivatives with respect to the positions (see `functions.Backend`)."""
     levels = _levels(shape, active_levels)
-    gradient = torch.zeros(len(x), 3)
+    gradient = x.new_zeros(len(x), 3)
     if len(levels.scale) and len(x):
-        points, features, result = _points(x), (0,) * shape.features, gradient.numpy()
-        rows = _words(table, shape.features).ravel()
-        value_words, slope_words = _words(values, shape.features), _optional_words(jacobian, shape.features)
+        given, features = _given(shape, x, values, jacobian, direction), (0,) * shape.features
+        rows, result = _words(table, shape.features).ravel(), gradient.numpy()
 
         def task(start: int, stop: int) -> None:
             work = _work(shape.features)
             sums = np.zeros((-(-(stop - start) * shape.features // LANES), 3 * LANES), np.float32)
-            kernels.position_gradient(
-                points, start, stop, rows, levels, features, value_words, slope_words, result, sums, work
-            )
+            points, *others = given
+            kernels.position_gradient(points, start, stop, rows, levels, features, *others, result, sums, work)
 
         threads = _threads(levels, len(x))
         _run(task, _ranges(len(x), threads, shape, jacobian is not None), threads)

@@ -203,6 +203,31 @@ def _value_and_slope(weight, s):
 
 
 @_inline
+def _along(direction, first, count, features, s):
+    """VALUE: the derivative along each point's direction [3, n], from those in FIRST."""
+    f = len(features)
+    for i in range(count):
+        u, v, w = direction[0, first + i], direction[1, first + i], direction[2, first + i]
+        for k in range(i * f, i * f + f):
+            s[VALUE * LANES + k] = (
+                u * s[FIRST * LANES + k] + v * s[(FIRST + 1) * LANES + k] + w * s[(FIRST + 2) * LANES + k]
+            )
+
+
+@_inline
+def _outer(direction, first, count, features, s):
+    """The opposite: FIRST, if VALUE is a derivative with respect to what `_along` computes. VALUE becomes 0."""
+    f = len(features)
+    for i in range(count):
+        u, v, w = direction[0, first + i], direction[1, first + i], direction[2, first + i]
+        for k in range(i * f, i * f + f):
+            s[FIRST * LANES + k] = u * s[VALUE * LANES + k]
+            s[(FIRST + 1) * LANES + k] = v * s[VALUE * LANES + k]
+            s[(FIRST + 2) * LANES + k] = w * s[VALUE * LANES + k]
+            s[VALUE * LANES + k] = ZERO
+
+
+@_inline
 def _spread(weight, s):
     """CORNER: derivatives of a loss with respect to the corners, from those with respect to VALUE and FIRST.
 
@@ -270,11 +295,14 @@ def _position(weight, s):
 
 
 @_jit
-def interpolate(points, start, stop, table, levels, features, values, jacobian, work):
-    """Features of some points, and their derivatives [3, n, words] if there is room for them."""
+def interpolate(points, start, stop, table, levels, features, values, jacobian, direction, work):
+    """Features of some points, and their derivatives [3, n, words] if there is room for them.
+
+    If a direction [3, n] is given, the derivatives along it take the place of the features.
+    """
     f = len(features)
     size, n = LANES // f, max(f // 2, 1)
-    inner = jacobian.shape[0] > 0
+    inner = jacobian.shape[0] > 0 or direction.shape[0] > 0
     for level in range(levels.weight.size):
         rows = table[levels.offset[level] * n : levels.offset[level + 1] * n]
         for first in range(start, stop, size):
@@ -287,17 +315,19 @@ def interpolate(points, start, stop, table, levels, features, values, jacobian, 
                 _value_and_slope(levels.weight[level], work.numbers)
                 for axis in range(jacobian.shape[0]):
                     _copy_out(jacobian[axis], first, count, level, features, FIRST + axis, work.words)
+                if direction.shape[0] > 0:
+                    _along(direction, first, count, features, work.numbers)
             else:
                 _value(levels.weight[level], work.numbers)
             _copy_out(values, first, count, level, features, VALUE, work.words)
 
 
 @_jit
-def table_gradient(points, chunk, first_level, step, levels, features, values, jacobian, gradient, work):
+def table_gradient(points, chunk, first_level, step, levels, features, values, jacobian, direction, gradient, work):
     """Derivatives of a loss with respect to the rows of every `step`-th level."""
     f = len(features)
     size = LANES // f
-    inner = jacobian.shape[0] > 0
+    inner = jacobian.shape[0] > 0 or direction.shape[0] > 0
     for level in range(first_level, levels.weight.size, step):
         for k in range(levels.offset[level] * f, levels.offset[level + 1] * f):
             gradient[k] = ZERO
@@ -313,12 +343,14 @@ def table_gradient(points, chunk, first_level, step, levels, features, values, j
                 _copy_in(values, first, count, level, features, VALUE, work.words)
                 for axis in range(jacobian.shape[0]):
                     _copy_in(jacobian[axis], first, count, level, features, FIRST + axis, work.words)
+                if direction.shape[0] > 0:
+                    _outer(direction, first, count, features, work.numbers)
                 _spread(levels.weight[level], work.numbers)
                 _add(rows, work.index, count, features, work.numbers)
 
 
 @_jit
-def position_gradient(points, start, stop, table, levels, features, values, jacobian, gradient, sums, work):
+def position_gradient(points, start, stop, table, levels, features, values, jacobian, direction, gradient, sums, work):
     """Derivatives of a loss with respect to some positions [n, 3]. Sums are 0 before."""
     f = len(features)
     size, n = LANES // f, max(f // 2, 1)
@@ -333,6 +365,8 @@ def position_gradient(points, start, stop, table, levels, features, values, jaco
             _copy_in(values, first, count, level, features, VALUE, work.words)
             for axis in range(jacobian.shape[0]):
                 _copy_in(jacobian[axis], first, count, level, features, FIRST + axis, work.words)
+            if direction.shape[0] > 0:
+                _outer(direction, first, count, features, work.numbers)
             _position(levels.weight[level], work.numbers)
             block = sums[(first - start) // size]
             for k in range(3 * LANES):

@@ -29,6 +29,7 @@ class _Constants(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)  # they are kept, and used again where gradients are computed
 def _constants(shape: GridShape, count: int, device: torch.device, dtype: torch.dtype) -> _Constants:
     levels = shape.levels[:count]
     steps = [PRIMES if level.hashed else (1, level.vertices, level.vertices**2) for level in levels]

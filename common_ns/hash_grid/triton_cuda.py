@@ -45,7 +45,8 @@ def refusal(shape: GridShape, device: torch.device, dtype: torch.dtype) -> str |
 def _failure(device: torch.device) -> str | None:
     """Try a small grid: Triton needs a C compiler for what launches kernels, and a GPU that it knows."""
     try:
-        deviation = _deviation(device)
+        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller computes under
+            deviation = _deviation(device)
     except Exception as error:  # whatever is missing, torch can do it
         return f"triton does not work here ({' '.join(f'{type(error).__name__}: {error}'.split())[:200]})."
     return None if deviation < 1e-4 else f"triton's results are off by {deviation:.2g} here."
@@ -54,23 +55,31 @@ def _failure(device: torch.device) -> str | None:
 def _deviation(device: torch.device) -> float:
     """Largest relative difference from torch in double precision."""
     shape = make_shape(4, 2, 8, 4, 16, smooth=True)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
 
     def random(*size: int) -> Tensor:
-        return torch.rand(*size, generator=generator)
+        return torch.rand(*size, generator=generator, dtype=torch.float32, device="cpu")
 
     x = (torch.floor(15 * random(100, 3)) + 0.2 + 0.2 * random(100, 3)) / 15  # not at the border of a cell
-    table, by_y, by_j = random(shape.rows, 2), random(100, 8), random(3, 100, 8)
+    table, g, j, u = random(shape.rows, 2), random(100, 8), random(3, 100, 8), random(100, 3)
     exact = [t.double().requires_grad_() for t in (table, x)]
-    y, j = reference.interpolate_with_jacobian(shape, *exact, active_levels=3.5)
-    expected = (y, j, *torch.autograd.grad([y, j], exact, [by_y.double(), by_j.double()]))
-    table, x, by_y, by_j = (t.to(device) for t in (table, x, by_y, by_j))
-    found = (
-        *interpolate(shape, table, x, 3.5, True),
-        table_gradient(shape, x, by_y, by_j, 3.5),
-        position_gradient(shape, table, x, by_y, by_j, 3.5),
+    y, jacobian = reference.interpolate_with_jacobian(shape, *exact, active_levels=3.5)
+    along = (jacobian * u.double().t()[:, :, None]).sum(0)
+    expected = (
+        *(y, jacobian, along),
+        *torch.autograd.grad([y, jacobian], exact, [g.double(), j.double()], retain_graph=True),
+        *torch.autograd.grad(along, exact, g.double()),
     )
-    return max(float((f.cpu() - e).abs().max() / e.abs().max()) for f, e in zip(found, expected) if f is not None)
+    table, x, g, j, u = (t.to(device) for t in (table, x, g, j, u))
+    found = (
+        *interpolate_with_jacobian(shape, table, x, 3.5),
+        interpolate(shape, table, x, 3.5, direction=u),
+        table_gradient(shape, x, 3.5, g, j),
+        position_gradient(shape, table, x, 3.5, g, j),
+        table_gradient(shape, x, 3.5, g, direction=u),
+        position_gradient(shape, table, x, 3.5, g, direction=u),
+    )
+    return max(float((f.cpu() - e).abs().max() / e.abs().max()) for f, e in zip(found, expected))
 
 
 class _Levels(NamedTuple):
@@ -91,7 +100,7 @@ def _levels(shape: GridShape, device: torch.device) -> _Levels:
         numbers.append((level.vertices - 2, *steps, level.size - 1, int(level.hashed)))
     wrapped = [[n - 2**32 if n >= 2**31 else n for n in row] for row in numbers]
     return _Levels(
-        scale=torch.tensor([level.scale for level in shape.levels], device=device),
+        scale=torch.tensor([level.scale for level in shape.levels], dtype=torch.float32, device=device),
         offset=torch.tensor([level.offset for level in shape.levels], dtype=torch.int64, device=device),
         numbers=torch.tensor(wrapped, dtype=torch.int32, device=device),
     )
@@ -166,17 +175,28 @@ def _slope_of_corner(upper, CORNER: tl.constexpr, AXIS: tl.constexpr):
 
 
 @triton.jit
+def _direction(u_ptr, point, valid):
+    """Each point's direction, beside its features."""
+    place = u_ptr + point.to(tl.int64) * 3
+    ux = tl.load(place, mask=valid, other=0.0)
+    uy = tl.load(place + 1, mask=valid, other=0.0)
+    uz = tl.load(place + 2, mask=valid, other=0.0)
+    return ux[:, None], uy[:, None], uz[:, None]
+
+
+@triton.jit
 def _level_weight(active_levels, level):
     """See `levels.level_weight`."""
     return tl.minimum(tl.maximum(active_levels - level, 0.0), 1.0)
 
 
 @triton.jit(do_not_specialize=["n"])
-def _interpolate(
+def _interpolate_kernel(
     x_ptr,
     table_ptr,
     y_ptr,  # [n, WIDTH]
     j_ptr,  # [3, n, WIDTH], not written unless JACOBIAN
+    u_ptr,  # [n, 3], not read unless DIRECTION
     scale_ptr,
     offset_ptr,
     numbers_ptr,
@@ -186,6 +206,7 @@ def _interpolate(
     WIDTH: tl.constexpr,
     SMOOTH: tl.constexpr,
     JACOBIAN: tl.constexpr,
+    DIRECTION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -207,10 +228,13 @@ def _interpolate(
         place = _row(vertex, corner)[:, None] * F + feature
         value = tl.load(table_ptr + place, mask=valid[:, None], other=0.0)
         y += (wx * wy * wz)[:, None] * value
-        if JACOBIAN:
+        if JACOBIAN or DIRECTION:
             jx += (_slope_of_corner(sx, corner, 0) * wy * wz)[:, None] * value
             jy += (_slope_of_corner(sy, corner, 1) * wx * wz)[:, None] * value
             jz += (_slope_of_corner(sz, corner, 2) * wx * wy)[:, None] * value
+    if DIRECTION:
+        ux, uy, uz = _direction(u_ptr, point, valid)
+        y = ux * jx + uy * jy + uz * jz
     weight = _level_weight(active_levels, level)
     target = point.to(tl.int64)[:, None] * WIDTH + level * F + feature
     tl.store(y_ptr + target, weight * y, mask=valid[:, None])
@@ -222,11 +246,12 @@ def _interpolate(
 
 
 @triton.jit(do_not_specialize=["n"])
-def _table_gradient(
+def _table_gradient_kernel(
     x_ptr,
     gradient_ptr,
     y_ptr,  # derivatives by the features, [n, WIDTH]
     j_ptr,  # derivatives by the Jacobian, [3, n, WIDTH], not read unless JACOBIAN
+    u_ptr,
     scale_ptr,
     offset_ptr,
     numbers_ptr,
@@ -236,6 +261,7 @@ def _table_gradient(
     WIDTH: tl.constexpr,
     SMOOTH: tl.constexpr,
     JACOBIAN: tl.constexpr,
+    DIRECTION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -252,6 +278,12 @@ def _table_gradient(
         jx = weight * tl.load(j_ptr + source, mask=valid[:, None], other=0.0)
         jy = weight * tl.load(j_ptr + plane + source, mask=valid[:, None], other=0.0)
         jz = weight * tl.load(j_ptr + 2 * plane + source, mask=valid[:, None], other=0.0)
+    if DIRECTION:  # y is the derivative by what is written for a direction, not by the features
+        ux, uy, uz = _direction(u_ptr, point, valid)
+        jx = ux * y
+        jy = uy * y
+        jz = uz * y
+        y = y * 0.0
     for corner in tl.static_range(8):
         wx, wy, wz = (
             _of_corner(weights[0], corner, 0),
@@ -259,7 +291,7 @@ def _table_gradient(
             _of_corner(weights[2], corner, 2),
         )
         value = (wx * wy * wz)[:, None] * y
-        if JACOBIAN:
+        if JACOBIAN or DIRECTION:
             value += (_slope_of_corner(sx, corner, 0) * wy * wz)[:, None] * jx
             value += (_slope_of_corner(sy, corner, 1) * wx * wz)[:, None] * jy
             value += (_slope_of_corner(sz, corner, 2) * wx * wy)[:, None] * jz
@@ -268,12 +300,13 @@ def _table_gradient(
 
 
 @triton.jit(do_not_specialize=["n", "levels"])
-def _position_gradient(
+def _position_gradient_kernel(
     x_ptr,
     table_ptr,
     gradient_ptr,  # [n, 3]
     y_ptr,
     j_ptr,
+    u_ptr,
     scale_ptr,
     offset_ptr,
     numbers_ptr,
@@ -284,6 +317,7 @@ def _position_gradient(
     WIDTH: tl.constexpr,
     SMOOTH: tl.constexpr,
     JACOBIAN: tl.constexpr,
+    DIRECTION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -302,6 +336,12 @@ def _position_gradient(
             jx = weight * tl.load(j_ptr + source, mask=valid[:, None], other=0.0)
             jy = weight * tl.load(j_ptr + plane + source, mask=valid[:, None], other=0.0)
             jz = weight * tl.load(j_ptr + 2 * plane + source, mask=valid[:, None], other=0.0)
+        if DIRECTION:  # y is the derivative by what is written for a direction, not by the features
+            ux, uy, uz = _direction(u_ptr, point, valid)
+            jx = ux * y
+            jy = uy * y
+            jz = uz * y
+            y = y * 0.0
         for corner in tl.static_range(8):
             wx, wy, wz = (
                 _of_corner(weights[0], corner, 0),
@@ -319,7 +359,7 @@ def _position_gradient(
             px += sx * wy * wz * v
             py += wx * sy * wz * v
             pz += wx * wy * sz * v
-            if JACOBIAN:
+            if JACOBIAN or DIRECTION:
                 vx = tl.sum(value * jx, axis=1)
                 vy = tl.sum(value * jy, axis=1)
                 vz = tl.sum(value * jz, axis=1)
@@ -337,53 +377,85 @@ def _position_gradient(
 
 
 def _launch(
-    kernel: Any, grid: tuple[int, ...], shape: GridShape, tensors: list[Tensor], numbers: list[float], jacobian: bool
+    kernel: Any,
+    grid: tuple[int, ...],
+    shape: GridShape,
+    tensors: tuple[Tensor, ...],
+    jacobian: Tensor | None,
+    direction: Tensor | None,
+    numbers: tuple[float, ...],
 ) -> None:
     """Start programs."""
-    with torch.cuda.device_of(tensors[0]):
+    x = tensors[0]
+    with torch.cuda.device_of(x):
         kernel[grid](
             *(tensor.contiguous() for tensor in tensors),
-            *_levels(shape, tensors[0].device),
+            x if jacobian is None else jacobian.contiguous(),
+            x if direction is None else direction.contiguous(),
+            *_levels(shape, x.device),
             *numbers,
             F=shape.features,
             WIDTH=shape.output_dim,
             SMOOTH=shape.smooth,
-            JACOBIAN=jacobian,
+            JACOBIAN=jacobian is not None,
+            DIRECTION=direction is not None,
             BLOCK=BLOCK,
             num_warps=NUM_WARPS,
         )
 
 
-def interpolate(
-    shape: GridShape, table: Float[Tensor, "T F"], x: Float[Tensor, "n 3"], active_levels: float, jacobian: bool
-) -> tuple[Float[Tensor, "n L*F"], Float[Tensor, "3 n L*F"] | None]:
-    """Features of positions, and their derivatives if asked for (see `functions.Backend`)."""
+def _interpolate(
+    shape: GridShape,
+    table: Float[Tensor, "T F"],
+    x: Float[Tensor, "n 3"],
+    active_levels: float,
+    jacobian: Float[Tensor, "3 n L*F"] | None = None,
+    direction: Float[Tensor, "n 3"] | None = None,
+) -> Float[Tensor, "n L*F"]:
+    """Features, or their derivatives along a direction; `jacobian` is written if it is there."""
     count = count_active(shape, active_levels)
     values = x.new_empty(len(x), shape.output_dim)
-    slopes = x.new_empty(3, len(x), shape.output_dim) if jacobian else None
-    for result in (values, slopes):
-        if result is not None:
-            result[..., count * shape.features :] = 0
+    values[:, count * shape.features :] = 0
     if count and len(x):
-        tensors = [x, table, values, values if slopes is None else slopes]
-        _launch(_interpolate, (-(-len(x) // BLOCK), count), shape, tensors, [active_levels, len(x)], jacobian)
-    return values, slopes
+        grid, numbers = (-(-len(x) // BLOCK), count), (active_levels, len(x))
+        _launch(_interpolate_kernel, grid, shape, (x, table, values), jacobian, direction, numbers)
+    return values
+
+
+def interpolate(
+    shape: GridShape,
+    table: Float[Tensor, "T F"],
+    x: Float[Tensor, "n 3"],
+    active_levels: float,
+    direction: Float[Tensor, "n 3"] | None = None,
+) -> Float[Tensor, "n L*F"]:
+    """Features, or their derivatives along a direction (see `functions.Backend`)."""
+    return _interpolate(shape, table, x, active_levels, direction=direction)
+
+
+def interpolate_with_jacobian(
+    shape: GridShape, table: Float[Tensor, "T F"], x: Float[Tensor, "n 3"], active_levels: float
+) -> tuple[Float[Tensor, "n L*F"], Float[Tensor, "3 n L*F"]]:
+    """Features and their derivatives (see `functions.Backend`)."""
+    jacobian = x.new_empty(3, len(x), shape.output_dim)
+    jacobian[..., count_active(shape, active_levels) * shape.features :] = 0
+    return _interpolate(shape, table, x, active_levels, jacobian), jacobian
 
 
 def table_gradient(
     shape: GridShape,
     x: Float[Tensor, "n 3"],
-    values: Float[Tensor, "n L*F"],
-    jacobian: Float[Tensor, "3 n L*F"] | None,
     active_levels: float,
+    values: Float[Tensor, "n L*F"],
+    jacobian: Float[Tensor, "3 n L*F"] | None = None,
+    direction: Float[Tensor, "n 3"] | None = None,
 ) -> Float[Tensor, "T F"]:
     """Derivatives with respect to the table (see `functions.Backend`)."""
     count = count_active(shape, active_levels)
     gradient = x.new_zeros(shape.rows, shape.features)
     if count and len(x):
-        tensors = [x, gradient, values, values if jacobian is None else jacobian]
-        grid = (-(-len(x) // BLOCK), count)
-        _launch(_table_gradient, grid, shape, tensors, [active_levels, len(x)], jacobian is not None)
+        grid, numbers = (-(-len(x) // BLOCK), count), (active_levels, len(x))
+        _launch(_table_gradient_kernel, grid, shape, (x, gradient, values), jacobian, direction, numbers)
     return gradient
 
 
@@ -391,15 +463,15 @@ def position_gradient(
     shape: GridShape,
     table: Float[Tensor, "T F"],
     x: Float[Tensor, "n 3"],
-    values: Float[Tensor, "n L*F"],
-    jacobian: Float[Tensor, "3 n L*F"] | None,
     active_levels: float,
+    values: Float[Tensor, "n L*F"],
+    jacobian: Float[Tensor, "3 n L*F"] | None = None,
+    direction: Float[Tensor, "n 3"] | None = None,
 ) -> Float[Tensor, "n 3"]:
     """Derivatives with respect to the positions (see `functions.Backend`)."""
     count = count_active(shape, active_levels)
     gradient = torch.zeros_like(x, memory_format=torch.contiguous_format)
     if count and len(x):
-        tensors = [x, table, gradient, values, values if jacobian is None else jacobian]
-        grid = (-(-len(x) // BLOCK),)
-        _launch(_position_gradient, grid, shape, tensors, [active_levels, len(x), count], jacobian is not None)
+        tensors, numbers = (x, table, gradient, values), (active_levels, len(x), count)
+        _launch(_position_gradient_kernel, (-(-len(x) // BLOCK),), shape, tensors, jacobian, direction, numbers)
     return gradient

@@ -340,6 +340,17 @@ def test_leading_dimensions_stay():
         assert features.shape == (*batch, 6) == grid(torch.rand(*batch, 3)).shape and jacobian.shape == (*batch, 6, 3)
 
 
+@pytest.mark.parametrize("implementation", ["torch", "auto"])
+def test_training_after_inference(implementation):
+    """What is kept from the first call must serve where gradients are computed."""
+    reference._constants.cache_clear()
+    grid = HashGrid(HashGridOptions(**{**SMALL.__dict__, "implementation": implementation}))
+    with torch.inference_mode():
+        assert grid(torch.rand(4, 3)).shape == (4, 6)
+    grid(torch.rand(4, 3, requires_grad=True)).sum().backward()
+    assert grid.table.grad is not None
+
+
 def test_half_precision_positions_and_autocast_give_float32_features():
     grid = HashGrid(SMALL)
     x = torch.rand(10, 3)

@@ -110,7 +110,9 @@ def test_it_is_what_auto_takes_on_a_gpu_and_deviations_are_noticed(monkeypatch):
     shape, device = HashGrid(OPTIONS).shape, torch.device(DEVICE)
     if DEVICE == "cuda":
         assert resolve("auto", shape, device).name == "triton"
-    assert triton_cuda.refusal(shape, device, torch.float32) is None
+    triton_cuda._failure.cache_clear()
+    with torch.inference_mode():
+        assert triton_cuda.refusal(shape, device, torch.float32) is None
     monkeypatch.setattr(triton_cuda, "_deviation", lambda device: 0.5)
     triton_cuda._failure.cache_clear()
     assert "off by 0.5" in (triton_cuda.refusal(shape, device, torch.float32) or "")
