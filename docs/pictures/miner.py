@@ -58,7 +58,9 @@ class Blocks:
             # Pixels are means over samples, or samples are squares of pixels.
             image = Image.fromarray(np.rint(255.0 * values).astype(np.uint8).squeeze()).convert("RGB")
             coarse = image.width < size[1]
-            panel = np.array(image.resize(size[::-1], Image.Resampling.NEAREST if coarse else Image.Resampling.BOX))
+            panel = np.array(
+                image.resize((size[1], size[0]), Image.Resampling.NEAREST if coarse else Image.Resampling.BOX)
+            )
             grid = hierarchy.grids[level]
             color = [round(255 * part) for part in LEVEL_COLORS[level % len(LEVEL_COLORS)]]
             for row, column in grid.coordinates(hierarchy.levels[level].index.cpu().numpy()) * grid.block_extent:
