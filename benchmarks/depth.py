@@ -64,6 +64,8 @@ class Condition:
     """Factor on all depth."""
     as_z: bool = False
     """Declare ray distance as z-depth."""
+    mixed: bool = False
+    """Give each frame the depth of another one."""
 
 
 CONDITIONS = {
@@ -78,6 +80,7 @@ CONDITIONS = {
 WRONG = {
     "depth × 1.3, 10 views": Condition(10, scale=1.3),
     "ray distance as z, 10 views": Condition(10, as_z=True),
+    "depth of other frames, 10 views": Condition(10, mixed=True),
 }
 
 
@@ -98,10 +101,15 @@ def write_variant(data: Path, folder: Path, condition: Condition, shrink: int, s
         + 1.0
     )
     folder.mkdir(parents=True)
-    for number, frame in enumerate(sorted(transforms["frames"], key=lambda frame: frame["file_path"])):
+    for split in ("train", "val", "test"):
+        transforms.pop(f"{split}_filenames", None)
+    frames = sorted(transforms["frames"], key=lambda frame: frame["file_path"])
+    files = [data / frame["depth_file_path"] for frame in frames]
+    for number, frame in enumerate(frames):
         image = Image.open(data / frame["file_path"])
         image.convert("RGB").resize((width, height), Image.Resampling.BOX).save(folder / f"{number:03d}.png")
-        depth = read_depth(data / frame["depth_file_path"]) * unit
+        other = condition.mixed and number % EVERY != 0
+        depth = read_depth(files[(number + len(files) // 2) % len(files) if other else number]) * unit
         depth = depth[shrink // 2 :: shrink, shrink // 2 :: shrink][:height, :width]
         if number % EVERY != 0:
             depth = spoiled(depth, condition, random)
@@ -241,7 +249,7 @@ class Benchmark:
 
     def _write_sample_scene(self) -> None:
         """The sample scene with depth, small enough to be used as it is."""
-        options = {"layouts": ("nerfstudio",), "num_train": 42, "num_val": 0, "num_test": 7, "resolution": 120}
+        options = {"layouts": ("nerfstudio",), "num_train": 42, "num_val": 1, "num_test": 6, "resolution": 120}
         write_sample_scene(SampleSceneConfig(self.folder / "sample", **options))
         self.data, self.shrink = self.folder / "sample" / "nerfstudio", 1
 

@@ -36,15 +36,15 @@ class RayBounds:
     reason: str
     """How the bounds were found, for the user."""
     from_points: bool = False
-    """Whether they are distances of SfM points, hence seen rather than assumed."""
+    """Whether they are distances of known points, hence seen rather than assumed."""
 
 
 def ray_bounds(outputs: DataparserOutputs, config: DataParserConfig | None = None) -> RayBounds:
     """Choose near and far for a data set.
 
     In this order: what the dataparser states (metadata "near_far"); Blender's convention; the distances of SfM points
-    (metadata "points3D_xyz") from the cameras; for cameras outside the scene box, the ball around that box; else the
-    fixed interval of a capture that was scaled into the unit cube.
+    (metadata "points3D_xyz"; "points3D_source" says what else they are) from the cameras; for cameras outside the scene
+    box, the ball around that box; else the fixed interval of a capture that was scaled into the unit cube.
 
     Args:
         outputs: the dataparser's outputs of the training split.
@@ -68,7 +68,7 @@ def ray_bounds(outputs: DataparserOutputs, config: DataParserConfig | None = Non
     points = metadata.get("points3D_xyz")
     if points is not None and len(points) >= 10:
         near, far = point_distance_range(origins, np.asarray(torch.as_tensor(points).double().cpu()))
-        return replace(bounds(near, far, False, "SfM points"), from_points=True)
+        return replace(bounds(near, far, False, metadata.get("points3D_source", "SfM points")), from_points=True)
 
     aabb = outputs.scene_box.aabb.double().cpu().numpy()
     center, radius = aabb.mean(0), 0.5 * float(np.linalg.norm(aabb[1] - aabb[0]))

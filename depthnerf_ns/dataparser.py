@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import tyro
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -53,6 +53,10 @@ FILE_KEYS = ("depth_file_path", "depth_sigma_file_path", "normal_file_path")
 """Fields that all frames have, or none."""
 POINT_VIEWS, POINTS_PER_VIEW = 24, 200
 """Views, and pixels of each, whose depth tells how far the scene reaches."""
+
+
+CELLS = 32
+"""Cells along the longer side of a map, see `covered_share`."""
 
 
 @dataclass
@@ -111,6 +115,7 @@ class RgbdDataParser(Nerfstudio):
             check_transforms(file)
             transforms = read_json(file)
             check_file_fields(transforms, file)
+            self._leave_a_test_view(transforms, file)
             outputs = super()._generate_dataparser_outputs(split)
             outputs = self._with_depth(outputs, transforms, layout, file)
         else:
@@ -122,7 +127,7 @@ class RgbdDataParser(Nerfstudio):
                 points, reach = depth_points(outputs)
                 # The host asks for colours with them. Only models that start from points would use these.
                 outputs.metadata.update(points3D_xyz=points, points3D_rgb=torch.full_like(points, 128).byte())
-                outputs.metadata["depth_reach"] = reach
+                outputs.metadata.update(depth_reach=reach, points3D_source="depth maps")
         return outputs
 
     def _rewritten_outputs(self, layout: Layout, split: str) -> DataparserOutputs:
@@ -182,6 +187,17 @@ class RgbdDataParser(Nerfstudio):
             normal_contract=NormalContract(space, tuple(map(tuple, turn.tolist())), resize),  # type: ignore[arg-type]
         )
         return outputs
+
+    def _leave_a_test_view(self, transforms: dict[str, Any], source: Path) -> None:
+        """The default split rounds the training images up, so that fewer than ten frames leave none to test on; the
+        host then fails for want of them. Here one is kept."""
+        config, count = self.config, len(transforms["frames"])
+        stated = any(f"{split}_filenames" in transforms for split in ("train", "val", "test"))
+        if config.eval_mode != "fraction" or stated or math.ceil(count * config.train_split_fraction) < count:
+            return
+        if count < 2:
+            raise InputError("there is one frame, and none left to test on", "Set --eval-mode all", source)
+        self.config = replace(config, train_split_fraction=(count - 1.5) / count)
 
     def _image_path(self, name: str, folder: Path) -> Path:
         """The path that the host's parser gives an image."""
@@ -270,21 +286,39 @@ class DepthReach:
     far: float
     """Largest ray distance in scene units."""
     share: float
-    """Share of pixels that have depth."""
+    """Share of the pictures' area that has depth; small holes do not count."""
 
 
-def depth_points(outputs: DataparserOutputs) -> tuple[Float[Tensor, "n 3"], DepthReach]:
-    """Points in scene units where the depth maps of some views see a surface, and how far these maps see."""
+def covered_share(valid: Bool[np.ndarray, "h w"]) -> float:
+    """Share of a map's cells in which depth is: sensors leave holes at edges and on what is dark or shines, all over a
+    room, whereas a sky has no depth anywhere."""
+    height, width = valid.shape
+    size = max(1, max(height, width) // CELLS)
+    rows, columns = height // size, width // size
+    cells = valid[: rows * size, : columns * size].reshape(rows, size, columns, size)
+    return float(cells.any(axis=(1, 3)).mean())
+
+
+def depth_points(
+    outputs: DataparserOutputs, views: int = POINT_VIEWS, per_view: int = POINTS_PER_VIEW
+) -> tuple[Float[Tensor, "n 3"], DepthReach]:
+    """Points in scene units where the depth maps of some views see a surface, and how far these maps see.
+
+    Args:
+        outputs: with the depth contract in the metadata.
+        views: how many views to look at, at most.
+        per_view: points of each, at most.
+    """
     contract, cameras = outputs.metadata["depth_contract"], outputs.cameras
     count = len(outputs.image_filenames)
     forward = forward_directions(cameras)
     points, distances, shares = [], [], []
-    for index in np.unique(np.linspace(0, count - 1, min(count, POINT_VIEWS)).round().astype(int)):
+    for index in np.unique(np.linspace(0, count - 1, min(count, views)).round().astype(int)):
         size = (int(cameras.width[index]), int(cameras.height[index]))
         stored = load_depth(outputs.metadata["depth_filenames"][index], contract, size)
         rows, columns = np.nonzero(stored)
-        shares.append(len(rows) / stored.size)
-        some = np.linspace(0, len(rows) - 1, min(len(rows), POINTS_PER_VIEW)).astype(int)
+        shares.append(covered_share(stored > 0))
+        some = np.linspace(0, len(rows) - 1, min(len(rows), per_view)).astype(int)
         rows, columns = rows[some], columns[some]
         coords = torch.from_numpy(np.stack([rows, columns], axis=-1)).float() + 0.5
         rays = cameras.generate_rays(camera_indices=int(index), coords=coords)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from common_ns.checks import InputError
 from common_ns.datamanager import FieldDataset
+from depthnerf_ns.depth_cloud import DepthCloud
 from depthnerf_ns.depth_data import (
     as_float,
     as_tensor,
@@ -74,6 +75,7 @@ class DepthDataset(FieldDataset):
         sizes = torch.cat([cameras.width, cameras.height], dim=-1).reshape(-1, 2).tolist()
         self._sizes: list[tuple[int, int]] = [(width, height) for width, height in sizes]
         metadata["scene_units_per_metre"] = float(dataparser_outputs.dataparser_scale)
+        metadata["depth_cloud"] = DepthCloud(dataparser_outputs)
         self._scene_per_step = self.contract.unit * metadata["scene_units_per_metre"]
         # The store has one type for all images.
         self._types: dict[str, np.dtype] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -10,23 +9,23 @@ import torch
 from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.model_components.scene_colliders import NearFarCollider
 from nerfstudio.utils import colormaps
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
-from torch.nn import Parameter
 
+from common_ns import distributed
 from common_ns.checks import InputError
-from common_ns.hash_grid import HashGridOptions
 from common_ns.metrics import depth_errors
 from common_ns.scene_bounds import RayBounds
 from depthnerf_ns import depth_losses
 from depthnerf_ns.dataparser import DepthReach
+from depthnerf_ns.depth_cloud import DepthCloud
 from depthnerf_ns.depth_losses import annealed, has_depth, widened_epsilon
 from depthnerf_ns.depth_sampling import guide_samples
 from depthnerf_ns.guard import DepthGuard
-from depthnerf_ns.hash_field import HashDensityField, HashField
 from mipnerf_ns.model360 import MipNerf360Model, MipNerf360ModelConfig
 from mipnerf_ns.proposal import Guide, Round
 from mipnerf_ns.proposal_model import ProposalModel, ProposalModelConfig
@@ -44,13 +43,11 @@ LOSS_WEIGHTS: dict[str, float] = {
 larger than published ones, which stand beside squared colour errors."""
 
 ENCLOSED_SHARE = 0.8
-"""Share of pixels with depth from which a scene is taken to be closed all around, as a room is."""
+"""Share of the pictures with depth from which a scene is taken to be closed all around, as a room is."""
 OBJECT_MARGIN = 1.2
 """Least distance of the cameras from an object, relative to its radius."""
 NEAR_MARGIN, FAR_MARGIN = 0.5, 1.1
 """Near and far plane relative to the nearest and farthest depth."""
-CUBE_MARGIN = 1.05
-"""Side of the grid's cube relative to the points that depth shows."""
 
 
 @dataclass
@@ -88,7 +85,8 @@ class DepthModelConfig(ProposalModelConfig):
     depth_anneal_share: float = 0.5
     """Share of the learning-rate schedule over which both fall."""
     depth_guard: bool = True
-    """Pause depth supervision now and then for a few steps, and lower its weight if colours get better without it."""
+    """Before training, see whether the images match each other where the depth says, and switch supervision by depth
+    off, saying so, if they do not."""
     depth_sample_share: float = 0.0
     """Share of the last round's samples that are put around the measured depth in training (0.25 in the thesis)."""
     normal_loss_mult: float = 0.0
@@ -176,8 +174,11 @@ class DepthModel(ProposalModel):
         if trainer is not None:
             scheduler: Any = trainer.config.optimizers["fields"]["scheduler"]
             self.schedule_steps = getattr(scheduler, "max_steps", trainer.config.max_num_iterations)
-            if self.guard is not None and self.schedule_steps:
-                self.guard.set_schedule(self.schedule_steps)
+            cloud: DepthCloud | None = self.metadata.get("depth_cloud")
+            if self.guard is not None and not self.guard.decided and cloud is not None:
+                message = self.guard.decide(cloud.outputs)
+                if message is not None and distributed.rank() == 0:
+                    CONSOLE.print(f"[yellow]{message}")
 
         def set_step(step: int) -> None:
             self.step = step
@@ -200,7 +201,7 @@ class DepthModel(ProposalModel):
     def depth_weight(self) -> float:
         """Weight of the depth loss at the present step."""
         config = self.config
-        guard = 1.0 if self.guard is None else self.guard.multiplier(self.step)
+        guard = 1.0 if self.guard is None else self.guard.multiplier
         return self.depth_mult * self._annealed(config.depth_initial) * guard
 
     def _annealed(self, initial: float) -> float:
@@ -338,12 +339,22 @@ class DepthModel(ProposalModel):
             metrics["depth_weight"] = error.new_tensor(self.depth_weight())
         return metrics
 
-    def after_backward(self, step: int, metrics: dict[str, Tensor]) -> None:
-        """Let the guard see how well colours are explained."""
-        if self.guard is not None and "rgb_error_with_depth" in metrics:
-            message = self.guard.observe(step, float(metrics["rgb_error_with_depth"]))
-            if message is not None:
-                CONSOLE.print(f"[yellow]Step {step}: {message} ns-depth-check tells what is wrong with a depth.")
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
+        """Render a free view; what the capture's depth maps see of it stands for its measured depth."""
+        rays = camera.generate_rays(camera_indices=0, keep_shape=True, obb_box=obb_box)
+        cloud: DepthCloud | None = self.metadata.get("depth_cloud")
+        measured = None if cloud is None else cloud.seen_by(camera)
+        if measured is None:
+            return self.get_outputs_for_camera_ray_bundle(rays)  # type: ignore[return-value]
+        rays.metadata["depth"] = measured.to(rays.origins)
+        outputs = self.get_outputs_for_camera_ray_bundle(rays)
+        outputs["depth_error"] = self._error_picture(outputs["depth_error"])
+        return {**outputs, "depth_measured": rays.metadata["depth"]}  # type: ignore[dict-item]
+
+    def _error_picture(self, error: Float[Tensor, "h w 1"]) -> Float[Tensor, "h w 3"]:
+        """Errors of depth in colours: the middle is right, to both sides within three standard deviations."""
+        return colormaps.apply_float_colormap((error / (6.0 * self.epsilon) + 0.5).clamp(0.0, 1.0))
 
     def outputs_for_test_image(self, camera: Cameras, batch: dict) -> dict[str, Tensor]:
         if "depth_image" not in batch:
@@ -366,9 +377,7 @@ class DepthModel(ProposalModel):
                 picture = colormaps.apply_depth_colormap(measured, accumulation, low, high)
                 images["depth_measured"] = picture
         if "depth_error" in outputs:
-            # Grey is right, to both sides within three standard deviations.
-            error = (outputs["depth_error"] / (6.0 * self.epsilon) + 0.5).clamp(0.0, 1.0)
-            images["depth_error"] = colormaps.apply_float_colormap(error)
+            images["depth_error"] = self._error_picture(outputs["depth_error"])
             images["opacity_at_depth"] = colormaps.apply_colormap(outputs["opacity_at_depth"])
         return metrics, images
 
@@ -406,89 +415,3 @@ class DepthMipNerfModel(DepthModel, MipNerf360Model):
     """
 
     config: DepthMipNerfModelConfig
-
-
-@dataclass
-class DepthHashModelConfig(DepthModelConfig):
-    """Depth-supervised field on multi-resolution hash grids."""
-
-    _target: type = field(default_factory=lambda: DepthHashModel)
-    """target class to instantiate"""
-    grid: HashGridOptions = field(default_factory=HashGridOptions)
-    """Hash grid of the field with colour."""
-    proposal_grid: HashGridOptions = field(
-        default_factory=lambda: HashGridOptions(num_levels=5, log2_table_size=17, max_resolution=256)
-    )
-    """Hash grid of the proposal network."""
-    hidden_dim: int = 64
-    """Width of the network on the grid's features."""
-    proposal_hidden_dim: int = 16
-    """Width of the proposal network."""
-    bottleneck_dim: int = 16
-    """Channels from there to the colour head."""
-    num_color_layers: int = 2
-    """Hidden layers of the colour head."""
-    color_hidden_dim: int = 64
-    """Width of these layers."""
-    num_direction_frequencies: int = 3
-    """Octaves of the view direction's encoding."""
-    density_bias: float = -1.0
-    """Added to the raw density before the exponential."""
-    fade_levels: bool = True
-    """Fade out grid levels that are finer than a sample (Zip-NeRF's down-weighting)."""
-
-
-class DepthHashModel(DepthModel):
-    """Features of hash grids through small networks, with depth.
-
-    Args:
-        config: the model's config.
-    """
-
-    config: DepthHashModelConfig
-    field: HashField
-    proposal: HashDensityField
-
-    def build_fields(self, contracted: bool, position_scale: float) -> tuple[HashDensityField, HashField]:
-        """Proposal and colour network; arguments as the base's."""
-        config = self.config
-        center = torch.zeros(3)
-        if not contracted:
-            center, side = self._occupied_cube()
-            position_scale = 2.0 / side
-        shared: dict[str, Any] = {
-            "contracted": contracted,
-            "center": tuple(center.tolist()),
-            "position_scale": position_scale,
-            "density_bias": config.density_bias + math.log(position_scale),
-            "fade_levels": config.fade_levels,
-        }
-        proposal = HashDensityField(config.proposal_grid, config.proposal_hidden_dim, **shared)
-        colored = HashField(
-            config.grid,
-            config.bottleneck_dim,
-            config.num_color_layers,
-            config.color_hidden_dim,
-            config.num_direction_frequencies,
-            self.num_train_data,
-            config.appearance_dim,
-            hidden_dim=config.hidden_dim,
-            **shared,
-        )
-        return proposal, colored
-
-    def get_param_groups(self) -> dict[str, list[Parameter]]:
-        # Rows of the tables are seldom met and take large steps; networks that take these die early.
-        groups = super().get_param_groups()
-        tables = [self.field.grid.table, self.proposal.grid.table]
-        groups["fields"] = [p for p in groups["fields"] if all(p is not table for table in tables)]
-        return {"grids": tables, **groups}
-
-    def _occupied_cube(self) -> tuple[Float[Tensor, " 3"], float]:
-        """Centre and side of a cube that holds what depth sees and the cameras, or all samples of all rays."""
-        points = self.metadata.get("points3D_xyz")
-        if points is None or not self._enclosed:
-            return torch.zeros(3), 2.0 * self.ray_bounds.extent
-        known = torch.cat([torch.as_tensor(points).float(), self.metadata["camera_to_worlds"][:, :3, 3].float().cpu()])
-        low, high = known.amin(0), known.amax(0)
-        return 0.5 * (low + high), CUBE_MARGIN * float((high - low).max())

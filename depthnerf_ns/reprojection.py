@@ -101,6 +101,18 @@ class DepthView:
 
     def project(self, local: Float[ndarray, "*n 3"]) -> tuple[ndarray, ndarray, Bool[ndarray, "*n"]]:
         """Where points in the camera's axes land in the kept part of the map: row, column, and whether they do."""
+        row, column, inside = self.place(local)
+        height, width = self.stored.shape
+        # The kept pixel whose centre is nearest.
+        row, column = (
+            np.clip(np.round(place / self.stride), 0, limit - 1).astype(int)
+            for place, limit in ((row, height), (column, width))
+        )
+        return row, column, inside
+
+    def place(self, local: Float[ndarray, "*n 3"]) -> tuple[ndarray, ndarray, Bool[ndarray, "*n"]]:
+        """Where points in the camera's axes are seen: row and column in pixels of the view, the first pixel's centre
+        being 0, and whether they lie in the image."""
         x, y, z = local[..., 0], -local[..., 1], -local[..., 2]  # to OpenCV's axes
         radius = np.hypot(x, y)
         angle = np.arctan2(radius, z)
@@ -122,15 +134,9 @@ class DepthView:
                 y * d + 2.0 * p2 * x * y + p1 * (r + 2.0 * y * y),
             )
         fx, fy, cx, cy = (float(getattr(self.cameras, name)[self.index]) for name in ("fx", "fy", "cx", "cy"))
-        height, width = self.stored.shape
         column, row = fx * x + cx, fy * y + cy
         inside &= (column >= 0) & (column < self.size[0]) & (row >= 0) & (row < self.size[1])
-        # The kept pixel whose centre is nearest.
-        row, column = (
-            np.clip(np.round((np.where(inside, place, 0.0) - 0.5) / self.stride), 0, limit - 1).astype(int)
-            for place, limit in ((row, height), (column, width))
-        )
-        return row, column, inside
+        return np.where(inside, row, 0.5) - 0.5, np.where(inside, column, 0.5) - 0.5, inside
 
 
 def depth_views(outputs: Sequence[DataparserOutputs]) -> list[DepthView]:

@@ -15,7 +15,8 @@ from common_ns.schedulers import LogLinearSchedulerConfig
 from common_ns.trainer import SafeTrainerConfig
 from depthnerf_ns.datamanager import DepthDataManagerConfig
 from depthnerf_ns.dataparser import RgbdDataParserConfig
-from depthnerf_ns.model import DepthHashModelConfig, DepthMipNerfModelConfig
+from depthnerf_ns.hash_model import DepthHashModelConfig
+from depthnerf_ns.model import DepthMipNerfModelConfig
 
 apply()
 

@@ -3,7 +3,7 @@
     ns-depth-check DATA
     ns-depth-check DATA --depth-kind ray --output-path check.png
 
-It ends with code 1 if the depth is evidently wrong.
+It ends with code 1 if the depth is evidently wrong. The last line says whether the images agree with the depth.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class DepthCheck:
         """
         from depthnerf_ns.dataparser import RgbdDataParserConfig, contract_in_words
         from depthnerf_ns.depth_check import all_outputs, check_depth
+        from depthnerf_ns.photo_check import photo_support
 
         names = ("data", "layout", "depth_unit", "depth_kind", "depth_min", "depth_max", "depth_resize")
         config = RgbdDataParserConfig(**{name: getattr(self, name) for name in names})
@@ -68,6 +69,7 @@ class DepthCheck:
             print("\n".join(table))
             raise InputError(report.problem, report.remedy, self.data)
         print("\n".join(report.lines()))
+        print(photo_support(outputs[0]).words)
 
 
 def entrypoint() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from common_ns.checks import InputError
 from common_ns.sample_scene import Scene
 from common_ns.scene_bounds import ray_bounds
-from depthnerf_ns.dataparser import RgbdDataParserConfig, contract_in_words
+from depthnerf_ns.dataparser import RgbdDataParserConfig, contract_in_words, covered_share
 from depthnerf_ns.depth_data import load_depth, read_depth
 from depthnerf_ns.layouts import find_layout
 from depthnerf_ns.views import spread_views, view_distances, views_to_compare
@@ -365,3 +365,29 @@ def test_config_survives_yaml(depth_scene):
     config = RgbdDataParserConfig(data=depth_scene, depth_kind="ray", num_views=3)
     again = yaml.load(yaml.dump(config), Loader=yaml.Loader)
     assert again == config and again.depth_max == math.inf
+
+
+@pytest.mark.parametrize("count", [2, 5, 9])
+def test_few_frames_leave_one_to_test_on(scene_copy, count):
+    """The host's default split gives all of fewer than ten frames to training, and fails in evaluation."""
+    drop = [f"{split}_filenames" for split in ("train", "val", "test")]
+    edit(scene_copy, lambda c: (c.update(frames=c["frames"][:count]), [c.pop(key, None) for key in drop]))
+    train, test = (outputs_of(scene_copy, split).image_filenames for split in ("train", "test"))
+    assert (len(train), len(test)) == (count - 1, 1) and not set(train) & set(test)
+
+
+def test_one_frame_is_refused_where_one_has_to_be_tested_on(scene_copy):
+    drop = [f"{split}_filenames" for split in ("train", "val", "test")]
+    edit(scene_copy, lambda c: (c.update(frames=c["frames"][:1]), [c.pop(key, None) for key in drop]))
+    with pytest.raises(InputError, match="eval-mode all"):
+        outputs_of(scene_copy)
+    assert len(outputs_of(scene_copy, eval_mode="all", auto_scale_poses=False).image_filenames) == 1
+
+
+def test_scattered_holes_are_not_taken_for_sky():
+    rng = np.random.default_rng(0)
+    scattered = rng.random((120, 160)) > 0.5
+    sky = np.ones((120, 160), dtype=bool)
+    sky[:60] = False
+    assert covered_share(scattered) == 1.0 and covered_share(np.ones((7, 9), dtype=bool)) == 1.0
+    assert covered_share(sky) == pytest.approx(0.5) and covered_share(~np.ones((120, 160), dtype=bool)) == 0.0

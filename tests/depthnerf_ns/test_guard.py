@@ -1,107 +1,86 @@
-"""The guard lowers the weight of depth that keeps colours from being explained, and leaves other depth alone."""
+"""The images tell right depth from wrong, and supervision by wrong depth is switched off."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable
-
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from depthnerf_ns.guard import CONSISTENT, REDUCTION, TESTS, DepthGuard
-
-STEPS = 2000
-
-
-def run(
-    guard: DepthGuard, error: Callable[[int, float], float], start: int = 0, stop: int = STEPS
-) -> tuple[list[float], list[str]]:
-    """Train for some steps: `error` gives the colour error of a step at the weight of depth that the guard gives it."""
-    weights, messages = [], []
-    for step in range(start, stop):
-        weights.append(guard.multiplier(step))
-        message = guard.observe(step, error(step, weights[-1]))
-        messages += [message] if message else []
-    return weights, messages
+from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
+from depthnerf_ns.dataparser import RgbdDataParserConfig
+from depthnerf_ns.guard import DepthGuard
+from depthnerf_ns.photo_check import LOG_SCALES, PhotoSupport, photo_support, votes
 
 
-def new_guard() -> DepthGuard:
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photo")
+    options = {"layouts": ("nerfstudio",), "num_train": 16, "num_val": 1, "num_test": 1}
+    write_sample_scene(SampleSceneConfig(folder / "scene", resolution=96, supersample=1, **options))
+    return folder / "scene" / "nerfstudio"
+
+
+def outputs_of(scene, **options):
+    return RgbdDataParserConfig(data=scene, **options).setup().get_dataparser_outputs("train")
+
+
+def test_right_depth_is_supported(scene):
+    support = photo_support(outputs_of(scene))
+    assert support.matched > 60 and support.share > 0.9 and not support.contradicts
+    assert "agree with" in support.words
+
+
+@pytest.mark.parametrize("factor", [0.75, 0.85, 1.15, 1.3])
+def test_depth_of_another_scale_is_not(scene, factor):
+    support = photo_support(outputs_of(scene, depth_unit=factor * 1e-3))
+    assert support.matched > 60 and support.share < 0.3 and support.contradicts
+    assert "speak against" in support.words
+
+
+def test_small_errors_are_forgiven(scene):
+    assert photo_support(outputs_of(scene, depth_unit=1.03e-3)).share > 0.9
+
+
+def test_ray_distance_is_read_as_such(scene, tmp_path):
+    """The same surfaces as ray distance are supported if declared so."""
+    outputs = outputs_of(scene)
+    files = []
+    for index, file in enumerate(outputs.metadata["depth_filenames"]):
+        rays = outputs.cameras.generate_rays(camera_indices=index, keep_shape=True)
+        cos = -(rays.directions @ outputs.cameras.camera_to_worlds[index, :3, :3])[..., 2].numpy()
+        files.append(tmp_path / f"{index}.npy")
+        np.save(files[-1], np.asarray(Image.open(file)) * 1e-3 / cos)
+    outputs.metadata["depth_filenames"] = files
+    contract = type(outputs.metadata["depth_contract"])
+    outputs.metadata["depth_contract"] = contract(unit=1.0, kind="ray")
+    assert photo_support(outputs).share > 0.9
+
+
+def test_a_vote_needs_a_clear_match():
+    flat = np.full(41, 0.95)  # the same everywhere: cameras that hardly move, or a plain wall
+    peak = np.where(np.abs(LOG_SCALES) < 0.05, 0.97, 0.2)
+    elsewhere = np.where(np.abs(LOG_SCALES - 0.3) < 0.05, 0.97, 0.2)
+    weak = 0.8 * peak
+    has_match, at_depth = votes(np.stack([flat, peak, elsewhere, weak]))
+    assert has_match.tolist() == [False, True, True, False] and at_depth.tolist() == [False, True, False, False]
+
+
+def test_few_matches_decide_nothing():
+    assert not PhotoSupport(20, 0).contradicts and PhotoSupport(200, 10).contradicts
+    assert "do not tell" in PhotoSupport(20, 0).words and not PhotoSupport(0, 0).contradicts
+
+
+def test_a_single_view_has_nothing_to_be_compared_with(scene):
+    assert photo_support(outputs_of(scene, num_views=1)) == PhotoSupport(0, 0)
+
+
+def test_the_guard_decides_once_and_remembers(scene):
     guard = DepthGuard()
-    guard.set_schedule(STEPS)
-    return guard
-
-
-def noise(step: int) -> float:
-    return math.exp(0.05 * math.sin(12.9898 * step**1.5))
-
-
-def good_depth(step: int, weight: float) -> float:
-    """Errors fall as training goes on, quickly at first, whatever the weight."""
-    return 0.1 * math.exp(-3.0 * step / STEPS - 2.0 * min(step / 60, 1.0)) * noise(step)
-
-
-def wrong_depth(step: int, weight: float) -> float:
-    return good_depth(step, weight) * (1.5 if weight > 0.05 else 1.0)
-
-
-def test_good_depth_keeps_its_weight():
-    guard = new_guard()
-    weights, messages = run(guard, good_depth)
-    assert not messages and float(guard.factor) == 1.0
-    # It pauses in the tests only: two windows of each.
-    assert sum(weight == 0 for weight in weights) == 2 * guard.window * len(TESTS)
-    assert set(weights) == {0.0, 1.0}
-
-
-def test_wrong_depth_is_lowered_until_colours_do_not_mind():
-    guard = new_guard()
-    weights, messages = run(guard, wrong_depth)
-    assert len(messages) == 2 and re.search(r"fell by 3\d % .* now 0.1 of", messages[0])  # 1 − 1/1.5, and noise
-    assert weights[-1] < 0.05
-    first = round(TESTS[0] * STEPS) + CONSISTENT * 4 * guard.window
-    assert weights[first] == pytest.approx(REDUCTION) and weights[first - 1] == 0.0
-
-
-def test_a_single_test_is_not_enough():
-    guard = new_guard()
-    end = round(TESTS[0] * STEPS) + 4 * guard.window
-    run(guard, wrong_depth, stop=end)
-    assert int(guard.against) == 1 and float(guard.factor) == 1.0
-    run(guard, good_depth, start=end)
-    assert int(guard.against) == 0 and float(guard.factor) == 1.0
-
-
-def test_better_colours_with_depth_speak_for_it():
-    guard = new_guard()
-    run(guard, lambda step, weight: good_depth(step, weight) * (0.7 if weight > 0 else 1.0))
-    assert float(guard.factor) == 1.0
-
-
-def test_continues_from_a_checkpoint_as_if_never_interrupted():
-    whole, (weights, messages) = new_guard(), ([], [])
-    weights, messages = run(whole, wrong_depth)
-    for stop in (70, 95, 130, 300):
-        first = new_guard()
-        early = run(first, wrong_depth, stop=stop)
-        second = DepthGuard()
-        second.load_state_dict(first.state_dict())
-        second.set_schedule(STEPS)
-        late = run(second, wrong_depth, start=stop)
-        assert early[0] + late[0] == weights and early[1] + late[1] == messages
-        assert all(torch.equal(value, second.state_dict()[name]) for name, value in whole.state_dict().items())
-
-
-def test_errors_that_are_no_numbers_do_not_count():
-    guard = new_guard()
-    run(guard, lambda step, weight: math.nan if step % 3 else good_depth(step, weight))
-    assert float(guard.factor) == 1.0 and torch.isfinite(guard.sums).all()
-    guard = new_guard()
-    run(guard, lambda step, weight: 0.0)
-    assert float(guard.factor) == 1.0
-
-
-def test_without_a_schedule_nothing_is_tested():
-    guard = DepthGuard()
-    weights, messages = run(guard, wrong_depth)
-    assert set(weights) == {1.0} and not messages
+    assert not guard.decided and guard.multiplier == 1.0
+    assert guard.decide(outputs_of(scene)) is None and guard.decided and guard.multiplier == 1.0
+    message = guard.decide(outputs_of(scene, depth_unit=1.3e-3))
+    assert message is not None and "switched off" in message and guard.multiplier == 0.0
+    later = DepthGuard()
+    later.load_state_dict(guard.state_dict())
+    assert later.decided and later.multiplier == 0.0 and torch.equal(later.factor, guard.factor)

@@ -16,10 +16,9 @@ from common_ns.hash_grid import HashGridOptions
 from common_ns.scene_bounds import RayBounds
 from depthnerf_ns.dataparser import DepthReach
 from depthnerf_ns.depth_losses import weight_bounds_loss
+from depthnerf_ns.hash_model import DepthHashModel, DepthHashModelConfig
 from depthnerf_ns.model import (
     LOSS_WEIGHTS,
-    DepthHashModel,
-    DepthHashModelConfig,
     DepthMipNerfModelConfig,
     DepthModel,
     opacity_at,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from nerfstudio.scripts import exporter, render
 from nerfstudio.scripts.eval import ComputePSNR
@@ -52,7 +53,7 @@ def test_training_learns_colour_and_depth(run, tmp_path):
 
 
 def test_render_and_video(run, tmp_path):
-    names = ["rgb", "depth", "accumulation", "normals"]
+    names = ["rgb", "depth", "accumulation", "normals", "depth_error", "opacity_at_depth"]
     render.DatasetRender(run, output_path=tmp_path, rendered_output_names=names, image_format="png").main()
     for name in names:
         images = [np.asarray(Image.open(file)) for file in (tmp_path / "test" / name).rglob("*.png")]
@@ -88,9 +89,18 @@ def test_depth_of_a_wrong_scale_is_refused_before_training(scene, tmp_path):
         train(config)
 
 
+def test_wrong_depth_that_is_trained_with_all_the_same_is_switched_off(scene, tmp_path, capfd):
+    config = run_config("depth-hash-small", scene, tmp_path, 2, **HASH)
+    config.pipeline.datamanager.dataparser.depth_unit = 1.3e-3
+    config.pipeline.datamanager.depth_check = "warn"
+    checkpoint = next(train(config).parent.rglob("*.ckpt"))
+    assert torch.load(checkpoint)["pipeline"]["_model.guard.factor"] == 0.0
+    assert "speak against the depth" in " ".join(capfd.readouterr().out.split())
+
+
 @pytest.mark.parametrize("method", ["depth-hash-small", "depth-mip-nerf-small"])
 def test_resumed_run_continues_exactly(scene, tmp_path, monkeypatch, method):
-    """With chunks, guided samples, few views, and the guard in the middle of a test."""
+    """With chunks, guided samples and few views."""
 
     def config(output: Path, steps: int):
         options = {**(HASH if "hash" in method else MIP), "max_points_per_chunk": 100 * 28, "depth_sample_share": 0.25}

@@ -196,7 +196,7 @@ def scroll(browser, clicks: int) -> None:
         ActionChains(browser).scroll_from_origin(origin, 0, 120 * int(np.sign(clicks))).perform()
 
 
-def settled(browser, until=lambda picture: True, seconds: float = 90.0) -> np.ndarray:
+def settled(browser, until=lambda picture: True, seconds: float = 180.0) -> np.ndarray:
     """The scene when it has stopped changing: coarse previews come first, and a browser without a GPU draws late.
 
     Args:
