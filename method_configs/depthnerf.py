@@ -44,7 +44,7 @@ _mip = SafeTrainerConfig(
             "scheduler": LogLinearSchedulerConfig(lr_final=1e-5, max_steps=250000, warmup_steps=2500),
         },
     },
-    viewer=ViewerConfig(num_rays_per_chunk=2048),
+    viewer=ViewerConfig(websocket_host="127.0.0.1", num_rays_per_chunk=2048),
     vis="viewer",
 )
 

@@ -30,7 +30,7 @@ _image = SafeTrainerConfig(
         model=MinerModelConfig(),
     ),
     optimizers={},
-    viewer=ViewerConfig(num_rays_per_chunk=65536),
+    viewer=ViewerConfig(websocket_host="127.0.0.1", num_rays_per_chunk=65536),
     vis="viewer",
 )
 

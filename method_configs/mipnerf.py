@@ -40,7 +40,7 @@ _paper = SafeTrainerConfig(
             "scheduler": LogLinearSchedulerConfig(lr_final=5e-6, max_steps=1000000, warmup_steps=2500),
         }
     },
-    viewer=ViewerConfig(num_rays_per_chunk=2048),
+    viewer=ViewerConfig(websocket_host="127.0.0.1", num_rays_per_chunk=2048),
     vis="viewer",
 )
 

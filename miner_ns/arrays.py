@@ -1,14 +1,13 @@
-"""What reading and writing images and volumes share: arrays in .npy and .npz files, damaged files, whole files."""
+"""What reading and writing images and volumes share: arrays in .npy and .npz files, damaged files."""
 
 from __future__ import annotations
 
-import os
 import struct
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -42,25 +41,6 @@ def damage_explained(path: Path, what: str) -> Iterator[None]:
         reason = str(error) or type(error).__name__
         problem = f"the {what} cannot be read ({reason})"
         raise InputError(problem, "Write it again; it may be cut off or of another format", path) from error
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give another name beside `path` to write to, and rename what was written when all of it was.
-
-    Raises: InputError if the file or its folder, which is made if need be, cannot be written.
-    """
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        # Renaming within one folder is atomic: nobody meets half a file under the final name.
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"cannot be written ({error})", "Choose another file or folder", path) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def array_header(path: Path) -> tuple[tuple[int, ...], np.dtype]:

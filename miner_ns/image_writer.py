@@ -21,7 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 from rich.progress import Progress
 
 from common_ns.checks import InputError
-from miner_ns.arrays import written_whole
+from common_ns.files import written_whole
 from miner_ns.signal import chunks
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".npy")

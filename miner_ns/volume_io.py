@@ -27,7 +27,8 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from common_ns.checks import InputError, require_path
-from miner_ns.arrays import array_header, damage_explained, load_array, load_member, written_whole
+from common_ns.files import written_whole
+from miner_ns.arrays import array_header, damage_explained, load_array, load_member
 from miner_ns.signal import Signal, chunks, find_extremes, require_memory
 from miner_ns.voxelize import Grid, VoxelizeOptions, Voxels, check_closedness, voxelize
 
