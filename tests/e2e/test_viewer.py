@@ -78,7 +78,7 @@ def train(method: str, data: Path, folder: Path, options: tuple[str, ...], parse
     port = free_port()
     command = [str(Path(sys.executable).parent / "ns-train"), method]
     command += ["--data", str(data), "--output-dir", str(folder / "out"), "--vis", "viewer", *options]
-    command += ["--viewer.websocket-port", str(port), "--viewer.websocket-host", "127.0.0.1", *parser]
+    command += ["--viewer.websocket-port", str(port), *parser]
     with open(folder / "train.log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=dict(os.environ))
         try:
