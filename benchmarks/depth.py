@@ -266,8 +266,10 @@ class Benchmark:
         settings = {"iterations": self.iterations, "shrink": self.shrink, "method": METHOD}
         file = RESULTS / "depth.json"
         saved = json.loads(file.read_text()).get(name, {}) if file.exists() else {}
-        rows = saved.get("rows", []) if saved.get("settings") == settings else []
-        with get_context("spawn").Pool(self.processes, maxtasksperchild=1) as pool:
+        if saved.get("settings") != settings:
+            saved = {}
+        rows, seen = saved.get("rows", []), {**saved.get("conditions", {}), **described(conditions)}
+        with get_context("spawn").Pool(self.processes) as pool:
             for title, condition in conditions.items():
                 jobs = {}
                 for seed in range(self.seeds):
@@ -282,7 +284,7 @@ class Benchmark:
                     row = {"condition": title, "loss": variant, **row}
                     rows = [r for r in rows if (r["condition"], r["loss"]) != (title, variant)] + [row]
                     print({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}, flush=True)
-                save_section("depth", name, {"settings": settings, "conditions": described(conditions), "rows": rows})
+                save_section("depth", name, {"settings": settings, "conditions": seen, "rows": rows})
 
     def compare(self) -> None:
         """All losses under all conditions."""
