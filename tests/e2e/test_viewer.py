@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -121,33 +121,37 @@ def num_colors(picture: np.ndarray) -> int:
 
 
 METHODS = {
-    "mip-nerf-small": ("blender", ("--num-coarse-samples", "16", "--num-importance-samples", "16")),
-    "mip-nerf-360-small": ("nerfstudio", ("--num-proposal-samples", "16", "12", "--num-nerf-samples", "8")),
+    "mip-nerf-small": ("blender", "normals", ("--num-coarse-samples", "16", "--num-importance-samples", "16")),
+    "mip-nerf-360-small": ("landscape", "normals", ("--num-proposal-samples", "16", "12", "--num-nerf-samples", "8")),
+    "depth-hash-small": ("nerfstudio", "depth_error", ("--num-proposal-samples", "16", "--num-nerf-samples", "8")),
 }
-"""Layout of the scene that each method trains on, and options of its model that make it quick."""
+"""Scene that each method trains on, an output to switch to, and options of its model that make it quick."""
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_browser_shows_the_render_and_the_step_counter(method, browser, tmp_path):
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.common.keys import Keys
 
-    layout, options = METHODS[method]
+    scene, output, options = METHODS[method]
+    layout = "blender" if scene == "blender" else "nerfstudio"
     write_sample_scene(
         SampleSceneConfig(
-            tmp_path / "scene", layouts=(layout,), num_train=12, resolution=32, unbounded=layout == "nerfstudio"
+            tmp_path / "scene", layouts=(layout,), num_train=12, resolution=32, unbounded=scene == "landscape"
         )
     )
     options = tuple(option.replace("--", "--pipeline.model.") for option in ("--hidden-dim", "32", *options))
     with train(method, tmp_path / "scene" / layout, tmp_path, ("--max-num-iterations", "100000", *options)) as run:
         browser.get(f"http://127.0.0.1:{run.port}")
         steps, picture = set(), None
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             # Small pictures, as a user on a CPU would choose: the viewer redraws, and counts, when a picture is done.
-            for field in browser.find_elements("css selector", "input"):
-                if field.is_displayed() and field.get_attribute("value") == "512":
-                    field.send_keys(Keys.CONTROL, "a")
-                    field.send_keys("64", Keys.ENTER)
+            with suppress(StaleElementReferenceException):  # the page draws its panel anew now and then
+                for field in browser.find_elements("css selector", "input"):
+                    if field.is_displayed() and field.get_attribute("value") == "512":
+                        field.send_keys(Keys.CONTROL, "a")
+                        field.send_keys("64", Keys.ENTER)
             text = browser.find_element("tag name", "body").text
             steps |= {line for line in text.splitlines() if line.lower().startswith("step")}
             picture = screenshot(browser)
@@ -158,6 +162,11 @@ def test_browser_shows_the_render_and_the_step_counter(method, browser, tmp_path
         assert browser.title == "Viser"
         assert len(steps) >= 2, f"the step counter stands still: {steps}"
         assert picture is not None and num_colors(picture) > 500
+        choose(browser, "Output type", output)
+        while time.monotonic() < deadline and difference(screenshot(browser), picture) < 0.05:
+            time.sleep(1.0)
+        keep_screenshot(browser, f"{method}-{output}")
+        assert difference(screenshot(browser), picture) >= 0.05, f"{output} looks like rgb"
 
 
 def control(browser, label: str):
@@ -175,13 +184,16 @@ def click(browser, element) -> None:
 
 def choose(browser, label: str, option: str) -> None:
     """Choose an option of a dropdown."""
+    from selenium.common.exceptions import StaleElementReferenceException
+
     click(browser, control(browser, label))
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        for entry in browser.find_elements("css selector", "[role=option]"):
-            if entry.is_displayed() and entry.text == option:
-                entry.click()
-                return
+        with suppress(StaleElementReferenceException):
+            for entry in browser.find_elements("css selector", "[role=option]"):
+                if entry.is_displayed() and entry.text == option:
+                    entry.click()
+                    return
         time.sleep(0.2)
     pytest.fail(f"{label!r} has no option {option!r}")
 
