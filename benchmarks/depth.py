@@ -42,7 +42,12 @@ EVERY = 7
 """Every so many frames one is held out."""
 STRIDE = 2
 """Held-out views are compared on every so many rows and columns."""
-LOSSES = ("none", "rendered-l2", "urf", "ds-nerf", "weight-bounds", "likelihood", "bounds-likelihood")
+LOSSES: dict[str, dict[str, Any]] = {
+    name: {"depth_loss": name}
+    for name in ("none", "rendered-l2", "urf", "ds-nerf", "weight-bounds", "likelihood", "bounds-likelihood")
+}
+LOSSES["bounds-likelihood, β 0"] = {"depth_loss": "bounds-likelihood", "depth_beta": 0.0}
+"""Options of the model for each row."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +236,7 @@ class Benchmark:
     """Training steps of each run."""
     seeds: int = 3
     """Runs of each row."""
-    losses: tuple[str, ...] = LOSSES
+    losses: tuple[str, ...] = tuple(LOSSES)
     """Losses to compare (losses)."""
     conditions: tuple[str, ...] = ()
     """Conditions to compare them under; none: all."""
@@ -288,7 +293,10 @@ class Benchmark:
 
     def compare(self) -> None:
         """All losses under all conditions."""
-        self._measure("losses", self._chosen(CONDITIONS), {loss: {"depth_loss": loss} for loss in self.losses})
+        for name in self.losses:
+            if name not in LOSSES:
+                raise InputError(f"there is no loss {name!r}", f"Choose from: {'; '.join(LOSSES)}")
+        self._measure("losses", self._chosen(CONDITIONS), {name: LOSSES[name] for name in self.losses})
 
     def host(self) -> None:
         """The default loss beside depth-nerfacto."""
