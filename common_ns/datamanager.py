@@ -126,7 +126,10 @@ class StorePixelSampler(PixelSampler):
 
     def sample_part(self, num_rays: int, part: slice) -> dict[str, Tensor]:
         """Draw a batch of `num_rays`, and return a part of it: the random numbers are those of the whole."""
-        batch, indices = self.store.sample(num_rays, part)
+        return self.finish(*self.store.sample(num_rays, part))
+
+    def finish(self, batch: dict[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
+        """A batch of pixels as they are stored, with colours in [0, 1] and "indices"."""
         image = batch["image"]
         if image.dtype == torch.uint8:
             image = image.float() / 255.0

@@ -17,12 +17,14 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils import profiler
+from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 from torch.nn import Parameter
 
 from common_ns import distributed
+from common_ns.checks import InputError
 
 
 @dataclass
@@ -52,12 +54,12 @@ class FieldPipeline(VanillaPipeline):
 
     A step gives the same result however its rays are divided. `backward` computes them in chunks of at most
     `model.train_rays_per_chunk` rays (an int; absent or None: all at once), on each device those that the datamanager
-    drew there, and sums the gradients. For this, losses must be means over rays. Random numbers belong to rays: a
-    model whose `noise_per_ray` (an int) is above 0 finds so many numbers in [0, 1) for each ray in
-    `ray_bundle.metadata["noise"]` while it trains. A model that averages over some of the rays only says how many of a
-    batch they are (`count_rays(batch)`, by name), and finds their share of all devices' rays as `batch["share_NAME"]`:
-    their mean is the sum over a chunk by the number of its rays and by that share. A model with a method
-    `after_backward(step, metrics)` is told the metrics of all devices.
+    drew there, and sums the gradients. Where the GPU's memory does not suffice, chunks are halved until it does. For
+    this, losses must be means over rays. Random numbers belong to rays: a model whose `noise_per_ray` (an int) is above
+    0 finds so many numbers in [0, 1) for each ray in `ray_bundle.metadata["noise"]` while it trains. A model that
+    averages over some of the rays only says how many of a batch they are (`count_rays(batch)`, by name), and finds
+    their share of all devices' rays as `batch["share_NAME"]`: their mean is the sum over a chunk by the number of its
+    rays and by that share. A model with a method `after_backward(step, metrics)` is told the metrics of all devices.
 
     In evaluation, images of a multi-scale data set are also averaged per scale (`psnr_1x` … `psnr_8x`), and a metric
     that not every image has (LPIPS below 64 pixels) is averaged over those that have it. A model may evaluate images by
@@ -65,6 +67,8 @@ class FieldPipeline(VanillaPipeline):
     """
 
     datamanager: VanillaDataManager
+    max_rays_per_chunk: int | None = None
+    """Most rays that this device has memory for in training; None: no bound was met yet."""
 
     def __init__(
         self,
@@ -126,7 +130,42 @@ class FieldPipeline(VanillaPipeline):
             for parameter in parameters:
                 parameter.grad = None  # those of earlier steps are summed already: rank 0 brings them in
         count = len(rays)
-        chunks = math.ceil(count / (getattr(self.model, "train_rays_per_chunk", None) or count))
+        # Kept apart, so that chunks that do not fit into the memory leave no trace in them.
+        earlier = [parameter.grad for parameter in parameters]
+        while True:
+            for parameter in parameters:
+                parameter.grad = None
+            try:
+                loss_dict, parts = self._chunks(rays, batch, total, grad_scaler, mixed_precision)
+                break
+            except torch.cuda.OutOfMemoryError as error:
+                reason = str(error).split(". ")[0]
+            # Outside of the handler, which holds what has to be freed.
+            self._halve_chunks(step, count, reason)
+        for parameter, gradient in zip(parameters, earlier):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
+        outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        with torch.no_grad():
+            metrics = self.model.get_metrics_dict(outputs, batch)
+        distributed.sum_gradients(parameters)
+        numbers = distributed.gather_numbers([*loss_dict.values(), *metrics.values()], self.device)
+        loss_dict = dict(zip(loss_dict, numbers.sum(dim=0)))
+        metrics = dict(zip(metrics, numbers.mean(dim=0)[len(loss_dict) :]))
+        getattr(self.model, "after_backward", lambda step, metrics: None)(step, metrics)
+        problem = self._problem(loss_dict, {} if grad_scaler.is_enabled() else groups, outputs, batch, count)
+        return StepResult(functools.reduce(torch.add, loss_dict.values()), loss_dict, metrics, problem)
+
+    def _chunk_size(self, count: int) -> int:
+        """Most rays of `count` that are computed at once."""
+        return min(getattr(self.model, "train_rays_per_chunk", None) or count, self.max_rays_per_chunk or count)
+
+    def _chunks(
+        self, rays: RayBundle, batch: dict, total: int, grad_scaler: GradScaler, mixed_precision: bool
+    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+        """Add the gradients of this device's rays; returns their part of the losses, and each chunk's outputs."""
+        count = len(rays)
+        chunks = math.ceil(count / self._chunk_size(count))
         loss_dict: dict[str, Tensor] = {}
         parts = []
         for chunk in (distributed.share(count, index, chunks) for index in range(chunks)):
@@ -140,16 +179,23 @@ class FieldPipeline(VanillaPipeline):
             grad_scaler.scale(loss).backward()  # type: ignore[union-attr]
             loss_dict = {name: loss_dict.get(name, 0.0) + loss.detach() for name, loss in losses.items()}
             parts.append({name: value.detach() for name, value in _rows(outputs, chunk.stop - chunk.start).items()})
-        outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        with torch.no_grad():
-            metrics = self.model.get_metrics_dict(outputs, batch)
-        distributed.sum_gradients(parameters)
-        numbers = distributed.gather_numbers([*loss_dict.values(), *metrics.values()], self.device)
-        loss_dict = dict(zip(loss_dict, numbers.sum(dim=0)))
-        metrics = dict(zip(metrics, numbers.mean(dim=0)[len(loss_dict) :]))
-        getattr(self.model, "after_backward", lambda step, metrics: None)(step, metrics)
-        problem = self._problem(loss_dict, {} if grad_scaler.is_enabled() else groups, outputs, batch, count)
-        return StepResult(functools.reduce(torch.add, loss_dict.values()), loss_dict, metrics, problem)
+        return loss_dict, parts
+
+    def _halve_chunks(self, step: int, count: int, reason: str) -> None:
+        """Compute fewer rays at once from now on, and say so. The result of a step stays the same.
+
+        Raises: InputError if there was one ray only.
+        """
+        size = self._chunk_size(count)
+        if size <= 1:
+            raise InputError(
+                f"the GPU's memory does not suffice for a single ray ({reason})",
+                "Free it from other programs, or choose a smaller method",
+            )
+        self.max_rays_per_chunk = (size + 1) // 2
+        torch.cuda.empty_cache()
+        text = f"Step {step}: out of GPU memory; {self.max_rays_per_chunk} rays at once from now on, instead of {size}."
+        CONSOLE.print(text, style="yellow", markup=False, soft_wrap=True)
 
     def _problem(
         self,

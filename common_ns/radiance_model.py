@@ -18,6 +18,7 @@ from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRen
 from nerfstudio.model_components.scene_colliders import NearFarCollider
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from common_ns.checks import InputError
@@ -75,6 +76,8 @@ class RadianceModel(Model):
     """
 
     config: RadianceModelConfig
+    max_eval_rays: int | None = None
+    """Most rays that there is memory for in rendering; None: no bound was met yet."""
 
     def choose_bounds(self, contracted_captures: tuple[float, float] | None = None) -> RayBounds:
         """The data's bounds with the user's near and far in their place; sets `ray_bounds` and the collider.
@@ -158,9 +161,24 @@ class RadianceModel(Model):
         )
 
     def forward(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
-        """Render rays, in evaluation by chunks: the exporters send 32,768 at once, whatever the memory."""
-        chunk = self.eval_rays_per_chunk
-        if self.training or len(ray_bundle) <= chunk:
+        """Render rays, in evaluation by chunks: the exporters send 32,768 at once, whatever the memory. Where the GPU's
+        does not suffice, chunks are halved until it does."""
+        if self.training:
+            return super().forward(ray_bundle)  # type: ignore[return-value]
+        while True:
+            chunk = min(self.eval_rays_per_chunk, self.max_eval_rays or self.eval_rays_per_chunk)
+            try:
+                return self._forward_in_chunks(ray_bundle, chunk)
+            except torch.cuda.OutOfMemoryError:
+                if chunk <= 1:
+                    raise
+            # Outside of the handler, which holds what has to be freed.
+            self.max_eval_rays = (chunk + 1) // 2
+            torch.cuda.empty_cache()
+            CONSOLE.print(f"[yellow]Out of GPU memory: {self.max_eval_rays} rays are rendered at once from now on.")
+
+    def _forward_in_chunks(self, ray_bundle: RayBundle, chunk: int) -> dict[str, Tensor]:
+        if len(ray_bundle) <= chunk:
             return super().forward(ray_bundle)  # type: ignore[return-value]
         shape, flat = ray_bundle.shape, ray_bundle.flatten()
         parts = [super(RadianceModel, self).forward(flat[i : i + chunk]) for i in range(0, len(flat), chunk)]

@@ -7,6 +7,7 @@ that this module may import neither the trainer nor a datamanager.
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 
 from depthnerf_ns.dataparser import RgbdDataParserConfig
+from hashnffb_sdf_ns.dataparser import IdrDataParserConfig
 from miner_ns.dataparser import MinerImageDataParserConfig, MinerOccupancyDataParserConfig
 from mipnerf_ns.dataparser import MultiscaleBlenderDataParserConfig
 
@@ -28,4 +29,9 @@ miner_occupancy_data = DataParserSpecification(
 rgbd_data = DataParserSpecification(
     config=RgbdDataParserConfig(),
     description="RGB-D captures with stated depth units: transforms.json with depth, ScanNet, Matterport3D.",
+)
+
+idr_data = DataParserSpecification(
+    config=IdrDataParserConfig(),
+    description="Objects in the layout of IDR and NeuS: images, masks where there are any, cameras_sphere.npz.",
 )

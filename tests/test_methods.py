@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -48,9 +49,9 @@ def test_every_option_of_ours_is_explained(entry):
     """The docstring of a field is its text under --help."""
     specification = entry.load()
     for config in configs_within(getattr(specification, "config", None) or specification.dataparser):
+        fields = {field.name for field in dataclasses.fields(config)}
         for owner in type(config).__mro__:
-            if owner.__module__.split(".")[0] in PACKAGES:
-                for name in owner.__dict__.get("__annotations__", {}):
-                    if name in {field.name for field in dataclasses.fields(config)}:
-                        text = get_field_docstring(owner, name, ())
-                        assert text, f"{owner.__module__}.{owner.__name__}.{name} says nothing under --help"
+            own = fields & set(inspect.get_annotations(owner))
+            for name in sorted(own) if owner.__module__.split(".")[0] in PACKAGES else ():
+                text = get_field_docstring(owner, name, ())
+                assert text, f"{owner.__module__}.{owner.__name__}.{name} says nothing under --help"

@@ -20,6 +20,7 @@ from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.scripts.train import train_loop
 from torch.cuda.amp.grad_scaler import GradScaler
 
+from common_ns.checks import InputError
 from common_ns.datamanager import FieldDataManager, FieldDataManagerConfig, seed_step
 from common_ns.pipeline import FieldPipeline, FieldPipelineConfig, average_metrics
 from common_ns.schedulers import LogLinearSchedulerConfig
@@ -172,6 +173,54 @@ def test_a_gradient_that_is_not_finite_has_no_single_ray(tiny_blender):
     pipeline.model.net[0].weight.register_hook(lambda gradient: gradient / 0.0)
     problem = pipeline.backward(0, GradScaler(enabled=False)).problem
     assert problem.startswith("the gradient of fields is") and "from no single ray" in problem
+
+
+def limit_memory(monkeypatch, model, rays: int) -> None:
+    """As a GPU would: more rays than these do not fit. It fails late, when some gradients are there already."""
+
+    class Leaky(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, count):
+            ctx.count = count
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, *cotangents):
+            if ctx.count > rays:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return cotangents[0], None
+
+    def outputs(ray_bundle, original=model.get_outputs):
+        found = original(ray_bundle)
+        return {**found, "rgb": Leaky.apply(found["rgb"], len(ray_bundle))}
+
+    monkeypatch.setattr(model, "get_outputs", outputs)
+
+
+def test_out_of_memory_halves_the_chunks_and_leaves_the_step_as_it_is(tiny_blender, monkeypatch, capsys):
+    """Gradients of earlier steps, and of chunks before the one that failed, are neither lost nor counted twice."""
+    expected, pipeline = build(tiny_blender), build(tiny_blender)
+    for step in (6, 7):
+        expected.backward(step, GradScaler(enabled=False))
+    pipeline.backward(6, GradScaler(enabled=False))
+    limit_memory(monkeypatch, pipeline.model, rays=20)
+    result = pipeline.backward(7, GradScaler(enabled=False))
+    assert pipeline.model.seen == [63, 63, 31, 15, 16, 16, 16]
+    assert torch.allclose(gradients(pipeline), gradients(expected), rtol=1e-5, atol=1e-7)
+    assert result.problem is None and pipeline.max_rays_per_chunk == 16
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Step 7: out of GPU memory; 32 rays at once from now on, instead of 63." in said
+    seen = len(pipeline.model.seen)
+    pipeline.backward(8, GradScaler(enabled=False))
+    assert max(pipeline.model.seen[seen:]) <= 16  # it is remembered
+    assert "Step 8" not in capsys.readouterr().out
+
+
+def test_memory_for_less_than_a_ray_ends_the_run(tiny_blender, monkeypatch):
+    pipeline = build(tiny_blender)
+    limit_memory(monkeypatch, pipeline.model, rays=0)
+    with pytest.raises(InputError, match="does not suffice for a single ray"):
+        pipeline.backward(0, GradScaler(enabled=False))
 
 
 class RecordingTrainer(SafeTrainer):

@@ -1,0 +1,201 @@
+"""Cameras that are refined with the surface: how far perturbed poses find back, and what it does to the pictures.
+
+    python -m benchmarks.sdf_cameras run --data DTU_SCAN --seconds 240
+
+All cameras of a capture with masks are turned about themselves and shifted, each by the same amount in a random
+direction, and are written as rough cameras beside the true ones: what `idr-data --cameras linear-init` is for. Errors
+are what ns-eval reports: means over cameras, after the similarity that images leave open. Results are written to
+benchmarks/results/sdf_cameras.json, the table to sdf_cameras.md. With one CPU thread, seconds are its own time.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from benchmarks.mipnerf import Run
+from benchmarks.report import RESULTS, save_section, table
+from hashnffb_sdf_ns.camera_refinement import camera_metrics
+from hashnffb_sdf_ns.downscaled import image_sizes
+from hashnffb_sdf_ns.idr_cameras import INITIAL_FILE, CameraFile, decompose, project_matrix, read_camera_file
+from hashnffb_sdf_ns.idr_layout import find_camera_file, find_files, pair_views
+
+TO_INDICES = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
+"""From pixels, the first one's centre at 0.5, to those of the file format, where it is at 0."""
+
+
+def perturbed(
+    poses: Float[NDArray, "n 3 4"], center: Float[NDArray, "3"], degrees: float, share: float, seed: int
+) -> Float[NDArray, "n 3 4"]:
+    """Poses, each turned about itself and shifted by a share of its distance from a point, in random directions."""
+    generator = np.random.default_rng(seed)
+    turn, shift = generator.normal(size=(2, len(poses), 3))
+    turn *= np.radians(degrees) / np.linalg.norm(turn, axis=1, keepdims=True)
+    distance = np.linalg.norm(poses[:, :, 3] - center, axis=1, keepdims=True)
+    shift *= share * distance / np.linalg.norm(shift, axis=1, keepdims=True)
+    rotation = Rotation.from_rotvec(turn).as_matrix() @ poses[:, :, :3]
+    return np.concatenate([rotation, (poses[:, :, 3] + shift)[:, :, None]], axis=2)
+
+
+def write_rough_cameras(data: Path, folder: Path, degrees: float, share: float, seed: int) -> None:
+    """A folder with links to a capture's files and rough cameras beside them."""
+    for entry in data.iterdir():
+        if not entry.name.startswith("downscaled"):
+            (folder / entry.name).symlink_to(entry.resolve())
+    files = find_files(folder)
+    cameras: CameraFile = read_camera_file(find_camera_file(folder))
+    placed = cameras.similarity()
+    assert placed is not None, "the capture needs scale_mat"
+    numbers = pair_views(files.images, list(cameras.world), cameras.path)
+    sizes = [(int(width), int(height)) for width, height in image_sizes(files.images)]
+    parts = [
+        decompose(matrix, size, f"world_mat_{number}")
+        for matrix, size, number in zip(cameras.projections(numbers, sizes), sizes, numbers)
+    ]
+    inner, poses = (np.stack(values) for values in zip(*parts))
+    rough = TO_INDICES @ project_matrix(inner, perturbed(poses, placed.center, degrees, share, seed))
+    arrays = {}
+    for number, matrix in zip(numbers, rough):
+        arrays[f"world_mat_{number}"] = np.concatenate([matrix, [[0.0, 0.0, 0.0, 1.0]]])
+        arrays[f"scale_mat_{number}"] = placed.matrix
+    np.savez(folder / INITIAL_FILE, **arrays)
+
+
+@dataclass
+class Benchmark:
+    """Perturb cameras, train, and measure."""
+
+    section: Literal["run", "table"]
+    """run: train and measure; table: write the table anew from the JSON."""
+    data: Path = Path("data")
+    """A capture in IDR's layout, with masks and scale_mat."""
+    methods: tuple[str, ...] = ("idr", "neus")
+    """Renderers."""
+    seconds: float = 240.0
+    """Training time of each row."""
+    steps: int = 1500
+    """Length of the schedules."""
+    degrees: float = 2.0
+    """Turn of each camera."""
+    share: float = 0.02
+    """Shift of each camera, as a share of its distance."""
+    refine: tuple[bool, ...] = (True,)
+    """Whether cameras are refined; False for comparison."""
+    true_cameras: bool = False
+    """Train with the true cameras too, for comparison."""
+    encoding: str = "hash"
+    """Of the field."""
+    rays: int = 512
+    """Of a batch."""
+    lr: float = 2e-3
+    """Learning rate of the cameras."""
+    start: int = 300
+    """Steps for which cameras stay as they are."""
+    downscale: int = 4
+    """Images of 1 / downscale of the width."""
+    seed: int = 0
+    """Of the perturbation and the training."""
+    threads: int = 1
+    """CPU threads."""
+
+    def main(self) -> None:
+        """Run, save and tabulate."""
+        torch.set_num_threads(self.threads)
+        torch.set_flush_denormal(True)
+        if self.section == "run":
+            rows = []
+            with tempfile.TemporaryDirectory() as name:
+                folder = Path(name)
+                write_rough_cameras(self.data, folder, self.degrees, self.share, self.seed)
+                for method in self.methods:
+                    cases = [(True, refine) for refine in self.refine] + ([(False, False)] if self.true_cameras else [])
+                    for rough, refine in cases:
+                        rows.append(self.train(method, folder, rough, refine))
+                        print(rows[-1], flush=True)
+            settings = {
+                "data": self.data.name,
+                "turn, degrees": self.degrees,
+                "shift, share of the distance": self.share,
+                "encoding": self.encoding,
+                "rays": self.rays,
+                "camera learning rate": self.lr,
+                "cameras stay for steps": self.start,
+                "downscale": self.downscale,
+                "threads": self.threads,
+            }
+            title = f"{self.data.name}, {self.encoding}, {self.seconds:g} s"
+            save_section("sdf_cameras", title, {"settings": settings, "rows": rows})
+        write_table()
+
+    def train(self, method: str, folder: Path, rough: bool, refine: bool) -> dict[str, Any]:
+        """One row."""
+        import method_configs.hashnffb_sdf as configs
+
+        config: Any = copy.deepcopy(getattr(configs, f"hash_{method}_small").config)
+        pipeline = config.pipeline
+        parser = pipeline.datamanager.dataparser
+        pipeline.datamanager.data = parser.data = folder
+        parser.cameras = "linear-init" if rough else "stated"
+        parser.downscale = self.downscale
+        pipeline.datamanager.train_num_rays_per_batch = self.rays
+        pipeline.model.sdf_field.encoding = self.encoding
+        pipeline.model.camera_optimizer.mode = "SO3xR3" if refine else "off"
+        if method == "idr":
+            pipeline.model.mask_alpha_milestones = tuple(self.steps * k // 8 for k in range(1, 6))
+        if refine:
+            pipeline.model.coarse_to_fine_steps = self.steps // 2
+            pipeline.model.camera_optimizer.start_step = self.start
+            config.optimizers["camera_opt"]["optimizer"].lr = self.lr
+            config.optimizers["camera_opt"]["scheduler"].lr_final = 0.02 * self.lr
+            config.optimizers["camera_opt"]["scheduler"].warmup_steps = self.start
+        torch.manual_seed(self.seed)
+        clock = time.thread_time if self.threads == 1 else time.perf_counter
+        run = Run(pipeline.setup(device="cpu", test_mode="val"), self.steps, config.optimizers, clock)
+        model, datamanager = run.pipeline.model, run.pipeline.datamanager
+        metadata = datamanager.train_dataset.metadata
+        before = camera_metrics(model.camera_optimizer, metadata)
+        spent = 0.0
+        while spent < self.seconds and run.step < self.steps:
+            spent += run.advance(min(100, self.steps - run.step), self.seconds - spent)
+            print(method, run.step, round(spent), camera_metrics(model.camera_optimizer, metadata), flush=True)
+        metrics = run.pipeline.get_average_image_metrics(datamanager.fixed_indices_eval_dataloader, "eval")
+        kind = "true cameras" if not rough else "refined" if refine else "rough cameras"
+        row: dict[str, Any] = {"renderer": method, "cameras": kind, "steps": run.step, "seconds": spent}
+        after = camera_metrics(model.camera_optimizer, metadata)
+        for name, unit in (("rotation_error_deg", "turn off, degrees"), ("translation_error_relative", "shift off, %")):
+            factor = 100.0 if unit.endswith("%") else 1.0
+            for when, errors in (("at first", before), ("at last", after)):
+                if errors:
+                    row[f"{unit} {when}"] = factor * errors[f"camera_{name}"]
+        row |= {"test PSNR on the object": metrics["masked_psnr"], "mask IoU": metrics["mask_iou"]}
+        return row
+
+
+def write_table() -> None:
+    """Turn the JSON into Markdown."""
+    results = json.loads((RESULTS / "sdf_cameras.json").read_text())
+    parts = ["# Refined cameras: measurements", "", "Made by `python -m benchmarks.sdf_cameras`."]
+    for section, content in results.items():
+        where = content["machine"]
+        settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
+        parts += ["", f"## {section}", "", f"{settings}; {where['cpu']}, {where['cores']} cores, "]
+        parts[-1] += f"torch {where['torch']}, {where['date']}."
+        columns = list(dict.fromkeys(column for row in content["rows"] for column in row))
+        parts += ["", table(content["rows"], columns)]
+    (RESULTS / "sdf_cameras.md").write_text("\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(Benchmark).main()

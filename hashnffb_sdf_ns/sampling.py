@@ -1,0 +1,149 @@
+"""Where NeuS looks along a ray: through the sphere of the scene, and ever more closely around its surface.
+
+Only distances are needed to find the surface, and no gradients: rounds of sampling are cheap. Random numbers come with
+the rays, so that samples do not depend on how rays are divided into chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from hashnffb_sdf_ns.neus import guarded_slope, midpoint_optical_depth, weights_from_optical_depth
+
+FIRST_SHARPNESS, LAST_SHARPNESS = 64.0, 512.0
+"""Sharpness of the first and of the last round, per radius of the sphere; between them it grows by equal ratios (NeuS,
+supplement: four rounds, each twice as sharp)."""
+
+
+class RaySections(NamedTuple):
+    """Intervals along rays."""
+
+    t: Float[Tensor, "n s+1"]
+    """Their bounds in ray distance, increasing."""
+    sdf: Float[Tensor, "n s+1"]
+    """Signed distances at the bounds, without a graph."""
+
+
+def sphere_interval(
+    origins: Float[Tensor, "n 3"],
+    directions: Float[Tensor, "n 3"],
+    center: Float[Tensor, " 3"],
+    radius: float,
+) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
+    """Ray distances at which rays enter and leave a sphere, in units of their directions' length; at least 0.
+
+    Rays that miss it get an empty interval at the point nearest to it.
+    """
+    offset = origins - center
+    a = directions.square().sum(-1, keepdim=True).clamp_min(1e-20)
+    nearest = -(offset * directions).sum(-1, keepdim=True) / a
+    # From the foot of the perpendicular: b² − 4ac would lose far cameras' digits.
+    miss = (offset + nearest * directions).square().sum(-1, keepdim=True)
+    half = ((radius**2 - miss).clamp_min(0.0) / a).sqrt()
+    return (nearest - half).clamp_min(0.0), (nearest + half).clamp_min(0.0)
+
+
+def even_bounds(
+    near: Float[Tensor, "n 1"], far: Float[Tensor, "n 1"], count: int, jitter: Float[Tensor, "n 1"] | None = None
+) -> Float[Tensor, "n count+1"]:
+    """Bounds of `count` intervals of even length; the inner ones are shifted together.
+
+    Args:
+        near, far: first and last bound.
+        count: number of intervals.
+        jitter: shift in [0, 1) of an interval's length, one for each ray; None: 0.5, which is none.
+    """
+    steps = torch.arange(count + 1, device=near.device, dtype=near.dtype) / count
+    t = near + (far - near) * steps
+    if jitter is not None:
+        shift = (jitter - 0.5) * (far - near) / count
+        t[:, 1:-1] = t[:, 1:-1] + shift
+    return t
+
+
+def draw(
+    t: Float[Tensor, "n s+1"], weights: Float[Tensor, "n s"], count: int, jitter: Float[Tensor, "n 1"] | None = None
+) -> Float[Tensor, "n count"]:
+    """Points at even quantiles of a step function.
+
+    Args:
+        t: bounds of its intervals.
+        weights: their weights; they need not sum to 1. Rays without weight are sampled evenly by length.
+        count: number of points.
+        jitter: shift of each ray's quantiles in [0, 1) of their spacing; None: 0.5.
+    """
+    length = t[:, 1:] - t[:, :-1]
+    total = length.sum(-1, keepdim=True)
+    even = torch.where(total > 0, length / total.clamp_min(1e-20), 1.0)  # rays that miss the sphere have no length
+    padded = weights + 1e-4 * even  # what no round has seen yet stays visible
+    cumulative = padded.cumsum(-1)
+    cdf = F.pad(cumulative / cumulative[:, -1:], (1, 0))
+    shift = 0.5 if jitter is None else jitter
+    quantile = (torch.arange(count, device=t.device, dtype=t.dtype) + shift) / count
+    quantile = quantile.clamp_max(1.0 - torch.finfo(t.dtype).eps).expand(len(t), count).contiguous()
+    index = (torch.searchsorted(cdf, quantile, right=True) - 1).clamp(0, weights.shape[-1] - 1)
+    low, high = cdf.gather(-1, index), cdf.gather(-1, index + 1)
+    fraction = ((quantile - low) / (high - low).clamp_min(1e-12)).clamp(0.0, 1.0)
+    return torch.lerp(t.gather(-1, index), t.gather(-1, index + 1), fraction)
+
+
+@torch.no_grad()
+def find_surface(
+    sdf: Callable[[Float[Tensor, "m 3"]], Float[Tensor, " m"]],
+    origins: Float[Tensor, "n 3"],
+    directions: Float[Tensor, "n 3"],
+    near: Float[Tensor, "n 1"],
+    far: Float[Tensor, "n 1"],
+    count: int,
+    rounds: tuple[int, ...],
+    radius: float,
+    jitter: Float[Tensor, "n k"] | None = None,
+) -> RaySections:
+    """Intervals of rays, even ones first, then more of them where rounds of NeuS weights say that the surface is.
+
+    Args:
+        sdf: signed distance at points.
+        origins, directions: rays.
+        near, far: where they begin and end.
+        count: even intervals.
+        rounds: bounds that each round adds.
+        radius: of the scene's sphere, the unit of the rounds' sharpness.
+        jitter: random numbers in [0, 1), one for each ray and round and one for the even intervals.
+    Returns: the intervals, count plus the sum of the rounds of them.
+    """
+    speed = directions.norm(dim=-1, keepdim=True)
+
+    def along(t: Float[Tensor, "n s"]) -> Float[Tensor, "n s"]:
+        points = torch.addcmul(origins[:, None], directions[:, None], t[..., None])
+        return sdf(points.reshape(-1, 3)).reshape(t.shape)
+
+    def column(index: int) -> Tensor | None:
+        return None if jitter is None else jitter[:, index : index + 1]
+
+    growth = (LAST_SHARPNESS / FIRST_SHARPNESS) ** (1.0 / max(len(rounds) - 1, 1))
+    t = even_bounds(near, far, count, column(0))
+    values = along(t)
+    for index, added in enumerate(rounds):
+        slope, length = guarded_slope(t * speed, values)
+        middle = 0.5 * (values[:, 1:] + values[:, :-1])
+        sharpness = FIRST_SHARPNESS * growth**index / radius
+        weights = weights_from_optical_depth(midpoint_optical_depth(middle, slope, length, sharpness))
+        new = draw(t, weights, added, column(1 + index))
+        t, order = torch.cat([t, new], dim=-1).sort(dim=-1)
+        values = torch.cat([values, along(new)], dim=-1).gather(-1, order)
+    return RaySections(t, values)
+
+
+def random_in_ball(noise: Float[Tensor, "n 3"], center: Float[Tensor, " 3"], radius: float) -> Float[Tensor, "n 3"]:
+    """Uniform points in a ball from uniform numbers in [0, 1)."""
+    height = 2.0 * noise[:, :1] - 1.0
+    angle = 2.0 * torch.pi * noise[:, 1:2]
+    across = (1.0 - height.square()).clamp_min(0.0).sqrt()
+    direction = torch.cat([across * angle.cos(), across * angle.sin(), height], dim=-1)
+    return center + radius * noise[:, 2:].pow(1.0 / 3.0) * direction

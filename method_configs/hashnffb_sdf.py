@@ -1,0 +1,134 @@
+"""Surface methods rendered by NeuS: `hash-neus`, `nffb-neus`, and each with `-small` for two CPU cores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from common_ns.compat import apply, default_device
+from common_ns.hash_grid import HashGridOptions
+from common_ns.pipeline import FieldPipelineConfig
+from common_ns.schedulers import LogLinearSchedulerConfig
+from common_ns.trainer import SafeTrainerConfig
+from hashnffb_sdf_ns.dataparser import IdrDataParserConfig
+from hashnffb_sdf_ns.encodings import EncodingConfig
+from hashnffb_sdf_ns.encodings.nffb import NFFBOptions
+from hashnffb_sdf_ns.mask_sampling import BalancedDataManagerConfig
+from hashnffb_sdf_ns.model import SdfFieldConfig
+from hashnffb_sdf_ns.neus_model import NeusModelConfig
+from hashnffb_sdf_ns.optimizers import FusedAdamConfig
+
+apply()
+
+_LARGE_GRID = HashGridOptions(num_levels=16, log2_table_size=19, max_resolution=1024)
+
+
+def _optimizers(steps: int, lr: float, grid_lr: float, warmup: int, final: float) -> dict[str, Any]:
+    """Optimizers and schedules of all groups; which of them a run has depends on its encoding.
+
+    Args:
+        steps: length of the run.
+        lr: learning rate of networks.
+        grid_lr: learning rate of grids.
+        warmup: steps of the ramp at the start.
+        final: last learning rate relative to the first.
+    """
+
+    def group(rate: float) -> dict[str, Any]:
+        schedule = LogLinearSchedulerConfig(
+            lr_final=final * rate, max_steps=steps, warmup_steps=warmup, warmup_multiplier=0.02
+        )
+        return {"optimizer": FusedAdamConfig(lr=rate), "scheduler": schedule}
+
+    camera = LogLinearSchedulerConfig(lr_final=1e-5, max_steps=steps, warmup_steps=warmup)
+    return {
+        "grids": group(grid_lr),
+        "fields": group(lr),
+        "camera_opt": {"optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15), "scheduler": camera},
+    }
+
+
+_hash = SafeTrainerConfig(
+    method_name="hash-neus",
+    machine=MachineConfig(device_type=default_device()),
+    max_num_iterations=20000,
+    steps_per_save=5000,
+    steps_per_eval_batch=1000,
+    steps_per_eval_image=5000,
+    steps_per_eval_all_images=100000,
+    pipeline=FieldPipelineConfig(
+        datamanager=BalancedDataManagerConfig(
+            dataparser=IdrDataParserConfig(), train_num_rays_per_batch=2048, eval_num_rays_per_batch=1024
+        ),
+        model=NeusModelConfig(
+            sdf_field=SdfFieldConfig(
+                hidden_dim=128,
+                feature_dim=31,
+                color_hidden_dim=128,
+                options=EncodingConfig(hash=_LARGE_GRID, nffb=NFFBOptions(grid=_LARGE_GRID, width=32)),
+            ),
+            num_samples=64,
+            num_upsamples=(16, 16, 16, 16),
+            cos_anneal_steps=5000,
+            coarse_to_fine_steps=5000,
+            max_points_per_chunk=2**21,
+        ),
+    ),
+    optimizers=_optimizers(20000, lr=1e-3, grid_lr=1e-2, warmup=500, final=0.05),
+    viewer=ViewerConfig(websocket_host="127.0.0.1", num_rays_per_chunk=4096),
+    vis="viewer",
+)
+
+hash_neus = MethodSpecification(
+    config=_hash,
+    description="Surface on a hash grid, rendered by NeuS: a mesh from images, with or without masks.",
+)
+
+_hash_small = replace(
+    _hash,
+    method_name="hash-neus-small",
+    max_num_iterations=5000,
+    steps_per_save=1000,
+    steps_per_eval_batch=1000,
+    steps_per_eval_image=2500,
+    pipeline=FieldPipelineConfig(
+        datamanager=BalancedDataManagerConfig(
+            dataparser=IdrDataParserConfig(), train_num_rays_per_batch=512, eval_num_rays_per_batch=512
+        ),
+        model=NeusModelConfig(
+            sdf_field=SdfFieldConfig(),
+            num_samples=16,
+            num_upsamples=(8, 8),
+            cos_anneal_steps=1000,
+            eval_num_rays_per_chunk=2048,
+        ),
+    ),
+    optimizers=_optimizers(5000, lr=3e-3, grid_lr=1e-2, warmup=150, final=0.05),
+)
+
+hash_neus_small = MethodSpecification(
+    config=_hash_small,
+    description="hash-neus sized for two CPU cores: a mesh in about ten minutes.",
+)
+
+
+def _with_filter_banks(config: SafeTrainerConfig, name: str) -> SafeTrainerConfig:
+    """The config with NFFB's encoding in place of the hash grid's."""
+    model: Any = config.pipeline.model
+    field = replace(model.sdf_field, encoding="nffb")
+    return replace(config, method_name=name, pipeline=replace(config.pipeline, model=replace(model, sdf_field=field)))
+
+
+nffb_neus = MethodSpecification(
+    config=_with_filter_banks(_hash, "nffb-neus"),
+    description="Surface on Fourier filter banks (NFFB), rendered by NeuS.",
+)
+
+nffb_neus_small = MethodSpecification(
+    config=_with_filter_banks(_hash_small, "nffb-neus-small"),
+    description="nffb-neus sized for two CPU cores: a mesh in about ten minutes.",
+)
