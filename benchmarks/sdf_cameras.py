@@ -148,7 +148,7 @@ class Benchmark:
         parser = pipeline.datamanager.dataparser
         pipeline.datamanager.data = parser.data = folder
         parser.cameras = "linear-init" if rough else "stated"
-        parser.downscale = self.downscale
+        parser.downscale_factor = self.downscale
         pipeline.datamanager.train_num_rays_per_batch = self.rays
         pipeline.model.sdf_field.encoding = self.encoding
         pipeline.model.camera_optimizer.mode = "SO3xR3" if refine else "off"

@@ -59,8 +59,8 @@ class IdrDataParserConfig(DataParserConfig):
     """What becomes the unit sphere. stated: that of scale_mat. masks: the visual hull's; points: that of the SfM
     points; cameras: that of what the cameras look at. auto: scale_mat, and without one the first of the others that
     the data has."""
-    downscale: int = 1
-    """Train on images of 1 / downscale of the width and height: 2 for half the resolution."""
+    downscale_factor: int = 1
+    """Train on images of 1 / downscale_factor of the width and height: 2 for half the resolution."""
     eval_mode: Literal["auto", "interval", "all"] = "auto"
     """Which images are held out. auto: as splits.json says, where there is one, else interval; interval: one of every
     eval-interval; all: none, all images serve for both."""
@@ -99,13 +99,13 @@ class IdrDataParser(DataParser):
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         config = self.config
-        for name, least in (("downscale", 1), ("eval_interval", 2), ("eval_offset", 0)):
+        for name, least in (("downscale_factor", 1), ("eval_interval", 2), ("eval_offset", 0)):
             if getattr(config, name) < least:
                 problem = f"--{name.replace('_', '-')} is {getattr(config, name)}"
                 raise InputError(problem, f"Choose {least} or more")
         if self._capture is None:  # all splits share what is read
             self._capture = self._read()
-        capture, factor = self._capture, config.downscale
+        capture, factor = self._capture, config.downscale_factor
         keep = self._indices(split, capture.files)
         images = downscaled_copies([capture.files.images[i] for i in keep], factor)
         poses = capture.placed.normalised_poses(capture.poses)[keep]

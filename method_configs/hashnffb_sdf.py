@@ -1,4 +1,4 @@
-"""Surface methods rendered by NeuS: `hash-neus`, `nffb-neus`, and each with `-small` for two CPU cores."""
+"""Surface methods: NeuS (`hash-neus`, `nffb-neus`), IDR (`hash-idr`, `nffb-idr`), and `-small` ones for two CPU cores."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from common_ns.trainer import SafeTrainerConfig
 from hashnffb_sdf_ns.dataparser import IdrDataParserConfig
 from hashnffb_sdf_ns.encodings import EncodingConfig
 from hashnffb_sdf_ns.encodings.nffb import NFFBOptions
+from hashnffb_sdf_ns.idr_model import IdrModelConfig
 from hashnffb_sdf_ns.mask_sampling import BalancedDataManagerConfig
 from hashnffb_sdf_ns.model import SdfFieldConfig
 from hashnffb_sdf_ns.neus_model import NeusModelConfig
 from hashnffb_sdf_ns.optimizers import FusedAdamConfig
+from hashnffb_sdf_ns.sphere_tracing import TracingOptions
 
 apply()
 
@@ -131,4 +133,69 @@ nffb_neus = MethodSpecification(
 nffb_neus_small = MethodSpecification(
     config=_with_filter_banks(_hash_small, "nffb-neus-small"),
     description="nffb-neus sized for two CPU cores: a mesh in about ten minutes.",
+)
+
+
+def _alpha_milestones(steps: int) -> tuple[int, ...]:
+    """Where IDR sharpens its mask loss: at 1/8, 2/8, … 5/8 of the run."""
+    return tuple(steps * k // 8 for k in range(1, 6))
+
+
+_hash_idr = replace(
+    _hash,
+    method_name="hash-idr",
+    max_num_iterations=30000,
+    pipeline=FieldPipelineConfig(
+        datamanager=BalancedDataManagerConfig(
+            dataparser=IdrDataParserConfig(),
+            train_num_rays_per_batch=2048,
+            eval_num_rays_per_batch=1024,
+            mask_ray_share=None,
+        ),
+        model=IdrModelConfig(
+            sdf_field=SdfFieldConfig(
+                hidden_dim=512,
+                num_layers=8,
+                skip_layers=(4,),
+                feature_dim=256,
+                weight_norm=True,
+                initial_radius=0.6,
+                color_hidden_dim=512,
+                num_color_layers=4,
+            ),
+            mask_alpha_milestones=_alpha_milestones(30000),
+            max_points_per_chunk=2**21,
+        ),
+    ),
+    optimizers=_optimizers(30000, lr=1e-4, grid_lr=1e-2, warmup=500, final=0.25),
+)
+
+hash_idr = MethodSpecification(
+    config=_hash_idr,
+    description="Surface on a hash grid, rendered by IDR's sphere tracing with IDR's networks: needs masks.",
+)
+
+_hash_idr_small = replace(
+    _hash_small,
+    method_name="hash-idr-small",
+    pipeline=replace(
+        _hash_small.pipeline,
+        model=IdrModelConfig(
+            mask_alpha_milestones=_alpha_milestones(_hash_small.max_num_iterations),
+            tracing=TracingOptions(num_bracket_samples=32, num_mask_samples=32),
+        ),
+    ),
+)
+
+hash_idr_small = MethodSpecification(
+    config=_hash_idr_small,
+    description="hash-idr sized for two CPU cores: a mesh in minutes, where there are masks.",
+)
+
+_nffb_idr = _with_filter_banks(_hash_idr, "nffb-idr")
+_nffb_idr.pipeline.model.mask_mult = 200.0  # a copy of its own; as the original has it
+
+nffb_idr = MethodSpecification(
+    config=_nffb_idr,
+    description="Surface on Fourier filter banks (NFFB), rendered by IDR's sphere tracing: needs masks.",
 )

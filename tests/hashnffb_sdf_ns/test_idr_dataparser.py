@@ -117,7 +117,7 @@ def test_held_out_views_follow_the_interval(scene):
 
 
 def test_half_resolution_shows_the_same(scene, monkeypatch, tmp_path):
-    full, half = outputs_of(scene, **ALL), outputs_of(scene, downscale=2, **ALL)
+    full, half = outputs_of(scene, **ALL), outputs_of(scene, downscale_factor=2, **ALL)
     assert int(half.cameras.width[0]) == 24 and int(half.cameras.height[0]) == 18
     mask = np.asarray(Image.open(half.metadata["object_mask_filenames"][3]))
     expected = idr_scene.mask_of(idr_scene.poses()[3]).reshape(18, 2, 24, 2).mean(axis=(1, 3))
@@ -133,15 +133,15 @@ def test_half_resolution_shows_the_same(scene, monkeypatch, tmp_path):
 
 
 def test_copies_are_made_anew_for_newer_images_only(scene):
-    first = outputs_of(scene, downscale=2, **ALL).image_filenames[0]
+    first = outputs_of(scene, downscale_factor=2, **ALL).image_filenames[0]
     stamp = first.stat().st_mtime_ns
-    assert outputs_of(scene, downscale=2, **ALL).image_filenames[0].stat().st_mtime_ns == stamp
+    assert outputs_of(scene, downscale_factor=2, **ALL).image_filenames[0].stat().st_mtime_ns == stamp
     original = scene / "image" / "000000.png"
     Image.new("RGB", idr_scene.SIZE, (200, 10, 10)).save(original)
     import os
 
     os.utime(original, ns=(stamp + 10**9, stamp + 10**9))
-    again = outputs_of(scene, downscale=2, **ALL).image_filenames[0]
+    again = outputs_of(scene, downscale_factor=2, **ALL).image_filenames[0]
     assert np.asarray(Image.open(again))[0, 0].tolist() == [200, 10, 10]
 
 
