@@ -7,7 +7,7 @@ import math
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common_ns.checks import InputError, explained, read_json, report_input_errors
-from common_ns.mesh_io import check_mesh_path
+from common_ns.mesh_culling import Views, keep_vertices, seen_vertices, within_masks
+from common_ns.mesh_io import Mesh, check_mesh_path
 from common_ns.meshing import check_box, extract_mesh, iso_field_of
 from common_ns.runs import read_run_config
 
@@ -108,6 +109,10 @@ class MeshCommand:
     lipschitz: float | None = None
     """Bound on how fast the field changes per scene unit, about 1 for an SDF; what the surface cannot reach is skipped.
     Too small a bound loses parts of the surface. Default: skip nothing."""
+    cull_unseen: bool = False
+    """Cut away what no training camera sees, such as the underside of things that stand; the mesh is open there."""
+    cull_masks: int | None = None
+    """Cut away what lies more than this many pixels outside of the object's mask in any training image."""
     world_coordinates: bool = False
     """Write the mesh in the coordinates of the data set: undo the dataparser's scale, rotation and shift."""
 
@@ -118,6 +123,8 @@ class MeshCommand:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"--{name.replace('_', '-')} is {value}", "Give a number above 0")
+        if self.cull_masks is not None and self.cull_masks < 0:
+            raise InputError(f"--cull-masks is {self.cull_masks}", "Give a number of pixels, 0 or more")
         if self.bounding_box_min is not None and self.bounding_box_max is not None:
             check_box(torch.tensor([self.bounding_box_min, self.bounding_box_max]))
 
@@ -143,6 +150,7 @@ class MeshCommand:
             min_component_faces=self.min_component_faces,
             lipschitz=self.lipschitz,
         )
+        mesh = self.culled(mesh, pipeline)
         if self.world_coordinates:
             mesh = mesh.transformed(model_to_world(pipeline, self.load_config))
         mesh.save(self.output_path)
@@ -159,6 +167,32 @@ class MeshCommand:
             f"Written to {self.output_path}"
         )
         return self.output_path
+
+    def culled(self, mesh: Mesh, pipeline: Pipeline) -> Mesh:
+        """The mesh without what the options cut away.
+
+        Raises: InputError if there are no masks to cut by, or nothing is left.
+        """
+        if not self.cull_unseen and self.cull_masks is None:
+            return mesh
+        dataset = pipeline.datamanager.train_dataset
+        assert dataset is not None
+        views = Views.of(dataset.cameras)
+        before = len(mesh.faces)
+        if self.cull_masks is not None:
+            object_mask: Any = getattr(dataset, "object_mask", None)
+            if object_mask is None or object_mask(0) is None:
+                raise InputError("--cull-masks is given, and the run's images have no masks", "Leave it out")
+            kept = within_masks(
+                mesh.vertices, views, lambda index: object_mask(index)[..., 0] > 127, margin=self.cull_masks
+            )
+            mesh = keep_vertices(mesh, kept)
+        if self.cull_unseen and len(mesh.faces):
+            mesh = keep_vertices(mesh, seen_vertices(mesh, views))
+        if not len(mesh.faces):
+            raise InputError("nothing is left of the mesh", "Leave out --cull-unseen and --cull-masks")
+        print(f"Cut away {before - len(mesh.faces):,} of {before:,} triangles that no training image shows")
+        return mesh
 
     def crop_box(self, default: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
         """The box to mesh: the given corners, and the field's own where none is given."""
