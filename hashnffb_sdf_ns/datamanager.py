@@ -21,7 +21,7 @@ from hashnffb_sdf_ns.dataset import MaskedDataset
 from hashnffb_sdf_ns.idr_cameras import Similarity, project_matrix
 from hashnffb_sdf_ns.mask_checks import mask_files_of
 from hashnffb_sdf_ns.normalization import Extent, diagnose, scene_extent
-from hashnffb_sdf_ns.scene_sources import checked_extent, half_angles
+from hashnffb_sdf_ns.scene_sources import OriginalViews, checked_extent, half_angles
 
 
 @dataclass
@@ -104,13 +104,10 @@ def extent_of_outputs(outputs: DataparserOutputs, refuse: bool = True) -> Extent
         refuse: whether bad masks are an error.
     Raises: InputError if masks are bad.
     """
-    cameras = outputs.cameras
-    poses = cameras.camera_to_worlds.double().cpu().numpy()
-    fx, fy, cx, cy = (getattr(cameras, name).double().reshape(-1).cpu().numpy() for name in ("fx", "fy", "cx", "cy"))
-    inner = np.zeros((len(poses), 3, 3))
-    inner[:, 0, 0], inner[:, 1, 1], inner[:, 0, 2], inner[:, 1, 2], inner[:, 2, 2] = fx, fy, cx, cy, 1.0
-    sizes = torch.cat([cameras.width, cameras.height], dim=-1).reshape(-1, 2).cpu().numpy()
-    masks = mask_files_of(outputs.image_filenames, outputs.metadata.get("object_mask_filenames"))
+    poses = outputs.cameras.camera_to_worlds.double().cpu().numpy()
+    views = outputs.metadata.get("original_views") or views_of_outputs(outputs)
+    inner, sizes = views.inner, views.sizes
+    masks = mask_files_of(views.images, views.masks)
     if masks is not None:
         extent = checked_extent(masks, project_matrix(inner, poses), sizes, poses, refuse)
         if extent is not None:
@@ -118,6 +115,16 @@ def extent_of_outputs(outputs: DataparserOutputs, refuse: bool = True) -> Extent
     points = outputs.metadata.get("points3D_xyz")
     cloud = None if points is None else torch.as_tensor(points).double().cpu().numpy()
     return scene_extent(poses, half_angles(inner, sizes), points=cloud)
+
+
+def views_of_outputs(outputs: DataparserOutputs) -> OriginalViews:
+    """The views of a dataparser that tells no more than what is trained."""
+    cameras = outputs.cameras
+    fx, fy, cx, cy = (getattr(cameras, name).double().reshape(-1).cpu().numpy() for name in ("fx", "fy", "cx", "cy"))
+    inner = np.zeros((len(fx), 3, 3))
+    inner[:, 0, 0], inner[:, 1, 1], inner[:, 0, 2], inner[:, 1, 2], inner[:, 2, 2] = fx, fy, cx, cy, 1.0
+    sizes = torch.cat([cameras.width, cameras.height], dim=-1).reshape(-1, 2).cpu().numpy()
+    return OriginalViews(outputs.image_filenames, outputs.metadata.get("object_mask_filenames"), sizes, inner)
 
 
 def renormalised(outputs: DataparserOutputs, placed: Similarity, blender: bool = False) -> DataparserOutputs:

@@ -15,6 +15,7 @@ own coordinates (millimetres for DTU), in which `ns-mesh --world-coordinates` wr
 | object_mask_filenames | one file for each image, white where the object is; absent without masks |
 | reference_camera_to_worlds | with --cameras linear-init: for each image, the pose [3, 4] in the reference file |
 | points3D_xyz, points3D_rgb | SfM points, if there are any |
+| original_views | `OriginalViews`: images, masks and intrinsics at full size, by which the object is looked for |
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from hashnffb_sdf_ns.downscaled import downscaled_copies, downscaled_size, image
 from hashnffb_sdf_ns.idr_cameras import INITIAL_FILE, CameraFile, Similarity, decompose, read_camera_file
 from hashnffb_sdf_ns.idr_layout import IdrFiles, find_camera_file, find_files, pair_views
 from hashnffb_sdf_ns.mask_checks import check_mask_sizes
-from hashnffb_sdf_ns.scene_sources import extent_of_capture, read_points
+from hashnffb_sdf_ns.scene_sources import OriginalViews, extent_of_capture, read_points
 
 SPLITS_FILE = "splits.json"
 
@@ -100,20 +101,24 @@ class IdrDataParser(DataParser):
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         config = self.config
         for name, least in (("downscale_factor", 1), ("eval_interval", 2), ("eval_offset", 0)):
-            if getattr(config, name) < least:
-                problem = f"--{name.replace('_', '-')} is {getattr(config, name)}"
-                raise InputError(problem, f"Choose {least} or more")
+            value = getattr(config, name)
+            if value < least or value != int(value):
+                problem = f"--{name.replace('_', '-')} is {value}"
+                raise InputError(problem, f"Choose a whole number, {least} or more", config.data)
         if self._capture is None:  # all splits share what is read
             self._capture = self._read()
-        capture, factor = self._capture, config.downscale_factor
+        capture, factor = self._capture, int(config.downscale_factor)  # ns-render gives a float
         keep = self._indices(split, capture.files)
         images = downscaled_copies([capture.files.images[i] for i in keep], factor)
         poses = capture.placed.normalised_poses(capture.poses)[keep]
         inner = capture.intrinsics[keep] / factor
         sizes = torch.tensor([downscaled_size((int(w), int(h)), factor) for w, h in capture.sizes[keep]])
-        metadata: dict[str, Any] = {}
-        if capture.files.masks is not None:
-            masks = [capture.files.masks[i] for i in keep]
+        masks = None if capture.files.masks is None else [capture.files.masks[i] for i in keep]
+        originals = OriginalViews(
+            [capture.files.images[i] for i in keep], masks, capture.sizes[keep], capture.intrinsics[keep]
+        )
+        metadata: dict[str, Any] = {"original_views": originals}
+        if masks is not None:
             metadata["object_mask_filenames"] = downscaled_copies(masks, factor, masks=True)
         if capture.reference is not None:
             reference = capture.placed.normalised_poses(capture.reference)[keep]

@@ -45,7 +45,7 @@ def downscaled_copies(files: Sequence[Path], factor: int, masks: bool = False) -
         image = Image.fromarray(read_mask(file) if masks else decode_image(file))
         width, height = downscaled_size(image.size, factor)
         if not width or not height:
-            problem = f"the image has {image.width}×{image.height} pixels, fewer than --downscale {factor}"
+            problem = f"the image has {image.width}×{image.height} pixels, fewer than --downscale-factor {factor}"
             raise InputError(problem, "Lower it", file)
         box = (0, 0, width * factor, height * factor)
         small = image.resize((width, height), Image.Resampling.BOX, box=box)

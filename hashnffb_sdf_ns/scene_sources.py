@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,20 @@ from common_ns.checks import InputError
 from hashnffb_sdf_ns.idr_layout import IdrFiles
 from hashnffb_sdf_ns.mask_checks import check_agreement, check_contents, mask_files_of, views_of
 from hashnffb_sdf_ns.normalization import Extent, Source, extent_of_masks, scene_extent
+
+
+@dataclass(frozen=True)
+class OriginalViews:
+    """Views as they are on disk, whatever resolution is trained or rendered: each command has to find the same sphere
+    about the object."""
+
+    images: list[Path]
+    masks: list[Path] | None
+    """One for each image; None if there are none."""
+    sizes: NDArray
+    """(width, height) of the images [n, 2]."""
+    inner: Float[NDArray, "n 3 3"]
+    """K in pixels of the images; the first pixel's centre is at 0.5."""
 
 
 def read_points(file: Path) -> tuple[Float[NDArray, "n 3"], UInt8[NDArray, "n 3"]]:

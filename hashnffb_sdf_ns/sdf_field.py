@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from hashnffb_sdf_ns.sdf_networks import ColorNetwork, SdfNetwork
 
+SPHERE_EDGE = 0.999
+"""Where the surface ends at the latest, relative to the sphere."""
+
 
 class PositionEncoding(Protocol):
     """What the field needs of an encoding; see `hashnffb_sdf_ns.encodings`."""
@@ -154,10 +157,14 @@ class SdfField(nn.Module):
         return self.network.distance(torch.cat([u, self.encoding(u)], dim=-1))
 
     def forward_geonetwork(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n 1+F"]:
-        """Signed distance in scene units, and features, as the host's exporters ask for them."""
+        """Signed distance in scene units, and features, as the host's exporters ask for them.
+
+        What is beyond the sphere is outside of the surface, as nothing has trained the field there.
+        """
         u = self.to_unit(x)
         outputs = self.network(torch.cat([u, self.encoding(u)], dim=-1))
-        return torch.cat([self.radius * outputs[:, :1], outputs[:, 1:]], dim=-1)
+        distance = torch.maximum(outputs[:, :1], u.norm(dim=-1, keepdim=True) - SPHERE_EDGE)
+        return torch.cat([self.radius * distance, outputs[:, 1:]], dim=-1)
 
     def geometry(self, x: Float[Tensor, "n 3"]) -> Geometry:
         """Distance, gradient and features; once differentiable by parameters and by x."""

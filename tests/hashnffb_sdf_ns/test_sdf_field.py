@@ -86,9 +86,11 @@ def test_losses_on_gradients_have_the_derivatives_of_plain_autograd(name):
         return {**own, "x": points.grad}
 
     def plain(points):
-        outputs = field.forward_geonetwork(points)
-        (gradient,) = torch.autograd.grad(outputs[:, 0].sum(), points, create_graph=True)
-        return outputs[:, 0], gradient, outputs[:, 1:]
+        u = field.to_unit(points)
+        outputs = field.network(torch.cat([u, field.encoding(u)], dim=-1))
+        distance = field.radius * outputs[:, 0]
+        (gradient,) = torch.autograd.grad(distance.sum(), points, create_graph=True)
+        return distance, gradient, outputs[:, 1:]
 
     expected, found = derivatives(plain), derivatives(lambda points: field.geometry(points)[:3])
     assert expected.keys() == found.keys() and len(found) > 6
@@ -187,6 +189,11 @@ def test_exporters_get_distances_in_scene_units():
     outputs = field.forward_geonetwork(x)
     assert outputs.shape == (12, 5) and torch.allclose(outputs[:, 0], field.sdf(x))
     assert torch.allclose(outputs[:, 1:], field.geometry(x).features)
+    # Beyond the sphere nothing has trained the field, and there is no surface.
+    with torch.no_grad():
+        field.network.layers[-1].bias[0] = -10.0
+        beyond = 5.0 * x / x.norm(dim=-1, keepdim=True) + field.center
+        assert bool((field.sdf(beyond) < 0).all() and (field.forward_geonetwork(beyond)[:, 0] > 0).all())
 
 
 def test_appearance_codes_are_the_images_own_in_training_and_their_mean_elsewhere():
