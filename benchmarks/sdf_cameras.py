@@ -1,10 +1,11 @@
 """Cameras that are refined with the surface: how far perturbed poses find back, and what it does to the pictures.
 
-    python -m benchmarks.sdf_cameras run --data DTU_SCAN --seconds 240
+    python -m benchmarks.sdf_cameras run --data DTU_SCAN
 
 All cameras of a capture with masks are turned about themselves and shifted, each by the same amount in a random
 direction, and are written as rough cameras beside the true ones: what `idr-data --cameras linear-init` is for. Errors
-are what ns-eval reports: means over cameras, after the similarity that images leave open. Results are written to
+are what ns-eval reports: means over cameras, after the similarity that images leave open. Refinement is as the small
+methods have it when it is turned on. Results are written to
 benchmarks/results/sdf_cameras.json, the table to sdf_cameras.md. With one CPU thread, seconds are its own time.
 """
 
@@ -34,6 +35,10 @@ from hashnffb_sdf_ns.idr_layout import find_camera_file, find_files, pair_views
 
 TO_INDICES = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
 """From pixels, the first one's centre at 0.5, to those of the file format, where it is at 0."""
+
+Cameras = Literal["refined", "rough", "true"]
+KINDS = ("refined", "rough", "true")
+"""Order of the rows."""
 
 
 def perturbed(
@@ -77,32 +82,26 @@ def write_rough_cameras(data: Path, folder: Path, degrees: float, share: float, 
 class Benchmark:
     """Perturb cameras, train, and measure."""
 
-    section: Literal["run", "table"]
+    section: tyro.conf.Positional[Literal["run", "table"]]
     """run: train and measure; table: write the table anew from the JSON."""
     data: Path = Path("data")
     """A capture in IDR's layout, with masks and scale_mat."""
     methods: tuple[str, ...] = ("idr", "neus")
     """Renderers."""
-    seconds: float = 240.0
-    """Training time of each row."""
-    steps: int = 1500
-    """Length of the schedules."""
+    seconds: float = 600.0
+    """Most training time of each row."""
+    steps: tuple[int, ...] = (4000,)
+    """Length of each renderer's runs and schedules; one for all, or one each."""
     degrees: float = 2.0
     """Turn of each camera."""
     share: float = 0.02
     """Shift of each camera, as a share of its distance."""
-    refine: tuple[bool, ...] = (True,)
-    """Whether cameras are refined; False for comparison."""
-    true_cameras: bool = False
-    """Train with the true cameras too, for comparison."""
+    cameras: tuple[Cameras, ...] = ("refined", "rough", "true")
+    """refined: perturbed, and refined with the surface; rough: perturbed; true: those of the capture."""
     encoding: str = "hash"
     """Of the field."""
     rays: int = 512
     """Of a batch."""
-    lr: float = 2e-3
-    """Learning rate of the cameras."""
-    start: int = 300
-    """Steps for which cameras stay as they are."""
     downscale: int = 4
     """Images of 1 / downscale of the width."""
     seed: int = 0
@@ -115,31 +114,36 @@ class Benchmark:
         torch.set_num_threads(self.threads)
         torch.set_flush_denormal(True)
         if self.section == "run":
-            rows = []
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
                 write_rough_cameras(self.data, folder, self.degrees, self.share, self.seed)
-                for method in self.methods:
-                    cases = [(True, refine) for refine in self.refine] + ([(False, False)] if self.true_cameras else [])
-                    for rough, refine in cases:
-                        rows.append(self.train(method, folder, rough, refine))
-                        print(rows[-1], flush=True)
-            settings = {
-                "data": self.data.name,
-                "turn, degrees": self.degrees,
-                "shift, share of the distance": self.share,
-                "encoding": self.encoding,
-                "rays": self.rays,
-                "camera learning rate": self.lr,
-                "cameras stay for steps": self.start,
-                "downscale": self.downscale,
-                "threads": self.threads,
-            }
-            title = f"{self.data.name}, {self.encoding}, {self.seconds:g} s"
-            save_section("sdf_cameras", title, {"settings": settings, "rows": rows})
+                lengths = self.steps * len(self.methods) if len(self.steps) == 1 else self.steps
+                for method, steps in zip(self.methods, lengths, strict=True):
+                    for cameras in self.cameras:
+                        self.save(self.train(method, folder, steps, cameras))
         write_table()
 
-    def train(self, method: str, folder: Path, rough: bool, refine: bool) -> dict[str, Any]:
+    def save(self, row: dict[str, Any]) -> None:
+        """Put a row into the results, in place of an older one of its kind."""
+        settings = {
+            "data": self.data.name,
+            "turn, degrees": self.degrees,
+            "shift, share of the distance": self.share,
+            "encoding": self.encoding,
+            "rays": self.rays,
+            "downscale": self.downscale,
+            "threads": self.threads,
+        }
+        title = f"{self.data.name} at 1/{self.downscale}, {self.encoding}, {self.degrees:g}° and {100 * self.share:g} %"
+        file = RESULTS / "sdf_cameras.json"
+        results = json.loads(file.read_text()) if file.exists() else {}
+        rows = results.get(title, {}).get("rows", [])
+        kind = ("renderer", "cameras")
+        rows = [other for other in rows if any(other[key] != row[key] for key in kind)] + [row]
+        rows.sort(key=lambda each: (each["renderer"], KINDS.index(each["cameras"])))
+        save_section("sdf_cameras", title, {"settings": settings, "rows": rows})
+
+    def train(self, method: str, folder: Path, steps: int, cameras: Cameras) -> dict[str, Any]:
         """One row."""
         import method_configs.hashnffb_sdf as configs
 
@@ -147,32 +151,25 @@ class Benchmark:
         pipeline = config.pipeline
         parser = pipeline.datamanager.dataparser
         pipeline.datamanager.data = parser.data = folder
-        parser.cameras = "linear-init" if rough else "stated"
+        parser.cameras = "stated" if cameras == "true" else "linear-init"
         parser.downscale_factor = self.downscale
         pipeline.datamanager.train_num_rays_per_batch = self.rays
         pipeline.model.sdf_field.encoding = self.encoding
-        pipeline.model.camera_optimizer.mode = "SO3xR3" if refine else "off"
+        pipeline.model.camera_optimizer.mode = "SO3xR3" if cameras == "refined" else "off"
         if method == "idr":
-            pipeline.model.mask_alpha_milestones = tuple(self.steps * k // 8 for k in range(1, 6))
-        if refine:
-            pipeline.model.coarse_to_fine_steps = self.steps // 2
-            pipeline.model.camera_optimizer.start_step = self.start
-            config.optimizers["camera_opt"]["optimizer"].lr = self.lr
-            config.optimizers["camera_opt"]["scheduler"].lr_final = 0.02 * self.lr
-            config.optimizers["camera_opt"]["scheduler"].warmup_steps = self.start
+            pipeline.model.mask_alpha_milestones = tuple(steps * k // 8 for k in range(1, 6))
         torch.manual_seed(self.seed)
         clock = time.thread_time if self.threads == 1 else time.perf_counter
-        run = Run(pipeline.setup(device="cpu", test_mode="val"), self.steps, config.optimizers, clock)
+        run = Run(pipeline.setup(device="cpu", test_mode="val"), steps, config.optimizers, clock)
         model, datamanager = run.pipeline.model, run.pipeline.datamanager
         metadata = datamanager.train_dataset.metadata
         before = camera_metrics(model.camera_optimizer, metadata)
         spent = 0.0
-        while spent < self.seconds and run.step < self.steps:
-            spent += run.advance(min(100, self.steps - run.step), self.seconds - spent)
+        while spent < self.seconds and run.step < steps:
+            spent += run.advance(min(250, steps - run.step), self.seconds - spent)
             print(method, run.step, round(spent), camera_metrics(model.camera_optimizer, metadata), flush=True)
         metrics = run.pipeline.get_average_image_metrics(datamanager.fixed_indices_eval_dataloader, "eval")
-        kind = "true cameras" if not rough else "refined" if refine else "rough cameras"
-        row: dict[str, Any] = {"renderer": method, "cameras": kind, "steps": run.step, "seconds": spent}
+        row: dict[str, Any] = {"renderer": method, "cameras": cameras, "steps": run.step, "seconds": spent}
         after = camera_metrics(model.camera_optimizer, metadata)
         for name, unit in (("rotation_error_deg", "turn off, degrees"), ("translation_error_relative", "shift off, %")):
             factor = 100.0 if unit.endswith("%") else 1.0

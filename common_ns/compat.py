@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from common_ns.checks import report_input_errors
+from common_ns.viewer_renders import make_renders_robust
 
 
 def default_device() -> Literal["cuda", "cpu"]:
@@ -86,3 +87,4 @@ def apply() -> None:
     allow_numpy_scalars_in_checkpoints()
     provide_ffmpeg()
     report_input_errors()
+    make_renders_robust()

@@ -1,8 +1,10 @@
 """Training cameras that are refined with the field: six numbers each, and what evaluation says about them.
 
-A small turn of a camera about itself and a small shift sideways move the picture alike, and a step that is right for
-one number is too long for another. The numbers are therefore preconditioned: each moves the picture of the scene's
-sphere by about as much, and independently of the others.
+A small turn of a camera about itself and a small shift sideways move the picture alike; a turn against a shift, about
+the middle of the scene, moves it twenty times less. Adam weighs each number by its own gradients, so that each should
+be one of these ways to move: noise of what pictures show best would else drown what they show least. The numbers are
+therefore principal axes of what a camera's picture of the scene's sphere shows. All are equally long, in turns and in
+shifts relative to the distance: cameras are as wrong along one as along another.
 
 The host's optimizer of cameras gives the interface, so that its metrics and commands work.
 """
@@ -24,12 +26,11 @@ from torch import Tensor
 
 from hashnffb_sdf_ns.camera_errors import Alignment, align_poses, pose_errors
 
-DAMPING = 0.01
-"""Share of its own diagonal that is added to a camera's normal matrix (CamP, section 4.2). With ten times as much, as
-there, the way that pictures tell least about takes three times as many steps."""
+NUM_PARALLAX = 2
+"""Ways to move that pictures show by parallax only, and least: about two axes across the line of sight."""
 
 SPHERE_SHARE = 0.7
-"""Points for the preconditioning fill so much of the scene's sphere."""
+"""The points whose pictures are looked at fill so much of the scene's sphere."""
 
 
 @dataclass
@@ -41,9 +42,15 @@ class CameraRefinementConfig(CameraOptimizerConfig):
     mode: Literal["off", "SO3xR3"] = "off"  # pyright: ignore[reportIncompatibleVariableOverride]
     """off: poses are as the data says. SO3xR3: each training camera is turned about itself and shifted; the learning
     rate is that of the group camera_opt."""
-    start_step: int = 500
+    start_step: int = 100
     """Steps for which cameras stay where the data has them: while there is no surface yet, any camera is as good as
     another, and steps lead astray."""
+    parallax_start_step: int = 500
+    """Steps for which cameras do not move in the two ways that only parallax shows (turning about the middle of the
+    scene): outlines and colours settle the other four first, parallax takes a surface that is nearly right."""
+    coarse_to_fine_steps: int = 1500
+    """Steps over which the encoding goes from its coarsest level to all of them while cameras are refined, if the
+    model's own way is not longer: fine levels learn wrong poses by heart."""
     trans_l2_penalty: float = 0.0
     """Weight of the mean length of the shifts: above 0, cameras are drawn to where the data has them."""
     rot_l2_penalty: float = 0.0
@@ -51,18 +58,19 @@ class CameraRefinementConfig(CameraOptimizerConfig):
 
 
 class CameraRefinement(CameraOptimizer):
-    """A turn and a shift of each training camera, in preconditioned numbers.
+    """A turn and a shift of each training camera, in numbers along principal axes (`picture_axes`).
 
     Args:
         config: its config.
         num_cameras: training cameras.
         device: where the numbers are.
-        camera_to_worlds: poses as the data has them; None: the numbers are the shift and the turn themselves.
+        camera_to_worlds: poses as the data has them; None: the numbers are the shift and the turn themselves, and
+            all are refined from the start.
         radius: of the scene's sphere about the origin.
     """
 
     config: CameraRefinementConfig
-    preconditioner: Tensor
+    axes: Tensor
 
     def __init__(
         self,
@@ -79,14 +87,20 @@ class CameraRefinement(CameraOptimizer):
         if config.mode == "off":
             return
         matrix = torch.eye(6, device=device).expand(num_cameras, -1, -1).clone()
+        self.num_parallax = 0 if camera_to_worlds is None else NUM_PARALLAX
         if camera_to_worlds is not None:
-            matrix = preconditioner(camera_to_worlds[:, :3].double(), radius).to(matrix)
-        # Of the state: the numbers mean nothing without the matrices that they were trained with.
-        self.register_buffer("preconditioner", matrix)
+            matrix = picture_axes(camera_to_worlds[:, :3].double(), radius).to(matrix)
+        # Of the state: the numbers mean nothing without the axes that they were trained with.
+        self.register_buffer("axes", matrix)
 
     def deltas(self, indices: Int[Tensor, " k"] | slice = slice(None)) -> Float[Tensor, "k 6"]:
         """Shift in scene units and turn in radians (twice the tangent of half of the angle)."""
-        return (self.preconditioner[indices] @ self.pose_adjustment[indices][..., None])[..., 0]
+        numbers = self.pose_adjustment[indices]
+        if self.step < self.config.parallax_start_step:
+            # Without a gradient, Adam leaves them where they are.
+            held, free = numbers.split([self.num_parallax, 6 - self.num_parallax], dim=-1)
+            numbers = torch.cat([held.detach(), free], dim=-1)
+        return (self.axes[indices] @ numbers[..., None])[..., 0]
 
     def forward(self, indices: Int[Tensor, " k"]) -> Float[Tensor, "k 3 4"]:
         """Turn, to be applied to directions, and shift of origins, both in the scene's axes."""
@@ -151,18 +165,23 @@ def rotation_matrix(turn: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
     return torch.eye(3).to(turn) + 2.0 * (w * cross + cross @ cross)
 
 
-def preconditioner(poses: Float[Tensor, "n 3 4"], radius: float, num_points: int = 64) -> Float[Tensor, "n 6 6"]:
-    """Matrices P such that six numbers of length 1, times P, shift the picture of a sphere by about 1 (its angles'
-    tangents, root of the mean square over points), whatever their direction.
+def picture_axes(poses: Float[Tensor, "n 3 4"], radius: float, num_points: int = 64) -> Float[Tensor, "n 6 6"]:
+    """Six ways to move each camera, as columns of a shift and a turn, from what its picture shows least to what it
+    shows best.
 
-    P is (JᵀJ + damping)^(−1/2), with J the derivatives of the points' pictures by the shift and the turn.
+    They are orthogonal, and of length 1, with shifts relative to the camera's distance from the origin. To first order,
+    each moves the picture of points in a sphere independently of the others: they are eigenvectors of JᵀJ, with J the
+    derivatives of the pictures by relative shift and turn. Seen from outside of the sphere, the first two are turns
+    about its middle, and the last two turns of the camera with shifts that move the picture the same way.
 
     Args:
         poses: camera-to-world matrices, OpenGL axes.
-        radius: of the sphere about the origin.
+        radius: of the sphere about the origin. Cameras that are nearer than it to the origin count as so far.
         num_points: in it. Those that are nearer to a camera's plane than a tenth of the radius are not used; a camera
             that sees none of them looks at a sphere straight ahead instead.
-    Source: Park et al., CamP: camera preconditioning for neural radiance fields (arXiv 2308.10902), section 4.
+    Source: Park et al., CamP: camera preconditioning for neural radiance fields (arXiv 2308.10902), section 4, for J.
+        Its numbers are scaled to move the picture by as much; noise then moves cameras farthest where pictures say
+        least.
     """
     points = SPHERE_SHARE * radius * ball_points(num_points).to(poses)
     axes, position = poses[:, :, :3], poses[:, :, 3]
@@ -181,13 +200,11 @@ def preconditioner(poses: Float[Tensor, "n 3 4"], radius: float, num_points: int
     by_turn = -(crosses @ axes[:, None]).transpose(-1, -2)
     moved = torch.cat([by_shift, by_turn], dim=-1)  # [n, points, 3 coordinates, 6]
     jacobian = (moved[..., :2, :] + picture[..., None] * moved[..., 2:, :]) / depth[..., None, None]
-    jacobian = jacobian * visible[..., None, None]
-    normal = torch.einsum("npci,npcj->nij", jacobian, jacobian) / visible.sum(-1)[:, None, None]
-    normal = normal + torch.diag_embed(DAMPING * normal.diagonal(dim1=1, dim2=2))
-    values, vectors = torch.linalg.eigh(normal)
-    # A number that moves nothing keeps a length, and is not thrown to infinity.
-    values = torch.maximum(values, 1e-4 * values[:, -1:])
-    return vectors @ torch.diag_embed(values.rsqrt()) @ vectors.transpose(1, 2)
+    distance = position.norm(dim=-1).clamp_min(radius)
+    lengths = torch.cat([distance[:, None].expand(-1, 3), torch.ones_like(position)], dim=-1)
+    jacobian = jacobian * lengths[:, None, None] * visible[..., None, None]
+    _, axes_of_picture = torch.linalg.eigh(torch.einsum("npci,npcj->nij", jacobian, jacobian))
+    return lengths[..., None] * axes_of_picture
 
 
 def ball_points(count: int) -> Float[Tensor, "count 3"]:

@@ -34,6 +34,7 @@ from hashnffb_sdf_ns.encodings.options import EncodingConfig, EncodingName, make
 from hashnffb_sdf_ns.sampling import sphere_interval
 from hashnffb_sdf_ns.sdf_field import NetworkOptions, SdfField
 from hashnffb_sdf_ns.slice_plane import slice_picture
+from hashnffb_sdf_ns.viewer_mesh import MeshSnapshot
 
 NEAREST = 0.02
 """Near plane of cameras within the scene's sphere, relative to its radius, if none is given."""
@@ -141,6 +142,7 @@ class SurfaceModel(RadianceModel):
             radius=self.radius,
         )
         # Not modules: the viewer finds its controls among the model's attributes.
+        self.mesh_snapshot = MeshSnapshot(self.iso_field)
         self.slice_axis = ViewerDropdown("SDF slice: axis", "z", ["x", "y", "z"])
         self.slice_height = ViewerSlider("SDF slice: height", 0.0, -self.radius, self.radius, 0.01 * self.radius)
         self.step = 0
@@ -208,7 +210,9 @@ class SurfaceModel(RadianceModel):
     def set_step(self, step: int) -> None:
         """Set what is scheduled by the absolute step."""
         self.step = self.camera_optimizer.step = step
-        steps = self.config.coarse_to_fine_steps
+        steps, cameras = self.config.coarse_to_fine_steps, self.config.camera_optimizer
+        if cameras.mode != "off":
+            steps = max(steps, cameras.coarse_to_fine_steps)
         self.field.set_progress(min(step / steps, 1.0) if steps > 0 else 1.0)
 
     def training_rays(self, rays: RayBundle) -> RayBundle:

@@ -1,4 +1,4 @@
-"""Surface methods: NeuS (`hash-neus`, `nffb-neus`), IDR (`hash-idr`, `nffb-idr`), and `-small` ones for two CPU cores."""
+"""Surface methods: NeuS (`hash-neus`, `nffb-neus`), IDR (`hash-idr`, `nffb-idr`); `-small` ones for two CPU cores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from common_ns.compat import apply, default_device
@@ -14,6 +13,7 @@ from common_ns.hash_grid import HashGridOptions
 from common_ns.pipeline import FieldPipelineConfig
 from common_ns.schedulers import LogLinearSchedulerConfig
 from common_ns.trainer import SafeTrainerConfig
+from hashnffb_sdf_ns.camera_refinement import CameraRefinementConfig
 from hashnffb_sdf_ns.dataparser import IdrDataParserConfig
 from hashnffb_sdf_ns.encodings import EncodingConfig
 from hashnffb_sdf_ns.encodings.nffb import NFFBOptions
@@ -26,10 +26,15 @@ from hashnffb_sdf_ns.sphere_tracing import TracingOptions
 
 apply()
 
+_CAREFUL = CameraRefinementConfig(start_step=500, parallax_start_step=2000, coarse_to_fine_steps=6000)
+"""Refinement of cameras, where it is turned on, in long runs: their fields take smaller steps."""
+
 _LARGE_GRID = HashGridOptions(num_levels=16, log2_table_size=19, max_resolution=1024)
 
 
-def _optimizers(steps: int, lr: float, grid_lr: float, warmup: int, final: float) -> dict[str, Any]:
+def _optimizers(
+    steps: int, lr: float, grid_lr: float, warmup: int, final: float, camera_lr: float = 8e-4
+) -> dict[str, Any]:
     """Optimizers and schedules of all groups; which of them a run has depends on its encoding.
 
     Args:
@@ -38,6 +43,7 @@ def _optimizers(steps: int, lr: float, grid_lr: float, warmup: int, final: float
         grid_lr: learning rate of grids.
         warmup: steps of the ramp at the start.
         final: last learning rate relative to the first.
+        camera_lr: learning rate of cameras that are refined, in radians.
     """
 
     def group(rate: float) -> dict[str, Any]:
@@ -46,11 +52,11 @@ def _optimizers(steps: int, lr: float, grid_lr: float, warmup: int, final: float
         )
         return {"optimizer": FusedAdamConfig(lr=rate), "scheduler": schedule}
 
-    camera = LogLinearSchedulerConfig(lr_final=1e-5, max_steps=steps, warmup_steps=warmup)
+    camera = LogLinearSchedulerConfig(lr_final=0.04 * camera_lr, max_steps=steps, warmup_steps=2 * warmup)
     return {
         "grids": group(grid_lr),
         "fields": group(lr),
-        "camera_opt": {"optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15), "scheduler": camera},
+        "camera_opt": {"optimizer": FusedAdamConfig(lr=camera_lr), "scheduler": camera},
     }
 
 
@@ -77,6 +83,7 @@ _hash = SafeTrainerConfig(
             num_upsamples=(16, 16, 16, 16),
             cos_anneal_steps=5000,
             coarse_to_fine_steps=5000,
+            camera_optimizer=_CAREFUL,
             max_points_per_chunk=2**21,
         ),
     ),
@@ -93,10 +100,10 @@ hash_neus = MethodSpecification(
 _hash_small = replace(
     _hash,
     method_name="hash-neus-small",
-    max_num_iterations=5000,
-    steps_per_save=1000,
+    max_num_iterations=12000,
+    steps_per_save=2000,
     steps_per_eval_batch=1000,
-    steps_per_eval_image=2500,
+    steps_per_eval_image=4000,
     pipeline=FieldPipelineConfig(
         datamanager=BalancedDataManagerConfig(
             dataparser=IdrDataParserConfig(), train_num_rays_per_batch=512, eval_num_rays_per_batch=512
@@ -105,11 +112,11 @@ _hash_small = replace(
             sdf_field=SdfFieldConfig(),
             num_samples=16,
             num_upsamples=(8, 8),
-            cos_anneal_steps=1000,
+            cos_anneal_steps=2400,
             eval_num_rays_per_chunk=2048,
         ),
     ),
-    optimizers=_optimizers(5000, lr=3e-3, grid_lr=1e-2, warmup=150, final=0.05),
+    optimizers=_optimizers(12000, lr=3e-3, grid_lr=1e-2, warmup=360, final=0.05),
 )
 
 hash_neus_small = MethodSpecification(
@@ -164,6 +171,7 @@ _hash_idr = replace(
                 num_color_layers=4,
             ),
             mask_alpha_milestones=_alpha_milestones(30000),
+            camera_optimizer=_CAREFUL,
             max_points_per_chunk=2**21,
         ),
     ),
@@ -193,7 +201,8 @@ hash_idr_small = MethodSpecification(
 )
 
 _nffb_idr = _with_filter_banks(_hash_idr, "nffb-idr")
-_nffb_idr.pipeline.model.mask_mult = 200.0  # a copy of its own; as the original has it
+_nffb_idr_model: Any = _nffb_idr.pipeline.model  # a copy of its own
+_nffb_idr_model.mask_mult = 200.0  # as the original has it
 
 nffb_idr = MethodSpecification(
     config=_nffb_idr,

@@ -19,7 +19,7 @@ from hashnffb_sdf_ns.camera_refinement import (
     alignment_to_refined,
     ball_points,
     camera_metrics,
-    preconditioner,
+    picture_axes,
     rotation_matrix,
 )
 
@@ -89,31 +89,51 @@ def test_cameras_stay_until_refinement_starts():
     assert model.refine(rays).directions.requires_grad and model.refine(rays).origins.requires_grad
 
 
-def test_preconditioned_numbers_move_the_picture_by_about_as_much():
+def test_numbers_move_the_picture_independently_of_each_other_and_the_least_visible_come_first():
     """J of the picture by the numbers, from finite differences through the poses themselves."""
     original = poses().double()
-    matrices = preconditioner(original, 1.0)
+    matrices = picture_axes(original, 1.0)
     points = 0.7 * ball_points(64)
     for pose, matrix in zip(original, matrices):
-        columns = {"plain": torch.eye(6).double(), "preconditioned": matrix}
-        spread = {}
-        for name, column in columns.items():
-            jacobian = []
-            for j in range(6):
-                ends = []
-                for sign in (1e-5, -1e-5):
-                    delta = sign * column[:, j]
-                    turned = rotation_matrix(delta[None, 3:])[0] @ pose[:, :3]
-                    moved = torch.cat([turned, pose[:, 3:] + delta[:3, None]], dim=-1)
-                    ends.append(picture(moved, points))
-                jacobian.append((ends[0] - ends[1]).flatten() / 2e-5)
-            stacked = torch.stack(jacobian, dim=-1)
-            values = torch.linalg.eigvalsh(stacked.T @ stacked / len(points))
-            spread[name] = float(values[-1] / values[0])
-            if name == "preconditioned":
-                # Damping only makes steps shorter: no number moves the picture by more than 1.
-                assert 0.8 < float(values[-1]) <= 1.0 + 1e-6
-        assert spread["preconditioned"] < 0.2 * spread["plain"]
+        jacobian = []
+        for j in range(6):
+            ends = []
+            for sign in (1e-5, -1e-5):
+                delta = sign * matrix[:, j]
+                turned = rotation_matrix(delta[None, 3:])[0] @ pose[:, :3]
+                moved = torch.cat([turned, pose[:, 3:] + delta[:3, None]], dim=-1)
+                ends.append(picture(moved, points))
+            jacobian.append((ends[0] - ends[1]).flatten() / 2e-5)
+        stacked = torch.stack(jacobian, dim=-1)
+        normal = stacked.T @ stacked / len(points)
+        strength = normal.diagonal()
+        assert torch.allclose(normal / torch.outer(strength, strength).sqrt(), torch.eye(6).double(), atol=1e-4)
+        assert bool((strength.diff() >= 0).all())
+        assert float(strength[-1]) > 100 * float(strength[0])
+        # All are as long, with shifts relative to the distance.
+        relative = torch.cat([matrix[:3] / pose[:, 3].norm(), matrix[3:]])
+        assert torch.allclose(relative.T @ relative, torch.eye(6).double(), atol=1e-9)
+
+
+def test_the_least_visible_moves_turn_about_the_middle_of_the_scene():
+    """They shift the camera and turn it so that the origin stays where it is seen."""
+    original = poses().double()
+    for pose, matrix in zip(original, picture_axes(original, 1.0)):
+        for column in matrix[:, :2].T:
+            shift_seen = torch.linalg.cross(column[3:], -pose[:, 3]) + column[:3]
+            across = shift_seen - (shift_seen @ pose[:, 2]) * pose[:, 2]
+            assert float(across.norm()) < 0.1 * float(column[:3].norm())
+            assert float(column[:3].norm()) > 0.5 * float(pose[:, 3].norm())
+
+
+def test_parallax_waits_for_its_step():
+    """By the absolute step, and without a gradient, so that the optimizer does not move what waits."""
+    model, rays = refinement(), torch.arange(6)
+    waits = model.config.parallax_start_step
+    for step, moves in ((waits - 1, 4), (waits, 6)):
+        model.step = step
+        (gradient,) = torch.autograd.grad(model(rays).square().sum() + model(rays).sum(), model.pose_adjustment)
+        assert bool((gradient[:, 6 - moves :] != 0).all()) and not gradient[:, : 6 - moves].any()
 
 
 @pytest.mark.parametrize("distance", [0.0, 0.3, 30.0])
@@ -124,12 +144,12 @@ def test_cameras_within_the_sphere_and_far_from_it_get_finite_numbers(distance):
     away[:, :, 0] *= -1.0
     away[:, :, 2] *= -1.0  # they look away from the sphere
     for each in (original, away):
-        found = preconditioner(each, 1.0)
+        found = picture_axes(each, 1.0)
         assert torch.isfinite(found).all() and float(found.abs().max()) < 1e4
 
 
 def test_perturbed_cameras_find_back_along_their_pictures():
-    """2° and 2 % of the distance, by Adam on the points' pictures: what preconditioning is for."""
+    """2° and 2 % of the distance, by Adam on the points' pictures."""
     generator = np.random.default_rng(0)
     true = poses()
     turn = generator.normal(size=(6, 3))
@@ -140,6 +160,7 @@ def test_perturbed_cameras_find_back_along_their_pictures():
     noisy = torch.cat([rotation @ true[:, :, :3], true[:, :, 3:] + torch.from_numpy(shift)[..., None]], dim=-1)
     config = CameraRefinementConfig(mode="SO3xR3")
     model = config.setup(num_cameras=6, device="cpu", camera_to_worlds=noisy.float(), radius=1.0)
+    model.step = model.config.parallax_start_step
     points = 0.7 * ball_points(64)
     targets = [picture(pose, points) for pose in true]
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
@@ -165,7 +186,7 @@ def drifted() -> tuple:
     turn = torch.from_numpy(vector / angle * 2.0 * np.tan(0.5 * angle))
     delta = torch.cat([shift, turn], dim=-1)
     with torch.no_grad():
-        numbers = torch.linalg.solve(model.preconditioner.double(), delta[..., None])[..., 0]
+        numbers = torch.linalg.solve(model.axes.double(), delta[..., None])[..., 0]
         model.pose_adjustment.copy_(numbers.float())
     return model, {"camera_to_worlds": original.float()}, drift
 

@@ -12,6 +12,7 @@ from common_ns.checks import InputError
 from common_ns.hash_grid import HashGridOptions
 from hashnffb_sdf_ns.camera_refinement import CameraRefinementConfig
 from hashnffb_sdf_ns.encodings import EncodingConfig
+from hashnffb_sdf_ns.encodings.hash import HashEncoding
 from hashnffb_sdf_ns.idr_model import IdrModel, IdrModelConfig
 from hashnffb_sdf_ns.model import SdfFieldConfig
 from hashnffb_sdf_ns.sphere_tracing import TracingOptions
@@ -139,6 +140,19 @@ def test_colours_reach_cameras_and_so_do_outlines():
         model.get_loss_dict(model(rays(mask=batch["mask"])), batch)[name].backward()
         grad = model.camera_optimizer.pose_adjustment.grad
         assert grad is not None and torch.isfinite(grad).all() and (grad.abs().sum(-1) > 0).all()
+
+
+@pytest.mark.parametrize(("mode", "own", "levels"), [("SO3xR3", 0, 2.0), ("SO3xR3", 20, 1.5), ("off", 0, 3.0)])
+def test_while_cameras_are_refined_the_encoding_goes_from_coarse_to_fine(mode, own, levels):
+    """Over the longer of both ways, by the absolute step; without refinement all levels are on."""
+    refinement = CameraRefinementConfig(mode=mode, coarse_to_fine_steps=10)
+    model = build(camera_optimizer=refinement, coarse_to_fine_steps=own)
+    encoding = model.field.encoding
+    assert isinstance(encoding, HashEncoding)
+    model.set_step(5)
+    assert encoding.grid.active_levels == pytest.approx(levels)
+    model.set_step(20)
+    assert encoding.grid.active_levels == 3.0
 
 
 def test_outputs_of_a_rendering():

@@ -1,0 +1,310 @@
+"""The web viewer in a real browser: a run that serves it, a page that shows it, and pictures of the page to compare.
+
+Needs Chromium and its driver on PATH (Debian: chromium, chromium-driver) and selenium (extra `browser`).
+FIELDSUITE_SCREENSHOT=FOLDER keeps pictures of the pages there, in four times the resolution.
+
+The page draws on the CPU here, and would make itself coarser the slower that is, down to an eighth of its resolution:
+the same view would look different from one minute to the next. It is kept from that, and drawn in a small window at a
+quarter of the resolution instead.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL import Image
+
+pytest.importorskip("selenium", reason="needs selenium (extra browser)")
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+needs_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver on PATH")
+
+KEEP = os.environ.get("FIELDSUITE_SCREENSHOT")
+SWITCHES = (
+    "--headless=new",
+    "--no-sandbox",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--window-size=720,520",
+    f"--force-device-scale-factor={1.0 if KEEP else 0.25}",
+)
+KEEP_RESOLUTION = """
+const log = console.log;
+console.log = (...words) => {
+  if (String(words[0]).startsWith("[Performance]")) throw new Error("The resolution is to stay.");
+  log(...words);
+};
+"""
+"""viser's page announces a change of its resolution, once it finds that it is slow; then it does not come to it."""
+SCENE = (20, 60, 380, 320)
+"""The part of the page that shows the scene and neither panel nor axes: left, top, right, bottom, in CSS pixels."""
+CELL = 20
+"""CSS pixels that are averaged, along each side."""
+
+Picture = Float[NDArray, "13 18 3"]
+"""Averages over cells of the scene, in [0, 255]."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Run:
+    """A command that serves the viewer."""
+
+    def __init__(self, port: int, log: Path, process: subprocess.Popen) -> None:
+        self.port, self.log, self.process = port, log, process
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, what: str, condition: Callable[[], bool], seconds: float = 180.0) -> None:
+        """Wait until `condition` holds; fail with the end of the log if it does not, or if the command ends."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                pytest.fail(f"{what} did not happen: {self.text[-2000:]}")
+            time.sleep(0.2)
+
+    def serves(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+@contextmanager
+def viewed_run(
+    method: str, data: Path, folder: Path, options: tuple[str, ...] = (), parser: tuple[str, ...] = ()
+) -> Iterator[tuple[Run, Page]]:
+    """ns-train with the viewer on, and a browser that shows it, until the end of the block.
+
+    Args:
+        method, data: what is trained on what.
+        folder: for the run and the browser's files.
+        options: of ns-train.
+        parser: name and options of the data parser; they come last.
+    """
+    port = free_port()
+    command = [str(Path(sys.executable).parent / "ns-train"), method]
+    command += ["--data", str(data), "--output-dir", str(folder / "out"), "--vis", "viewer", *options]
+    # Losing nothing costs no more than JPEG at this size, and equal pictures then are equal.
+    command += ["--viewer.websocket-port", str(port), "--viewer.image-format", "png", *parser]
+    # One thread each: with more, training and rendering wait for each other.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with open(folder / "train.log", "w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment)
+        try:
+            run = Run(port, folder / "train.log", process)
+            with opened_browser(folder / "profile") as browser:  # starts while the command does
+                run.wait_for("the start of the viewer", run.serves)
+                browser.get(f"http://127.0.0.1:{port}")
+                yield run, Page(browser, run)
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+@contextmanager
+def opened_browser(profile: Path) -> Iterator[Any]:
+    """A browser without a window, until the end of the block."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    options = Options()
+    options.binary_location = str(BROWSER)
+    for switch in (*SWITCHES, f"--user-data-dir={profile}"):
+        options.add_argument(switch)
+    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
+    browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": KEEP_RESOLUTION})
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+class Page:
+    """The viewer's page: its picture of the scene and the controls of its panel."""
+
+    def __init__(self, browser: Any, run: Run) -> None:
+        self.browser, self.run = browser, run
+
+    # --- looking
+
+    def picture(self) -> Picture:
+        """What the scene looks like now."""
+        page = Image.open(io.BytesIO(self.png())).convert("RGB")
+        scale = page.width / self.browser.execute_script("return window.innerWidth")
+        scene = page.crop(tuple(round(scale * edge) for edge in SCENE))
+        size = ((SCENE[2] - SCENE[0]) // CELL, (SCENE[3] - SCENE[1]) // CELL)
+        return np.asarray(scene.resize(size, Image.Resampling.BOX)).astype(np.float64)
+
+    def png(self) -> bytes:
+        """The whole page, as a file. A browser that draws something large does not answer for a while."""
+        from selenium.common.exceptions import TimeoutException
+
+        for _ in range(10):
+            with suppress(TimeoutException):
+                return self.browser.get_screenshot_as_png()
+        pytest.fail("the browser does not answer")
+
+    def keep(self, name: str) -> None:
+        """Keep a picture of the whole page, if that is asked for."""
+        if KEEP:
+            Path(KEEP).mkdir(parents=True, exist_ok=True)
+            (Path(KEEP) / f"{name}.png").write_bytes(self.png())
+
+    def wait_for(self, until: Callable[[Picture], bool], what: str, seconds: float = 120.0) -> Picture:
+        """The picture when `until` holds of it."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.run.process.poll() is None:
+            picture = self.picture()
+            if until(picture):
+                return picture
+            time.sleep(0.3)
+        self.keep("failed")
+        pytest.fail(f"{what} is not seen within {seconds:g} s; log: {self.run.text[-1000:]}")
+
+    def settled(self, until: Callable[[Picture], bool], what: str, seconds: float = 120.0) -> Picture:
+        """The picture when `until` holds of it, it is rendered at the resolution that the viewer keeps at rest, and it
+        has been the same three times running: the page shows a render somewhat later than its size."""
+        seen: list[Picture] = []
+
+        def holds(picture: Picture) -> bool:
+            if seen and difference(seen[-1], picture) > 1.0:
+                seen.clear()
+            seen.append(picture)
+            if not (self.at_rest() and until(picture)):
+                seen.clear()
+            return len(seen) >= 3
+
+        return self.wait_for(holds, what, seconds)
+
+    def at_rest(self) -> bool:
+        """Whether the last render was as large as the panel allows, not a preview."""
+        size = self.stat("Resolution").removesuffix("px").split("x")
+        return size != [""] and max(int(side) for side in size) >= int(
+            self.number_box("Max res").get_attribute("value")
+        )
+
+    def step(self) -> int | None:
+        """The step counter."""
+        shown = self.stat("Step")
+        return int(shown) if shown else None
+
+    def stat(self, name: str) -> str:
+        """What the panel says about the render; empty if nothing yet."""
+        text = self.browser.execute_script("return document.body.innerText")
+        found = [line for line in text.splitlines() if line.strip().startswith(f"{name}: ")]
+        return found[0].split(": ")[1].strip() if found else ""
+
+    # --- doing
+
+    def control(self, label: str) -> Any:
+        """The input of one of the panel's controls."""
+        labels = self.browser.find_elements("xpath", f"//label[normalize-space()='{label}']")
+        assert labels, f"no control is called {label!r}"
+        return self.browser.find_element("id", labels[0].get_attribute("for"))
+
+    def number_box(self, slider: str) -> Any:
+        """The box beside a slider that shows its number."""
+        return self.control(slider).find_element("xpath", "../..//input[@type='text']")
+
+    def click(self, element: Any) -> None:
+        """Click, wherever the panel is scrolled to."""
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+
+    def press(self, button: str) -> None:
+        """Press a button by its text."""
+        self.click(self.browser.find_element("xpath", f"//button[normalize-space()='{button}']"))
+
+    def choose(self, label: str, option: str) -> None:
+        """Choose an option of a dropdown."""
+        from selenium.common.exceptions import StaleElementReferenceException
+
+        self.click(self.control(label))
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            with suppress(StaleElementReferenceException):
+                for entry in self.browser.find_elements("css selector", "[role=option]"):
+                    if entry.is_displayed() and entry.text == option:
+                        entry.click()
+                        return
+            time.sleep(0.2)
+        pytest.fail(f"{label!r} has no option {option!r}")
+
+    def enter(self, label: str, number: float) -> None:
+        """Type a number into the box beside a slider."""
+        from selenium.webdriver.common.keys import Keys
+
+        box = self.number_box(label)
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", box)
+        box.send_keys(Keys.CONTROL, "a")
+        # At once: each key by itself would be a number.
+        self.browser.execute_cdp_cmd("Input.insertText", {"text": f"{number:g}"})
+        box.send_keys(Keys.ENTER)
+
+    def limit(self, resolution: int) -> None:
+        """Choose the resolution of renders, as soon as the panel is there."""
+        from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            # The page draws its panel anew as its parts arrive.
+            with suppress(AssertionError, StaleElementReferenceException, WebDriverException):
+                if self.number_box("Max res").get_attribute("value") == str(resolution):
+                    return
+                self.enter("Max res", resolution)
+            time.sleep(0.2)
+        pytest.fail("the panel is not shown")
+
+    def scroll(self, clicks: int) -> None:
+        """Turn the mouse wheel over the scene; below 0 towards it."""
+        from selenium.webdriver.common.action_chains import ActionChains
+        from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
+
+        origin = ScrollOrigin.from_viewport(200, 210)
+        actions = ActionChains(self.browser)
+        for _ in range(abs(clicks)):
+            actions.scroll_from_origin(origin, 0, 120 * int(np.sign(clicks)))
+        actions.perform()
+
+
+def difference(first: Picture, second: Picture) -> float:
+    """Mean difference of two pictures, in 255ths."""
+    return float(np.abs(first - second).mean())
+
+
+def unlike(picture: Picture, amount: float) -> Callable[[Picture], bool]:
+    return lambda other: difference(other, picture) > amount
+
+
+def like(picture: Picture, amount: float) -> Callable[[Picture], bool]:
+    return lambda other: difference(other, picture) < amount
+
+
+def varied(picture: Picture) -> bool:
+    """Whether it shows something, not one colour."""
+    return float(picture.std(axis=(0, 1)).max()) > 8.0
