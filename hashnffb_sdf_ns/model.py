@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from common_ns.checks import InputError
+from common_ns.first_view import ViewOfSphere
 from common_ns.meshing import IsoField
 from common_ns.metrics import psnr
 from common_ns.radiance_model import RadianceModel, RadianceModelConfig
@@ -143,6 +144,9 @@ class SurfaceModel(RadianceModel):
         )
         # Not modules: the viewer finds its controls among the model's attributes.
         self.mesh_snapshot = MeshSnapshot(self.iso_field)
+        poses = self.metadata.get("camera_to_worlds")
+        poses = None if poses is None else poses.double().cpu().numpy()
+        self.first_view = ViewOfSphere(self.center, self.radius, poses)
         self.slice_axis = ViewerDropdown("SDF slice: axis", "z", ["x", "y", "z"])
         self.slice_height = ViewerSlider("SDF slice: height", 0.0, -self.radius, self.radius, 0.01 * self.radius)
         self.step = 0

@@ -19,7 +19,6 @@ def test_browser_shows_a_surface_its_slice_and_its_mesh(tmp_path):
     with viewed_run("hash-neus-small", tmp_path / "scene" / "idr", tmp_path, QUICK) as (run, page):
         page.limit(64)
         page.press("Hide Train Cams")
-        page.scroll(30)  # the page begins within the object
         rgb = page.wait_for(varied, "a render")
         step = page.step()
         run.wait_for("another step", lambda: page.step() != step)
