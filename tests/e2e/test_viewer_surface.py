@@ -24,11 +24,11 @@ def test_browser_shows_a_surface_its_slice_and_its_mesh(tmp_path):
         run.wait_for("another step", lambda: page.step() != step)
         page.keep("surface-rgb")
         page.press("Pause Training")  # only what is chosen changes the picture from here on
-        rgb = page.settled(varied, "the render")
-
         page.choose("Output type", "normals")
         normals = page.settled(unlike(rgb, 5), "normals")
         page.keep("surface-normals")
+        page.choose("Output type", "rgb")
+        rgb = page.settled(unlike(normals, 5), "the colours of the step at which training stands")
         page.choose("Output type", "sdf_slice")
         middle = page.settled(lambda picture: unlike(rgb, 5)(picture) and unlike(normals, 5)(picture), "the slice")
         page.keep("surface-slice")
