@@ -346,6 +346,23 @@ class SurfaceModel(RadianceModel):
         metrics, images = self.get_image_metrics_and_images(self.get_outputs_for_camera(camera), batch)
         return metrics | camera_metrics(self.camera_optimizer, self.metadata), images
 
+    def mesh_color(self, x: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        """Colours of surface points for meshes: as that training camera shows them which stands most nearly above them.
+
+        Seen straight along their normals, most points would be shown as no photograph has, and nothing has trained
+        such colours. Without known cameras there is no other choice.
+        """
+        along = -normals
+        poses = self.metadata.get("camera_to_worlds")
+        if poses is not None:
+            positions = poses[:, :3, 3].to(x)
+            height = normals @ positions.T - (normals * x).sum(-1, keepdim=True)
+            above = (height / torch.cdist(x, positions).clamp_min(1e-9)).argmax(dim=-1)
+            along = x - positions[above]
+        features = self.field.forward_geonetwork(x)[:, 1:]
+        codes = self.field.codes_of(None, len(x))
+        return self.field.color(x, self.field.encode_directions(along), normals, features, codes)
+
     def iso_field(self, level: float | None = None, voxel_size: float | None = None) -> IsoField:
         """The distance as ns-mesh reads it: 0 at the surface, smaller inside. What is outside of the scene's sphere is
         outside of the surface."""
@@ -362,7 +379,7 @@ class SurfaceModel(RadianceModel):
             level=level if level is not None else 0.0,
             inside_above=False,
             aabb=torch.stack([center - self.radius, center + self.radius]),
-            color=self.field.head_on_color,
+            color=self.mesh_color,
             device=self.device,
         )
 

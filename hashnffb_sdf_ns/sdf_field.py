@@ -249,9 +249,3 @@ class SdfField(nn.Module):
         if self.training and camera_indices is not None:
             return self.appearance(camera_indices[:, 0].long())
         return self.appearance.weight.mean(0).expand(count, -1)
-
-    def head_on_color(self, x: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-        """Colours of surface points seen along their normals, for meshes."""
-        features = self.forward_geonetwork(x)[:, 1:]
-        codes = None if self.appearance is None else self.appearance.weight.mean(0).expand(len(x), -1)
-        return self.color(x, self.encode_directions(-normals), normals, features, codes)

@@ -82,11 +82,6 @@ class SwappedField(nn.Module):
             features = self.colors.forward_geonetwork(y)[:, 1:]
         return self.colors.color(y, directions, normals, features, codes)
 
-    def head_on_color(self, x: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-        """Colours of surface points seen along their normals, for meshes."""
-        features, codes = self.forward_geonetwork(x)[:, 1:], self.codes_of(None, len(x))
-        return self.color(x, self.encode_directions(-normals), normals, features, codes)
-
 
 @torch.no_grad()
 def onto_surface(field: SdfField, x: Float[Tensor, "n 3"], steps: int = NEWTON_STEPS) -> Float[Tensor, "n 3"]:

@@ -47,6 +47,20 @@ def test_mesh_is_watertight_coloured_and_near_the_truth(which, chamfer, scene, t
     assert json.loads((tmp_path / "figures.json").read_text())["chamfer"] == figures.chamfer
 
 
+def test_what_no_camera_sees_is_cut_away(run, tmp_path, capsys):
+    """Cameras stand around the scene and above it: its underside goes, and nearly nothing else."""
+    whole = trimesh.load(MeshCommand(run, tmp_path / "whole.ply", resolution=64, world_coordinates=True).main())
+    options = {"resolution": 64, "world_coordinates": True, "cull_unseen": True}
+    seen = trimesh.load(MeshCommand(run, tmp_path / "seen.ply", **options).main())
+    assert "triangles that no training image shows" in capsys.readouterr().out
+    assert whole.is_watertight and not seen.is_watertight
+    downwards = [float(mesh.area_faces[mesh.face_normals[:, 2] < -0.8].sum()) for mesh in (whole, seen)]
+    upwards = [float(mesh.area_faces[mesh.face_normals[:, 2] > 0.8].sum()) for mesh in (whole, seen)]
+    assert downwards[1] < 0.5 * downwards[0] and upwards[1] > 0.8 * upwards[0]
+    inside = trimesh.load(MeshCommand(run, tmp_path / "inside.ply", resolution=64, cull_masks=2).main())
+    assert 0.1 * len(whole.faces) < len(inside.faces) < len(whole.faces)  # so short a run has not carved all away
+
+
 def test_export_pointcloud(run, tmp_path):
     exporter.ExportPointCloud(run, tmp_path, num_points=2000, num_rays_per_batch=2048).main()
     cloud = trimesh.load(tmp_path / "point_cloud.ply")

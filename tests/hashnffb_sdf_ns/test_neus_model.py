@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.scene_box import SceneBox
@@ -293,7 +294,29 @@ def test_the_mesh_is_the_surface_with_outward_normals_and_colours():
     assert ((mesh.normals * mesh.vertices).sum(1) > 0).mean() > 0.99
     nearest = torch.from_numpy(mesh.vertices[:1]).float()
     normal = torch.from_numpy(mesh.normals[:1]).float()
-    assert np.allclose(mesh.colors[0], model.field.head_on_color(nearest, normal)[0].numpy(), atol=1e-5)
+    assert np.allclose(mesh.colors[0], model.mesh_color(nearest, normal)[0].numpy(), atol=1e-5)
+
+
+@torch.no_grad()
+def test_mesh_colours_are_those_of_the_camera_that_stands_most_nearly_above():
+    poses = torch.eye(4)[:3].repeat(3, 1, 1)
+    poses[:, :, 3] = torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, 2.0], [-1.0, -1.0, 4.0]])
+    model = build(metadata={**MASKS, "camera_to_worlds": poses}).eval()
+    x = 0.5 * F.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    normals = F.normalize(x + 0.1, dim=-1)
+    expected, chosen = [], set()
+    for point, normal in zip(x, normals):
+        angles = [float(F.normalize(pose[:, 3] - point, dim=0) @ normal) for pose in poses]
+        best = int(np.argmax(angles))
+        chosen.add(best)
+        along = model.field.encode_directions((point - poses[best, :, 3])[None])
+        features = model.field.forward_geonetwork(point[None])[:, 1:]
+        expected.append(model.field.color(point[None], along, normal[None], features))
+    assert torch.allclose(model.mesh_color(x, normals), torch.cat(expected), atol=1e-5) and chosen == {0, 1, 2}
+    plain = build(metadata=MASKS).eval()
+    along = plain.field.encode_directions(-normals)
+    features = plain.field.forward_geonetwork(x)[:, 1:]
+    assert torch.equal(plain.mesh_color(x, normals), plain.field.color(x, along, normals, features))
 
 
 @torch.no_grad()
