@@ -58,6 +58,8 @@ class Benchmark:
     """Images of 1 / downscale of the width."""
     masks: bool = True
     """Train with masks."""
+    direction_noise: float = 0.0
+    """Random turns of the directions in which training rays see colours (NeuS)."""
     test_views: int = 5
     """Held-out views that are rendered, at most."""
     mesh_resolution: int = 192
@@ -98,7 +100,10 @@ class Benchmark:
             rays = ours.pipeline.datamanager.train_num_rays_per_batch
             pipeline, optimizers = host_pipeline(self.data, self.downscale, rays, self.device)
         run, taken, spent = self.train(pipeline, optimizers, ours.max_num_iterations)
-        row: dict[str, Any] = {"method": name if name == "neus-facto" else f"{name} × {self.renderer}"}
+        title = name if name == "neus-facto" else f"{name} × {self.renderer}"
+        if self.direction_noise > 0:
+            title += f", direction noise {self.direction_noise:g}"
+        row: dict[str, Any] = {"method": title}
         row |= {"parameters": count_parameters(pipeline.model.field), "steps": taken, "seconds": round(spent)}
         pipeline.eval()
         with torch.no_grad():
@@ -148,6 +153,8 @@ class Benchmark:
         datamanager.data = datamanager.dataparser.data = self.data
         datamanager.dataparser.downscale_factor = self.downscale
         config.pipeline.model.sdf_field.encoding = encoding
+        if self.direction_noise > 0:
+            config.pipeline.model.direction_noise = self.direction_noise
         if not self.masks:
             config.pipeline.model.mask_mult = 0.0
             datamanager.mask_ray_share = None

@@ -41,6 +41,10 @@ class NeusModelConfig(SurfaceModelConfig):
     that is far in front of a surface or behind it. 0: all get both."""
     cos_anneal_steps: int = 50000
     """Steps over which rays are gradually held to end where they enter the surface only (NeuS's cosine annealing)."""
+    direction_noise: float = 0.0
+    """Standard deviation of random turns, in radians, of the directions in which training rays see colours. Where
+    shadows and light move with the camera, colours learn each photograph by heart, and views between them suffer; 0.1
+    then makes neighbouring photographs share what they teach. It blurs reflections."""
     initial_sharpness: float = 20.0
     """Sharpness of the surface at the start, per radius of the sphere; it is learned."""
     sharpness_bounds: tuple[float, float] = (5.0, 5000.0)
@@ -94,7 +98,10 @@ class NeusModel(SurfaceModel):
         if kind == "contracted":
             direction_dim = self.field.encode_directions(torch.zeros(1, 3)).shape[-1]
             self.background = BackgroundField(config.background, direction_dim)
-        self.noise_per_ray = 1 + len(config.num_upsamples) + 3 + 1 + 3
+        if not 0.0 <= config.direction_noise < 1.0:
+            problem = f"direction-noise is {config.direction_noise:g}"
+            raise InputError(problem, "Choose it from 0 to 1, in radians; 0.1 is usual")
+        self.noise_per_ray = 1 + len(config.num_upsamples) + 3 + 3 + 1 + 3
         self.report(f"background model {kind}")
 
     def set_step(self, step: int) -> None:
@@ -197,7 +204,7 @@ class NeusModel(SurfaceModel):
         optical_depth = estimate.index_put(
             where, midpoint_optical_depth(geometry.sdf[:count], slope, length[where], inv_s)
         )
-        seen_along = self.field.encode_directions(directions)
+        seen_along = self.field.encode_directions(self._turned(directions, noise))
         codes = self.field.codes_of(rays.camera_indices, len(directions))
         shown = self.field.color(
             points[:count],
@@ -214,6 +221,15 @@ class NeusModel(SurfaceModel):
                 outputs["curvature"] = self._per_ray(geometry.laplacian.abs(), where, keep.shape)
         dense_normals = empty if self.training else empty.index_put(where, normals.detach())
         return optical_depth, empty.index_put(where, shown), dense_normals, outputs
+
+    def _turned(self, directions: Float[Tensor, "n 3"], noise: Float[Tensor, "n k"] | None) -> Float[Tensor, "n 3"]:
+        """Directions, in training turned at random."""
+        if noise is None or self.config.direction_noise == 0.0:
+            return directions
+        first = 1 + len(self.config.num_upsamples)
+        # Uniform in a cube, whose standard deviation along each axis is half of its side by the root of three.
+        shift = (2.0 * noise[:, first : first + 3] - 1.0) * 3.0**0.5
+        return F.normalize(directions + self.config.direction_noise * shift, dim=-1)
 
     def _per_ray(
         self, errors: Float[Tensor, " m"], where: Shading, shape: tuple[int, ...] | torch.Size

@@ -328,8 +328,23 @@ def test_nothing_is_meshed_beyond_the_sphere():
     assert (value(corners)[:2] > 0).all() and float(value(corners)[2]) < 0
 
 
+@torch.no_grad()
+def test_direction_noise_turns_what_training_rays_see_and_nothing_else():
+    directions = F.normalize(torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    model = build(metadata=MASKS, direction_noise=0.05)
+    noise = torch.rand(4000, model.noise_per_ray, generator=torch.Generator().manual_seed(1))
+    turned = model._turned(directions, noise)
+    angle = torch.linalg.cross(turned, directions).norm(dim=-1).asin()
+    # Two of the three components turn: the root of the mean square is the deviation times the root of two.
+    assert float(angle.square().mean().sqrt()) == pytest.approx(0.05 * 2.0**0.5, rel=0.05)
+    assert torch.allclose(turned.norm(dim=-1), torch.ones(4000))
+    assert torch.equal(model._turned(directions, None), directions)
+    assert torch.equal(build(metadata=MASKS)._turned(directions, noise), directions)
+
+
 def test_options_that_make_no_sense_are_refused():
     for options, problem in (
+        ({"direction_noise": 1.5}, "direction-noise is 1.5"),
         ({"sphere_radius": 0.0}, "sphere-radius is 0"),
         ({"curvature_mult": 1.0}, "gradients are analytic"),
         ({"initial_sharpness": 1.0}, "initial-sharpness 1 is not within"),
