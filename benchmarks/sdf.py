@@ -180,7 +180,8 @@ class Benchmark:
             outputs = model.get_outputs_for_camera(camera)
             image = image / 255.0 if image.max() > 1.0 else image
             target, rgb = image * (mask > 0.5), outputs["rgb"].cpu()
-            found.append(masked_metrics(rgb, target, mask[..., 0] > 0.5, outputs["accumulation"].cpu()))
+            opacity = outputs.get("foreground", outputs["accumulation"]).cpu()
+            found.append(masked_metrics(rgb, target, mask[..., 0] > 0.5, opacity))
             if self.keep is not None:
                 from PIL import Image
 

@@ -326,7 +326,8 @@ class SurfaceModel(RadianceModel):
         target, metrics = self.image_target_and_metrics(outputs, batch)
         if mask is not None:
             inside = mask[..., 0] > 0.5
-            metrics |= masked_metrics(outputs["rgb"], target, inside, outputs["accumulation"])
+            opacity = outputs.get("foreground", outputs["accumulation"])
+            metrics |= masked_metrics(outputs["rgb"], target, inside, opacity)
         images = {
             "img": torch.cat([target, outputs["rgb"]], dim=1),
             "accumulation": colormaps.apply_colormap(outputs["accumulation"]),

@@ -496,3 +496,16 @@ def test_the_optimizer_takes_the_fused_path_and_steps_like_adam():
             parameter.square().sum().backward()
             optimizer.step()
     assert torch.allclose(plain, fused, atol=1e-6)
+
+
+@torch.no_grad()
+def test_masks_are_compared_with_the_surface_not_with_what_is_behind_it():
+    """A background is opaque everywhere."""
+    model = build().eval()
+    assert model.background is not None
+    inside = torch.zeros(12, 12, 1)
+    inside[3:9, 3:9] = 1.0
+    outputs = {"rgb": torch.zeros(12, 12, 3), "accumulation": torch.ones(12, 12, 1), "foreground": inside}
+    outputs["depth"] = torch.ones(12, 12, 1)
+    metrics, _ = model.get_image_metrics_and_images(outputs, {"image": torch.zeros(12, 12, 3), "mask": inside})
+    assert metrics["mask_iou"] == 1.0
