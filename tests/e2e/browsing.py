@@ -247,10 +247,12 @@ class Page:
         self.click(self.control(label))
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            with suppress(StaleElementReferenceException):
-                for entry in self.browser.find_elements("css selector", "[role=option]"):
-                    if entry.is_displayed() and entry.text == option:
-                        entry.click()
+            for entry in self.browser.find_elements("css selector", "[role=option]"):
+                # Long lists scroll, and what is out of view has no visible text; another list's entries are hidden.
+                with suppress(StaleElementReferenceException):
+                    shown = self.browser.execute_script("return arguments[0].getClientRects().length > 0", entry)
+                    if shown and entry.get_attribute("textContent").strip() == option:
+                        self.browser.execute_script("arguments[0].click()", entry)
                         return
             time.sleep(0.2)
         pytest.fail(f"{label!r} has no option {option!r}")
