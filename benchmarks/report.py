@@ -40,6 +40,20 @@ def save_section(name: str, section: str, content: dict) -> Path:
     return file
 
 
+def write_sections(name: str, title: str) -> None:
+    """Turn results/NAME.json, whose sections have `settings` and `rows`, into a Markdown file with a table for each."""
+    results = json.loads((RESULTS / f"{name}.json").read_text())
+    parts = [f"# {title}: measurements", "", f"Made by `python -m benchmarks.{name}`."]
+    for section, content in results.items():
+        where = content["machine"]
+        settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
+        parts += ["", f"## {section}", "", f"{settings}; {where['cpu']}, {where['cores']} cores, GPU {where['gpu']}, "]
+        parts[-1] += f"torch {where['torch']}, {where['date']}."
+        columns = list(dict.fromkeys(column for row in content["rows"] for column in row))
+        parts += ["", table(content["rows"], columns)]
+    (RESULTS / f"{name}.md").write_text("\n".join(parts) + "\n")
+
+
 def table(rows: list[dict], columns: list[str]) -> str:
     """A Markdown table of `columns` of `rows`; floats get three digits or two decimals."""
 

@@ -26,7 +26,7 @@ import tyro
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 
 from benchmarks.mipnerf import Run, count_parameters
-from benchmarks.report import RESULTS, save_section, table
+from benchmarks.report import RESULTS, save_section, write_sections
 from benchmarks.sdf_host import host_iso_field, host_pipeline
 from common_ns.mesh_culling import Views, keep_vertices, seen_vertices
 from common_ns.mesh_io import Mesh
@@ -78,7 +78,7 @@ class Benchmark:
             torch.set_flush_denormal(True)
             for name in self.names:
                 self.save(self.row(name))
-        write_tables()
+        write_sections("sdf", "Surfaces")
 
     @property
     def device(self) -> str:
@@ -99,7 +99,7 @@ class Benchmark:
         if name == "neus-facto":
             rays = ours.pipeline.datamanager.train_num_rays_per_batch
             pipeline, optimizers = host_pipeline(self.data, self.downscale, rays, self.device)
-        run, taken, spent = self.train(pipeline, optimizers, ours.max_num_iterations)
+        taken, spent = self.train(pipeline, optimizers, ours.max_num_iterations)
         title = name if name == "neus-facto" else f"{name} × {self.renderer}"
         if self.direction_noise > 0:
             title += f", direction noise {self.direction_noise:g}"
@@ -118,7 +118,6 @@ class Benchmark:
             row |= self.distances(mesh, placed, Views.of(cameras))
         row |= {"watertight": "yes" if solid.is_watertight else "no", "pieces": solid.body_count}
         print(row, flush=True)
-        del run
         return row
 
     def distances(self, mesh: Mesh, placed: DataparserOutputs, views: Views) -> dict[str, Any]:
@@ -160,8 +159,8 @@ class Benchmark:
             datamanager.mask_ray_share = None
         return config
 
-    def train(self, pipeline: Any, optimizers: dict, steps: int) -> tuple[Run, int, float]:
-        """Train for the time given, with schedules for `steps`; returns the run, the steps taken and the seconds."""
+    def train(self, pipeline: Any, optimizers: dict, steps: int) -> tuple[int, float]:
+        """Train for the time given, with schedules for `steps`; returns the steps taken and the seconds."""
         clock = time.process_time if self.threads == 1 else time.perf_counter
         run = Run(pipeline, steps, optimizers)
         start, taken = clock(), 0
@@ -171,7 +170,7 @@ class Benchmark:
                 scheduler.last_epoch = run.step - 1  # .step() below makes it that of the share of the time
             run.advance(1)
             taken += 1
-        return run, taken, clock() - start
+        return taken, clock() - start
 
     def pictures(self, model: Any, views: list[tuple[Any, torch.Tensor, torch.Tensor]], name: str) -> dict[str, float]:
         """Means over held-out views; what is beside the object is black in both."""
@@ -202,20 +201,6 @@ class Benchmark:
         rows = [each for each in earlier if each["method"] != row["method"]] + [row]
         settings = {"downscale": self.downscale, "seed": self.seed, "mesh resolution": self.mesh_resolution}
         save_section("sdf", section, {"settings": settings, "rows": rows})
-
-
-def write_tables() -> None:
-    """Turn the JSON into Markdown."""
-    results = json.loads((RESULTS / "sdf.json").read_text())
-    parts = ["# Surfaces: measurements", "", "Made by `python -m benchmarks.sdf`."]
-    for section, content in results.items():
-        where = content["machine"]
-        settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
-        parts += ["", f"## {section}", "", f"{settings}; {where['cpu']}, {where['cores']} cores, GPU {where['gpu']}, "]
-        parts[-1] += f"torch {where['torch']}, {where['date']}."
-        columns = list(dict.fromkeys(column for row in content["rows"] for column in row))
-        parts += ["", table(content["rows"], columns)]
-    (RESULTS / "sdf.md").write_text("\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

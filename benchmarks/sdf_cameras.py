@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from benchmarks.mipnerf import Run
-from benchmarks.report import RESULTS, save_section, table
+from benchmarks.report import RESULTS, save_section, write_sections
 from hashnffb_sdf_ns.camera_refinement import camera_metrics
 from hashnffb_sdf_ns.downscaled import image_sizes
 from hashnffb_sdf_ns.idr_cameras import INITIAL_FILE, CameraFile, decompose, project_matrix, read_camera_file
@@ -121,7 +121,7 @@ class Benchmark:
                 for method, steps in zip(self.methods, lengths, strict=True):
                     for cameras in self.cameras:
                         self.save(self.train(method, folder, steps, cameras))
-        write_table()
+        write_sections("sdf_cameras", "Refined cameras")
 
     def save(self, row: dict[str, Any]) -> None:
         """Put a row into the results, in place of an older one of its kind."""
@@ -178,20 +178,6 @@ class Benchmark:
                     row[f"{unit} {when}"] = factor * errors[f"camera_{name}"]
         row |= {"test PSNR on the object": metrics["masked_psnr"], "mask IoU": metrics["mask_iou"]}
         return row
-
-
-def write_table() -> None:
-    """Turn the JSON into Markdown."""
-    results = json.loads((RESULTS / "sdf_cameras.json").read_text())
-    parts = ["# Refined cameras: measurements", "", "Made by `python -m benchmarks.sdf_cameras`."]
-    for section, content in results.items():
-        where = content["machine"]
-        settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
-        parts += ["", f"## {section}", "", f"{settings}; {where['cpu']}, {where['cores']} cores, "]
-        parts[-1] += f"torch {where['torch']}, {where['date']}."
-        columns = list(dict.fromkeys(column for row in content["rows"] for column in row))
-        parts += ["", table(content["rows"], columns)]
-    (RESULTS / "sdf_cameras.md").write_text("\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from hashnffb_sdf_ns.camera_refinement import (
 )
 from hashnffb_sdf_ns.encodings.options import EncodingConfig, EncodingName, make_encoding
 from hashnffb_sdf_ns.sampling import sphere_interval
-from hashnffb_sdf_ns.sdf_field import NetworkOptions, SdfField
+from hashnffb_sdf_ns.sdf_field import SPHERE_EDGE, NetworkOptions, SdfField
 from hashnffb_sdf_ns.slice_plane import slice_picture
 from hashnffb_sdf_ns.viewer_mesh import MeshSnapshot
 
@@ -377,7 +377,7 @@ class SurfaceModel(RadianceModel):
 
         def value(points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
             # Beyond the sphere nothing has trained the field.
-            beyond = (points - center.to(points)).norm(dim=-1) - 0.999 * self.radius
+            beyond = (points - center.to(points)).norm(dim=-1) - SPHERE_EDGE * self.radius
             return torch.maximum(self.field.sdf(points), beyond)
 
         return IsoField(

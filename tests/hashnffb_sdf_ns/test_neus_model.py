@@ -27,7 +27,7 @@ from hashnffb_sdf_ns.camera_refinement import CameraRefinementConfig
 from hashnffb_sdf_ns.encodings import EncodingConfig
 from hashnffb_sdf_ns.encodings.nffb import NFFBOptions
 from hashnffb_sdf_ns.mask_sampling import BalancedDataManagerConfig, MaskBalancedSampler, MaskRuns
-from hashnffb_sdf_ns.model import SdfFieldConfig, masked_metrics
+from hashnffb_sdf_ns.model import SdfFieldConfig
 from hashnffb_sdf_ns.neus_model import NeusModel, NeusModelConfig
 from hashnffb_sdf_ns.optimizers import FusedAdamConfig
 from hashnffb_sdf_ns.slice_plane import EMPTY_COLOR, distance_colors, slice_picture
@@ -385,20 +385,6 @@ def test_the_slice_follows_the_viewers_controls():
         after = model(rays(model))["sdf_slice"]
     assert before.shape == (COUNT, 3) and not torch.allclose(before, after)
     assert "sdf_slice" not in model.train()(rays(model))
-
-
-def test_masked_metrics():
-    target = torch.rand(4, 4, 3, generator=torch.Generator().manual_seed(0))
-    inside = torch.zeros(4, 4, dtype=torch.bool)
-    inside[:2] = True
-    prediction = target.clone()
-    prediction[2:] += 5.0
-    prediction[0] = target[0] + torch.where(target[0] > 0.5, -0.1, 0.1)
-    opacity = torch.zeros(4, 4, 1)
-    opacity[:3] = 1.0
-    metrics = masked_metrics(prediction, target, inside, opacity)
-    assert metrics["mask_iou"] == pytest.approx(8 / 12) and metrics["masked_psnr"] == pytest.approx(23.01, abs=0.01)
-    assert masked_metrics(prediction, target, ~(inside | True), 0 * opacity) == {"mask_iou": 1.0}
 
 
 def test_runs_of_a_mask_are_its_positions():
