@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 from common_ns._sample.cameras import Camera, look_at, split_cameras
+from common_ns._sample.lights import LIGHTS, LightName
 from common_ns._sample.rendering import View
 from common_ns._sample.scene import Hits, Scene
 from common_ns._sample.sensors import mono_depth, mono_scale_shift, sensor_depth
@@ -68,6 +69,8 @@ class SampleSceneConfig:
     unbounded: bool = False
     """Put the objects into a landscape that reaches 20 scene units in all directions. Pictures are then opaque; masks
     and mesh are still those of the objects."""
+    lights: LightName = "day"
+    """`evening` shows the same objects in the light of a low sun: for colours of one run on the surface of another."""
     supersample: Literal[1, 2, 4, 8, 16] = 8
     """Root of the number of sub-samples, where a pixel is not constant."""
     depth_noise: float = 0.0
@@ -127,6 +130,8 @@ def _check(config: SampleSceneConfig) -> None:
         value = getattr(config, name)
         if not low <= value <= high:
             raise InputError(f"{option(name)} is {value}", f"Choose a number from {low} to {high}")
+    if config.lights not in LIGHTS:
+        raise InputError(f"--lights is {config.lights!r}", f"Choose one of {', '.join(LIGHTS)}")
     if config.supersample not in (1, 2, 4, 8, 16):
         raise InputError(f"--supersample is {config.supersample}", "Choose 1, 2, 4, 8 or 16")
     if not 0.0 <= config.depth_noise < np.inf:
@@ -178,7 +183,7 @@ def _write(config: SampleSceneConfig, progress: bool) -> None:
 
     record: dict[str, Any] = {"generator": _GENERATOR, "complete": False}
     write_json(config.output_dir / "scene.json", record)
-    scene = Scene(config.seed, config.unbounded)
+    scene = Scene(config.seed, config.unbounded, config.lights)
     mesh = scene.mesh()
     write_whole(config.output_dir / "mesh.ply", lambda partial: _save_ply(mesh, partial))
     center = mesh.bounds.mean(axis=0)

@@ -12,6 +12,7 @@ from numpy import ndarray
 from common_ns._sample import rendering
 from common_ns._sample.cameras import Camera
 from common_ns._sample.layout import Part, background_parts, object_parts
+from common_ns._sample.lights import LightName
 from common_ns._sample.shading import Shader
 from common_ns._sample.tracing import Tracer, sorted_hits
 from common_ns._sample.vectors import norm, put, take
@@ -53,15 +54,16 @@ class Scene:
     Args:
         seed: fills the textures and turns some of the objects.
         unbounded: puts the objects on a wide ground with stones in the middle distance, under a dome 20 units away.
+        lights: which lights there are; geometry and textures stay the same.
     """
 
-    def __init__(self, seed: int = 0, unbounded: bool = False) -> None:
+    def __init__(self, seed: int = 0, unbounded: bool = False, lights: LightName = "day") -> None:
         self.seed, self.unbounded = seed, unbounded
         self.objects: list[Part] = object_parts(np.random.default_rng([seed, 1]))
         background = background_parts(np.random.default_rng([seed, 2])) if unbounded else []
         self.parts: list[Part] = self.objects + background
         self._tracer = Tracer(self.parts)
-        self._shader = Shader(self._tracer, len(self.objects))
+        self._shader = Shader(self._tracer, len(self.objects), lights)
 
     def intersect(self, origins: Float[ndarray, "n 3"], directions: Float[ndarray, "n 3"]) -> Hits:
         """First surface that each ray enters.

@@ -7,22 +7,10 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from common_ns._sample.layout import FLOOR
+from common_ns._sample.lights import LIGHTS, LightName, linear, unit
 from common_ns._sample.textures import color, mix
 from common_ns._sample.tracing import SunShadows, Tracer, runs, sorted_hits
 from common_ns._sample.vectors import dot, norm, put, take
-
-
-def _unit(*v: float) -> Float[ndarray, "3 1"]:
-    return (np.asarray(v) / np.linalg.norm(v)).astype(np.float32)[:, None]
-
-
-def _light(*rgb: float) -> Float[ndarray, "3 1"]:
-    return np.asarray(rgb, dtype=np.float32)[:, None]
-
-
-_KEY, _KEY_COLOR = _unit(0.50, -0.42, 0.86), _light(0.92, 0.874, 0.791)
-_FILL, _FILL_COLOR = _unit(-0.75, -0.25, 0.45), _light(0.136, 0.167, 0.22)
-_SKY_COLOR, _BOUNCE_COLOR = _light(0.42, 0.46, 0.54), _light(0.24, 0.21, 0.18)
 
 
 class Shader:
@@ -31,17 +19,18 @@ class Shader:
     Args:
         tracer: all parts, the objects first.
         objects: number of objects among them.
+        lights: which of `LIGHTS`.
     """
 
-    def __init__(self, tracer: Tracer, objects: int) -> None:
-        self._tracer = tracer
-        self._shadows = SunShadows(tracer, objects, _KEY.astype(np.float64))
+    def __init__(self, tracer: Tracer, objects: int, lights: LightName = "day") -> None:
+        self._tracer, self._lights = tracer, LIGHTS[lights]
+        self._shadows = SunShadows(tracer, objects, self._lights.key.astype(np.float64))
         # Balls that darken what is near them, each with the part that it stands for: (part, centre, radius).
         self._darkeners: list[tuple[int, Float[ndarray, "3 1"], float]] = []
         for k, part in enumerate(tracer.parts[:objects]):
             center, radius = tracer.bounds[k]
             for lift, share in part.darkeners:
-                self._darkeners.append((k, _light(*(center + np.array([0.0, 0.0, lift]))), share * radius))
+                self._darkeners.append((k, linear(*(center + np.array([0.0, 0.0, lift]))), share * radius))
 
     def radiance(
         self,
@@ -60,25 +49,26 @@ class Shader:
         n = self._tracer.normals(p, index, piece)
         # Colours need no more than single precision, which is twice as fast.
         p32, n32, d32 = p.astype(np.float32), n.astype(np.float32), d.astype(np.float32)
+        lights = self._lights
         parts = [(self._tracer.parts[k], run) for k, run in runs(index)]
-        key = np.maximum(dot(_KEY, n32), 0.0)
+        key = np.maximum(dot(lights.key, n32), 0.0)
         facing = np.nonzero(key > 0)[0]
         if facing.size:
             key[facing] *= self._shadows.lit(take(p, facing), take(n, facing), index[facing])
-        fill = np.maximum(dot(_FILL, n32), 0.0)
-        ambient = mix(_BOUNCE_COLOR, _SKY_COLOR, 0.5 + 0.5 * n32[2]) * self._openness(p32, n32, index)
-        out = ambient + key * _KEY_COLOR + fill * _FILL_COLOR
-        half = _KEY - d32
+        fill = np.maximum(dot(lights.fill, n32), 0.0)
+        ambient = mix(lights.bounce, lights.sky, 0.5 + 0.5 * n32[2]) * self._openness(p32, n32, index)
+        out = ambient + key * lights.key_color + fill * lights.fill_color
+        half = lights.key - d32
         cosine = np.maximum(dot(n32, half) / norm(half), 1e-6)
         for part, run in parts:
             albedo = part.texture(part.solid.local(p[:, run]).astype(np.float32))
             if part.emissive:
-                out[:, run] = albedo
+                out[:, run] = albedo * lights.emission
                 continue
             out[:, run] *= albedo
             if part.gloss > 0:
                 highlight = np.exp(part.shininess * np.log(cosine[run])) * (key[run] > 0)
-                out[:, run] += part.gloss * highlight * _KEY_COLOR
+                out[:, run] += part.gloss * highlight * lights.key_color
             if part.mirror > 0 and mirrors:
                 facing_eye = np.clip(-dot(d[:, run], n[:, run]), 0.0, 1.0)
                 fresnel = (part.mirror + (1 - part.mirror) * (1 - facing_eye) ** 5).astype(np.float32)
@@ -121,8 +111,8 @@ def _studio(d: Float[ndarray, "3 n"]) -> Float[ndarray, "3 n"]:
     low, high = color(60, 56, 54), color(150, 164, 184)
     out = mix(low, high, np.clip(0.35 + 0.9 * d[2], 0.0, 1.0))
     for towards, right, size, panes, strength in (
-        (_unit(0.62, -0.50, 0.62), _unit(0.50, 0.62, 0.0), (0.34, 0.30), True, 4.0),
-        (_unit(-0.80, -0.30, 0.50), _unit(-0.30, 0.80, 0.0), (0.10, 0.55), False, 2.4),
+        (unit(0.62, -0.50, 0.62), unit(0.50, 0.62, 0.0), (0.34, 0.30), True, 4.0),
+        (unit(-0.80, -0.30, 0.50), unit(-0.30, 0.80, 0.0), (0.10, 0.55), False, 2.4),
     ):
         up = np.cross(towards[:, 0], right[:, 0])[:, None]
         facing = dot(towards, d)

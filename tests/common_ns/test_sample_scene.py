@@ -54,6 +54,16 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> SampleSceneConfig:
     )
 
 
+def test_evening_changes_colours_and_nothing_else(scene: Scene, camera: Camera) -> None:
+    day, evening = (s.render(camera, supersample=2) for s in (scene, Scene(seed=0, lights="evening")))
+    assert np.array_equal(day.depth, evening.depth) and np.array_equal(day.mask, evening.mask)
+    assert np.array_equal(day.normals, evening.normals)
+    assert np.abs(evening.rgb - day.rgb)[day.mask].mean() > 0.1
+    # The sun stands on the other side: what it lights on the floor is not what it lit by day.
+    light = [view.rgb[day.mask].mean(axis=1) for view in (day, evening)]
+    assert np.corrcoef(*light)[0, 1] < 0.95
+
+
 @pytest.fixture(scope="module")
 def written(config: SampleSceneConfig) -> Path:
     return write_sample_scene(config)
