@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
+from PIL import Image
+
+from common_ns.checks import InputError
 
 LIGHT = np.array([0.3, 0.5, 1.0]) / np.linalg.norm([0.3, 0.5, 1.0])
 """Towards the light: right, up, and back to the camera."""
@@ -35,7 +38,14 @@ class MeshPictures:
         import trimesh
 
         self._o3d = open3d
-        mesh = trimesh.load(self.file, process=False, force="mesh")
+        try:
+            mesh = trimesh.load(self.file, process=False, force="mesh")
+        except (ValueError, OSError, IndexError, KeyError) as error:
+            raise InputError(
+                f"cannot be read as a mesh ({error})", "Give a ply, obj, glb, stl or off", self.file
+            ) from error
+        if not len(getattr(mesh, "faces", ())):
+            raise InputError("has no faces", "Give a mesh; ns-mesh makes one of a run", self.file)
         self.faces = np.asarray(mesh.faces)
         self.vertices = np.asarray(mesh.vertices, np.float32)
         self.normals = np.asarray(mesh.vertex_normals)
@@ -92,16 +102,21 @@ class MeshPictures:
         """Write a film (mp4) that goes once around the mesh."""
         write_film(file, [self.pair(360.0 * index / frames, elevation) for index in range(frames)], fps)
 
+    def sheet(self, file: Path, frames: int = 4, elevation: float = 25.0) -> None:
+        """Write a picture of all views beside each other: clay above, colours (if there are any) below."""
+        views = [self.view(360.0 * index / frames, elevation) for index in range(frames)]
+        rows = [np.concatenate([view[kind] for view in views], axis=1) for kind in (0, 1)]
+        picture = np.concatenate(rows[: 1 if self.colors is None else 2], axis=0)
+        Image.fromarray((255.0 * picture.clip(0.0, 1.0)).astype(np.uint8)).save(file)
+
 
 def write_film(file: Path, frames: list[UInt8[NDArray, "h w 3"]], fps: int) -> None:
     """Write frames of equal and even size as mp4 that browsers play."""
     import imageio_ffmpeg
 
     height, width = frames[0].shape[:2]
-    options = ["-crf", "23", "-preset", "slow", "-movflags", "+faststart"]
-    writer = imageio_ffmpeg.write_frames(
-        str(file), (width, height), fps=fps, codec="libx264", pix_fmt_out="yuv420p", quality=None, output_params=options
-    )
+    options = ["-preset", "slow", "-movflags", "+faststart"]
+    writer = imageio_ffmpeg.write_frames(str(file), (width, height), fps=fps, quality=6, output_params=options)
     writer.send(None)
     for frame in frames:
         writer.send(np.ascontiguousarray(frame))
