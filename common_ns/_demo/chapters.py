@@ -87,6 +87,54 @@ def psnr_of(a: np.ndarray, b: np.ndarray) -> float:
     return float(-10.0 * np.log10(np.mean((a / 255.0 - b / 255.0) ** 2) + 1e-12))
 
 
+SCENES = {
+    "day": ("--layouts", "blender", "idr"),
+    "evening": ("--layouts", "idr", "--lights", "evening"),
+    "landscape": ("--layouts", "nerfstudio", "--unbounded"),
+}
+"""The sample scene in its forms, with the options of ns-sample-scene that make them."""
+
+
+def scene(recipe: Recipe, name: str) -> Path:
+    """Folder of a form of the sample scene."""
+    return recipe.folder / "scenes" / name
+
+
+def scenes(recipe: Recipe) -> list[Chapter]:
+    """The pictures that all others are trained on; they come first, each in a lane of its own."""
+
+    def show(page: Page) -> None:
+        page.section(
+            "scenes",
+            "The data: ns-sample-scene",
+            "All pictures are of one small scene that fieldsuite traces by itself: by day, in the evening, and in a "
+            "landscape without bounds. Its cameras, depth, masks and mesh are known exactly: every result below can be "
+            "compared with the truth.",
+        )
+        files = [
+            *sorted((scene(recipe, "day") / "blender" / "test").glob("*.png"))[:2],
+            *sorted((scene(recipe, "evening") / "idr" / "image").glob("*.png"))[-2:],
+            *sorted((scene(recipe, "landscape") / "nerfstudio" / "images").glob("test_*.png"))[:2],
+        ]
+        page.grid([files], ("day", "day", "evening", "evening", "landscape", "landscape"), "Some of them.", width=165)
+        for chapter in chapters:
+            page.commands(chapter)
+
+    def nothing(page: Page) -> None:
+        del page
+
+    chapters = []
+    for name, options in SCENES.items():
+        chapter = Chapter(name, nothing if chapters else show)
+        chapter.run(
+            *("ns-sample-scene", "--output-dir", scene(recipe, name), *options, "--num-train", 50, "--num-val", 2),
+            *("--num-test", 4, "--resolution", 144, "--supersample", 4),
+            about=15,
+        )
+        chapters.append(chapter)
+    return chapters
+
+
 def surfaces(recipe: Recipe) -> Chapter:
     """hash-neus-small by day and by evening light, the mesh, and the colours of one run on the other's surface."""
     folder = recipe.folder / "surface"
@@ -110,7 +158,7 @@ def surfaces(recipe: Recipe) -> Chapter:
         )
         page.film(folder / "turntable.mp4", "The mesh on a turntable: as clay, and in its own colours.", 720)
         distances = json.loads((folder / "mesh.json").read_text())
-        extent = MeshPictures(folder / "day" / "mesh.ply", size=300)
+        extent = MeshPictures(truth, size=300)
         chamfer = 100.0 * distances["chamfer"] / (2.0 * extent.radius)
         page.text(
             f"The scene's true mesh is known: the mean distance between the two is {chamfer:.2f} % of the scene's "
@@ -138,19 +186,13 @@ def surfaces(recipe: Recipe) -> Chapter:
         page.commands(chapter)
 
     chapter = Chapter("surfaces", show)
-    for light in ("day", "evening"):
-        chapter.run(
-            *("ns-sample-scene", "--output-dir", folder / light, "--layouts", "idr", "--lights", light),
-            *("--num-train", 50, "--num-val", 2, "--num-test", 3, "--resolution", 144),
-            about=20,
-        )
-    schedule = ("--pipeline.model.cos-anneal-steps", recipe.steps(1000))
+    schedule = ("--pipeline.model.cos-anneal-steps", recipe.steps(800))
     day = recipe.train(
         chapter,
         "hash-neus-small",
-        folder / "day" / "idr",
+        scene(recipe, "day") / "idr",
         *schedule,
-        *recipe.limited(3600, "fields", "grids"),
+        *recipe.limited(3000, "fields", "grids"),
         about=190,
     )
     pictures = recipe.evaluate(chapter, day, about=15)
@@ -158,20 +200,21 @@ def surfaces(recipe: Recipe) -> Chapter:
     chapter.run(
         *("ns-mesh", "--load-config", day, "--output-path", mesh, "--resolution", 192, "--world-coordinates"), about=20
     )
-    chapter.run("ns-eval-mesh", mesh, folder / "day" / "mesh.ply", "--output-path", folder / "mesh.json", about=10)
+    truth = scene(recipe, "day") / "mesh.ply"
+    chapter.run("ns-eval-mesh", mesh, truth, "--output-path", folder / "mesh.json", about=4)
     turntable(chapter, mesh, folder / "turntable.mp4", 2 * recipe.frames, about=25)
     evening = recipe.train(
         chapter,
         "hash-neus-small",
-        folder / "evening" / "idr",
+        scene(recipe, "evening") / "idr",
         *schedule,
-        *recipe.limited(2000, "fields", "grids"),
+        *recipe.limited(1300, "fields", "grids"),
         about=110,
     )
     orbit = folder / "orbit.json"
     chapter.run(
         *("ns-orbit-path", "--load-config", day, "--output-path", orbit, "--frames", recipe.frames),
-        *("--seconds", recipe.frames / 8, "--width", 192, "--height", 192, "--radius-scale", 0.8),
+        *("--seconds", recipe.frames / 6, "--width", 160, "--height", 160, "--radius-scale", 0.8),
         about=6,
     )
     shown = ("--rendered-output-names", "rgb", "normals")
@@ -190,7 +233,6 @@ def surfaces(recipe: Recipe) -> Chapter:
 
 def few_views(recipe: Recipe) -> Chapter:
     """depth-hash-small on a few views, without and with depth."""
-    folder = recipe.folder / "few-views"
     number = 8
 
     def show(page: Page) -> None:
@@ -211,7 +253,7 @@ def few_views(recipe: Recipe) -> Chapter:
             depths = [pixels(runs[name] / f"eval_depth_{index:04d}.png") for name in runs]
             rows.append([truth, without, with_depth, *(depth[:, -truth.shape[1] :] for depth in depths)])
         names = ("picture held out", "without depth", "with depth", "depth, without", "depth, with")
-        page.grid(rows, names, "Views that training has not seen. Depth from near (red) to far (blue).", width=190)
+        page.grid(rows, names, "Views that training has not seen. Depth from near (blue) to far (red).", width=190)
         page.table(
             ("", "PSNR, dB (higher is better)", "error of depth (RMSE, scene units)"),
             [(name, f"{found['psnr']:.1f}", f"{found['depth_rmse']:.2f}") for name, found in results.items()],
@@ -222,17 +264,12 @@ def few_views(recipe: Recipe) -> Chapter:
         page.commands(chapter)
 
     chapter = Chapter("few-views", show)
-    chapter.run(
-        *("ns-sample-scene", "--output-dir", folder, "--layouts", "nerfstudio", "--num-train", 16, "--num-val", 2),
-        *("--num-test", 3, "--resolution", 144, "--unbounded"),
-        about=15,
-    )
     runs: dict[str, Path] = {}
     for name, loss in (("without depth", ("--pipeline.model.depth-loss", "none")), ("with depth", ())):
         config = recipe.train(
             chapter,
             "depth-hash-small",
-            folder / "nerfstudio",
+            scene(recipe, "landscape") / "nerfstudio",
             *recipe.limited(700, "fields", "grids"),
             *loss,
             *NO_NORMALS,
@@ -243,13 +280,13 @@ def few_views(recipe: Recipe) -> Chapter:
     return chapter
 
 
-def landscape(recipe: Recipe) -> Chapter:
+def outdoors(recipe: Recipe) -> Chapter:
     """mip-nerf-360-small on the unbounded scene, with a flight between its test views."""
-    folder = recipe.folder / "landscape"
+    folder = recipe.folder / "outdoors"
 
     def show(page: Page) -> None:
         page.section(
-            "landscape",
+            "outdoors",
             "Without bounds: mip-nerf-360-small",
             "Outdoors, pictures see from centimetres to the horizon. mip-NeRF 360 bends space, so that everything far "
             "away fits into a ball, and uses a small network to find where along a ray there is anything at all.",
@@ -262,21 +299,16 @@ def landscape(recipe: Recipe) -> Chapter:
         page.grid(rows, ("picture held out", "rendering", "depth"), "Views that training has not seen.", width=260)
         page.film(folder / "flight.mp4", "A flight from one held-out view to the next: colour and depth.", 560)
         page.text(f"PSNR of the held-out views: {found['psnr']:.1f} dB.")
-        page.results["landscape"] = {"psnr": found["psnr"], "ssim": found["ssim"]}
-        page.card("landscape", "Without bounds", f"mip-nerf-360-small: {found['psnr']:.1f} dB", rows[0][1])
+        page.results["outdoors"] = {"psnr": found["psnr"], "ssim": found["ssim"]}
+        page.card("outdoors", "Without bounds", f"mip-nerf-360-small: {found['psnr']:.1f} dB", rows[0][1])
         page.commands(chapter)
 
-    chapter = Chapter("landscape", show)
-    chapter.run(
-        *("ns-sample-scene", "--output-dir", folder, "--layouts", "nerfstudio", "--num-train", 50, "--num-val", 2),
-        *("--num-test", 6, "--resolution", 128, "--unbounded"),
-        about=25,
-    )
+    chapter = Chapter("outdoors", show)
     config = recipe.train(
         chapter,
         "mip-nerf-360-small",
-        folder / "nerfstudio",
-        *recipe.limited(800, "fields"),
+        scene(recipe, "landscape") / "nerfstudio",
+        *recipe.limited(600, "fields"),
         *NO_NORMALS,
         about=190,
     )
@@ -324,17 +356,13 @@ def scales(recipe: Recipe) -> Chapter:
         page.commands(chapter)
 
     chapter = Chapter("scales", show)
-    chapter.run(
-        *("ns-sample-scene", "--output-dir", folder, "--layouts", "blender", "--num-train", 50, "--num-val", 2),
-        *("--num-test", 3, "--resolution", 128),
-        about=20,
-    )
-    chapter.run("ns-multiscale-blender", folder / "blender", folder / "multiscale", about=6)
+    chapter.run("ns-multiscale-blender", scene(recipe, "day") / "blender", folder / "multiscale", about=2)
     config = recipe.train(
         chapter,
         "mip-nerf-small",
         folder / "multiscale",
-        *recipe.limited(800, "fields"),
+        *recipe.limited(1000, "fields"),
+        *("--pipeline.model.num-coarse-samples", 32, "--pipeline.model.num-importance-samples", 32),
         *NO_NORMALS,
         parser=("multiscale-blender-data",),
         about=170,
@@ -404,7 +432,9 @@ def volume(recipe: Recipe) -> Chapter:
             "inside need no network; only blocks at the surface do.",
         )
         found = results_of(pictures)
-        truth, fitted = (MeshPictures(file, size=300) for file in (folder / "scene" / "mesh.ply", folder / "mesh.ply"))
+        truth, fitted = (
+            MeshPictures(file, size=300) for file in (scene(recipe, "day") / "mesh.ply", folder / "mesh.ply")
+        )
         rows = [[(255.0 * mesh.view(angle)[0]).astype(np.uint8) for mesh in (truth, fitted)] for angle in (30.0,)]
         page.grid(rows, ("mesh that was voxelised", "mesh from the networks"), "Both as clay.", width=380)
         page.text(
@@ -416,20 +446,15 @@ def volume(recipe: Recipe) -> Chapter:
         page.commands(chapter)
 
     chapter = Chapter("volume", show)
-    chapter.run(
-        *("ns-sample-scene", "--output-dir", folder / "scene", "--layouts", "blender", "--num-train", 1),
-        *("--num-val", 1, "--num-test", 1, "--resolution", 16),
-        about=4,
-    )
     config = recipe.train(
         chapter,
         "miner-occupancy",
-        folder / "scene" / "mesh.ply",
-        parser=("miner-occupancy-data", "--resolution", 160, "--fractions", True, "--subvoxel", 4),
+        scene(recipe, "day") / "mesh.ply",
+        parser=("miner-occupancy-data", "--resolution", 224, "--fractions", True, "--subvoxel", 4),
         about=25,
     )
     pictures = recipe.evaluate(chapter, config, about=8)
-    chapter.run("ns-mesh", "--load-config", config, "--output-path", folder / "mesh.ply", "--resolution", 160, about=20)
+    chapter.run("ns-mesh", "--load-config", config, "--output-path", folder / "mesh.ply", "--resolution", 224, about=10)
     return chapter
 
 
@@ -445,7 +470,7 @@ def first_frame(film: Path) -> np.ndarray:
 CHAPTERS = {
     "surfaces": surfaces,
     "few-views": few_views,
-    "landscape": landscape,
+    "outdoors": outdoors,
     "scales": scales,
     "photograph": photograph,
     "volume": volume,

@@ -72,6 +72,7 @@ class Lanes:
         Raises: InputError if a command fails, after the others have been stopped.
         """
         self.logs.mkdir(parents=True, exist_ok=True)
+        self._stopped.clear()
         with ThreadPoolExecutor(max_workers=self.count) as pool:
             futures = [pool.submit(self._chapter, chapter) for chapter in chapters]
             try:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tyro
 
-from common_ns._demo.chapters import CHAPTERS, Recipe
+from common_ns._demo.chapters import CHAPTERS, Recipe, scenes
 from common_ns._demo.lanes import Lanes
 from common_ns._demo.page import Page
 from common_ns._demo.plan import Chapter
@@ -35,7 +35,7 @@ class Demo:
     output_dir: Path = Path("outputs/demo")
     """Folder of the page; what an earlier demo left there is replaced."""
     chapters: tuple[str, ...] = tuple(CHAPTERS)
-    """Parts of the page: surfaces, few-views, landscape, scales, photograph, volume."""
+    """Parts of the page: surfaces, few-views, outdoors, scales, photograph, volume."""
     effort: float = 1.0
     """Factor on all numbers of training steps: below 1 quicker, above 1 better."""
     frames: int = 24
@@ -52,18 +52,20 @@ class Demo:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         count = self.lanes or min(4, cores)
         recipe = Recipe(folder, self.effort, self.frames)
+        data = scenes(recipe)
         chapters = [CHAPTERS[name](recipe) for name in CHAPTERS if name in self.chapters]
         if "photograph" in self.chapters:
             save_photograph(folder / "photograph" / "astronaut.png")
-        progress = Progress(chapters, count)
-        number = sum(len(chapter.steps) for chapter in chapters)
+        progress = Progress(data + chapters, count)
+        number = sum(len(chapter.steps) for chapter in data + chapters)
         print(f"{number} commands, {count} at a time, in about {clock(progress.left())} minutes", flush=True)
         lanes = Lanes(folder / "logs", count, max(1, cores // count), progress)
         with progress.shown():
+            lanes.run(data)
             # The longest first, so that none is left alone at the end.
             lanes.run(sorted(chapters, key=lambda chapter: -sum(step.about for step in chapter.steps)))
         minutes = (time.perf_counter() - start) / 60
-        page = write_page(folder, chapters, minutes, cores)
+        page = write_page(folder, data + chapters, minutes, cores)
         print(f"\nDone in {minutes:.1f} minutes. Open {page}")
 
     def check(self) -> None:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from common_ns._demo import lanes as lanes_module
-from common_ns._demo.chapters import CHAPTERS, Recipe
+from common_ns._demo.chapters import CHAPTERS, Recipe, scenes
 from common_ns._demo.lanes import Lanes
 from common_ns._demo.page import Page, panels, pixels
 from common_ns._demo.plan import Chapter, Step
@@ -139,14 +139,16 @@ def test_panels_are_cut_and_transparency_is_white(tmp_path):
     assert (left == 255).all() and (right == [10, 20, 30]).all() and left.shape == (4, 3, 3)
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", ["scenes", *CHAPTERS])
 def test_commands_of_the_chapters_have_the_options_given(name, tmp_path):
     """A demo that stops after ten minutes over an option that was renamed is found here."""
     from nerfstudio.configs.dataparser_configs import all_dataparsers
     from nerfstudio.configs.method_configs import all_methods
 
     commands = {point.name: point for point in entry_points(group="console_scripts")}
-    for step in CHAPTERS[name](Recipe(tmp_path)).steps:
+    recipe = Recipe(tmp_path)
+    chapters = [CHAPTERS[name](recipe)] if name in CHAPTERS else scenes(recipe)
+    for step in (step for chapter in chapters for step in chapter.steps):
         assert step.words[0] in commands
         words, known = list(step.words[1:]), None
         if step.words[0] == "ns-train":
