@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.mipnerf import Run, device, without_lpips
-from benchmarks.report import RESULTS, save_section, table
+from benchmarks.report import RESULTS, save_section, table, write_sections
 from common_ns.checks import InputError, report_input_errors
 from common_ns.metrics import depth_errors, psnr
 from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
@@ -319,20 +319,21 @@ def described(conditions: dict[str, Condition]) -> dict[str, Any]:
 
 def write_tables() -> None:
     """Turn the JSON into Markdown."""
-    results = json.loads((RESULTS / "depth.json").read_text())
-    parts = [
-        "# Depth supervision: measurements",
-        "",
-        "Made by `python -m benchmarks.depth`. Errors of depth in metres.",
+    columns = [
+        "condition",
+        "loss",
+        "psnr",
+        "psnr ±",
+        "rmse",
+        "rmse ±",
+        "abs_rel",
+        "delta1",
+        "bias",
+        "cpu seconds",
+        "seeds",
     ]
-    columns = ["condition", "loss", "psnr", "psnr ±", "rmse", "rmse ±", "abs_rel", "delta1", "bias", "cpu seconds"]
-    for section, content in results.items():
-        where = content["machine"]
-        settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
-        parts += ["", f"## {section.capitalize()}", "", f"{settings}; {where['cpu']}, {where['cores']} cores, "]
-        parts[-1] += f"GPU {where['gpu']}, torch {where['torch']}, {where['date']}."
-        parts += ["", table(content["rows"], [*columns, "seeds"])]
-    (RESULTS / "depth.md").write_text("\n".join(parts) + "\n")
+    note = "Errors of depth in metres."
+    write_sections("depth", "Depth supervision", note, lambda section, rows: [table(rows, columns)])
 
 
 if __name__ == "__main__":

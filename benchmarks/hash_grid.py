@@ -12,7 +12,6 @@ tables to hash_grid.md.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -27,7 +26,7 @@ import tyro
 from nerfstudio.field_components.encodings import HashEncoding
 from torch import Tensor
 
-from benchmarks.report import RESULTS, save_section, table
+from benchmarks.report import save_section, write_sections
 from common_ns.hash_grid import HashGrid, HashGridOptions, resolve
 
 SIZES = {
@@ -181,7 +180,7 @@ class Benchmark:
         self.clock = time.thread_time if self.threads == 1 else time.perf_counter
         if self.section != "table":
             getattr(self, self.section)()
-        write_tables()
+        write_sections("hash_grid", "Hash grid")
 
     def speed(self) -> None:
         """On the CPU."""
@@ -280,21 +279,6 @@ print(*(b - a for a, b in zip(marks, marks[1:])))
                 rows.append({"size": name, **row})
         settings = {"points": self.points, "rounds": 3 * self.rounds}
         save_section("hash_grid", "CUDA", {"settings": settings, "rows": rows})
-
-
-def write_tables() -> None:
-    """Turn the JSON into Markdown."""
-    results = json.loads((RESULTS / "hash_grid.json").read_text())
-    parts = ["# Hash grid: measurements", "", "Made by `python -m benchmarks.hash_grid`."]
-    for section, content in results.items():
-        where = content["machine"]
-        settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
-        parts += ["", f"## {section}", "", f"{settings}; {where['cpu']}, {where['cores']} cores, "]
-        parts[-1] += f"GPU {where['gpu']}, torch {where['torch']}, {where['date']}."
-        columns = list(dict.fromkeys(column for row in content["rows"] for column in row))
-        if columns:
-            parts += ["", table(content["rows"], columns)]
-    (RESULTS / "hash_grid.md").write_text("\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

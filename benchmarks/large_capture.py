@@ -36,7 +36,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from PIL import Image, ImageChops
 from rich.progress import track
 
-from benchmarks.report import RESULTS, save_section, table
+from benchmarks.report import RESULTS, conditions, save_section, table
 from common_ns.checks import InputError, report_input_errors
 from common_ns.sample_scene import look_at
 
@@ -300,11 +300,7 @@ def write_table() -> None:
         "Made by `python -m benchmarks.large_capture`, 1 GB = 10⁹ bytes.",
         "",
     ]
-    for section, content in results.items():
-        where = content["machine"]
-        settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
-        parts.append(f"- {section}: {settings}; {where['cpu']}, {where['cores']} cores, GPU {where['gpu']}, ")
-        parts[-1] += f"torch {where['torch']}, {where['date']}."
+    parts += [f"- {section}: {conditions(content)}" for section, content in results.items()]
     parts += ["", table(rows, costs), ""]
     parts.append("Peak: all resident memory of `ns-train`, with file pages that the system takes back when it needs ")
     parts[-1] += "them. Private: what it cannot take back. Load: decode all images into the store."

@@ -28,12 +28,13 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from benchmarks.report import RESULTS, save_section, table
+from benchmarks.report import RESULTS, save_section, table, write_sections
 from common_ns.checks import InputError, report_input_errors
 from common_ns.mesh_io import Mesh
 from common_ns.meshing import extract_mesh
-from miner_ns.fitting import FitOptions, Fitting, intersection_over_union, mean_squared_error
+from miner_ns.fitting import Fitting, intersection_over_union, mean_squared_error
 from miner_ns.image_io import read_image
+from miner_ns.options import FitOptions
 from miner_ns.signal import Signal
 from miner_ns.surface import occupancy_field
 from miner_ns.volume_io import read_mesh
@@ -191,7 +192,7 @@ class Benchmark:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         if self.section != "table":
             getattr(self, self.section)()
-        write_tables()
+        write_sections("miner", "MINER", tables=tables)
 
     def _warm(self, signal: Signal, options: FitOptions) -> float:
         """Compile what the options need, on a corner of the signal; returns the seconds."""
@@ -301,28 +302,17 @@ class Benchmark:
         save_section("miner", "voxelize", {"settings": {"threads": self.threads}, "rows": rows})
 
 
-def write_tables() -> None:
-    """Turn the JSON into Markdown."""
-    results = json.loads((RESULTS / "miner.json").read_text())
-    parts = ["# MINER: measurements", "", "Made by `python -m benchmarks.miner`."]
-    for section, content in results.items():
-        where = content["machine"]
-        settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
-        parts += ["", f"## {section.capitalize()}", "", f"{settings}; {where['cpu']}, {where['cores']} cores, "]
-        parts[-1] += f"GPU {where['gpu']}, torch {where['torch']}, {where['date']}."
-        columns = COLUMNS.get(section, ["signal", "psnr", "train seconds", "parameters"])
-        rows = content["rows"]
-        if section == "astronaut":
-            rows = [{"signal": "astronaut, MINER_pl (whole process)", **ASTRONAUT_ORIGINAL}, *rows]
-        parts += ["", table(rows, [*columns, "peak MiB"])]
-        levels = [
-            {"signal": row["signal"], "level": level, **each}
-            for row in content["rows"]
-            for level, each in row.get("levels", {}).items()
-        ]
-        if levels:
-            parts += ["", table(levels, ["signal", "level", "blocks", "seconds"])]
-    (RESULTS / "miner.md").write_text("\n".join(parts) + "\n")
+def tables(section: str, rows: list[dict[str, Any]]) -> list[str]:
+    """The rows of a section, beside the published figure where there is one, and the levels of those that have any."""
+    columns = [*COLUMNS.get(section, ["signal", "psnr", "train seconds", "parameters"]), "peak MiB"]
+    known = [{"signal": "astronaut, MINER_pl (whole process)", **ASTRONAUT_ORIGINAL}] if section == "astronaut" else []
+    levels = [
+        {"signal": row["signal"], "level": level, **each}
+        for row in rows
+        for level, each in row.get("levels", {}).items()
+    ]
+    parts = [table([*known, *rows], columns)]
+    return [*parts, table(levels, ["signal", "level", "blocks", "seconds"])] if levels else parts
 
 
 if __name__ == "__main__":

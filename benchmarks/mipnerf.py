@@ -10,7 +10,6 @@ Each section is written to benchmarks/results/mipnerf.json, and the tables to be
 from __future__ import annotations
 
 import copy
-import json
 import math
 import statistics
 import time
@@ -37,7 +36,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from torch import nn
 from torch.cuda.amp.grad_scaler import GradScaler
 
-from benchmarks.report import RESULTS, save_section, table
+from benchmarks.report import save_section, table, write_sections
 from common_ns.metrics import psnr, ssim
 from common_ns.pipeline import FieldPipeline, average_metrics
 from common_ns.schedulers import LogLinearSchedulerConfig
@@ -340,20 +339,12 @@ class Benchmark:
 
 def write_tables() -> None:
     """Turn the JSON into Markdown."""
-    results = json.loads((RESULTS / "mipnerf.json").read_text())
     columns = {
         "quality": ["model", "parameters", "psnr", "ssim", "train seconds"],
         "multiscale": ["model", "psnr_1x", "psnr_2x", "psnr_4x", "psnr_8x", "psnr", "train seconds"],
         "speed": ["model", "rays per second", "ratio to the host", "lowest ratio", "highest ratio"],
     }
-    parts = ["# mip-NeRF: measurements", "", "Made by `python -m benchmarks.mipnerf`."]
-    for section, content in results.items():
-        where = content["machine"]
-        settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
-        parts += ["", f"## {section.capitalize()}", "", f"{settings}; {where['cpu']}, {where['cores']} cores, "]
-        parts[-1] += f"GPU {where['gpu']}, torch {where['torch']}, {where['date']}."
-        parts += ["", table(content["rows"], columns[section])]
-    (RESULTS / "mipnerf.md").write_text("\n".join(parts) + "\n")
+    write_sections("mipnerf", "mip-NeRF", tables=lambda section, rows: [table(rows, columns[section])])
 
 
 if __name__ == "__main__":

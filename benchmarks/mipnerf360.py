@@ -33,7 +33,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from torch import Tensor
 
 from benchmarks.mipnerf import Run, count_parameters, device, without_lpips
-from benchmarks.report import RESULTS, save_section, table
+from benchmarks.report import RESULTS, save_section, table, write_sections
 from common_ns.metrics import psnr, ssim
 from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
 
@@ -176,7 +176,7 @@ class Benchmark:
         if self.section != "table":
             with TemporaryDirectory() as folder:
                 getattr(self, self.section)(Path(folder))
-        write_tables()
+        write_sections("mipnerf360", "mip-NeRF 360", tables=tables)
 
     def _scenes(self, folder: Path) -> list[Path]:
         scenes = [] if self.data is None else [self.data]
@@ -239,20 +239,11 @@ def saved_rows(section: str, steps: int) -> list[dict]:
     return content["rows"] if content is not None and content["settings"]["steps"] == steps else []
 
 
-def write_tables() -> None:
-    """Turn the JSON into Markdown."""
-    results = json.loads((RESULTS / "mipnerf360.json").read_text())
+def tables(section: str, rows: list[dict[str, Any]]) -> list[str]:
+    """The rows of a section: of speed, or of quality."""
     quality = ["model", "psnr", "psnr 1/2", "psnr 1/4", "ssim", "parameters", "steps", "train seconds"]
     speed = ["model", "rays per second", "ratio to nerfacto", "lowest ratio", "highest ratio"]
-    parts = ["# mip-NeRF 360: measurements", "", "Made by `python -m benchmarks.mipnerf360`."]
-    for section, content in results.items():
-        where = content["machine"]
-        settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
-        parts += ["", f"## {section.capitalize()}", "", f"{settings}; {where['cpu']}, {where['cores']} cores, "]
-        parts[-1] += f"GPU {where['gpu']}, torch {where['torch']}, {where['date']}."
-        columns = speed if section == "speed" else [*quality, "rays per second", "peak MiB"]
-        parts += ["", table(content["rows"], columns)]
-    (RESULTS / "mipnerf360.md").write_text("\n".join(parts) + "\n")
+    return [table(rows, speed if section == "speed" else [*quality, "rays per second", "peak MiB"])]
 
 
 if __name__ == "__main__":

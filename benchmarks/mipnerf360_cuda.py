@@ -13,7 +13,6 @@ benchmarks/results/mipnerf360_cuda.md; with --tiny, to a temporary folder that i
 from __future__ import annotations
 
 import copy
-import json
 import math
 import re
 import statistics
@@ -466,22 +465,12 @@ def write_tables() -> None:
     file = report.RESULTS / "mipnerf360_cuda.json"
     if not file.exists():
         raise InputError("nothing has been measured yet", "Run the sections speed, memory and fox first", file)
-    parts = [
-        "# mip-NeRF 360 on CUDA: measurements",
-        "",
-        "Made by `python -m benchmarks.mipnerf360_cuda`. The floor is ",
-    ]
-    parts[-1] += "the time that the matrix products of a step (or an image) would take at the card's full rate."
-    for section, content in json.loads(file.read_text()).items():
-        where = content["machine"]
-        pairs = content["settings"].items()
-        settings = ", ".join(
-            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in pairs
-        )
-        parts += ["", f"## {section.capitalize()}", "", f"{settings}; GPU {where['gpu']}, {where['cpu']}, "]
-        parts[-1] += f"{where['cores']} cores, torch {where['torch']}, {where['date']}."
-        parts += ["", report.table(content["rows"], COLUMNS[section])]
-    (report.RESULTS / "mipnerf360_cuda.md").write_text("\n".join(parts) + "\n")
+    report.write_sections(
+        "mipnerf360_cuda",
+        "mip-NeRF 360 on CUDA",
+        "The floor is the time that the matrix products of a step (or an image) would take at the card's full rate.",
+        lambda section, rows: [report.table(rows, COLUMNS[section])],
+    )
 
 
 if __name__ == "__main__":

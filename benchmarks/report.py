@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -40,18 +41,42 @@ def save_section(name: str, section: str, content: dict) -> Path:
     return file
 
 
-def write_sections(name: str, title: str) -> None:
-    """Turn results/NAME.json, whose sections have `settings` and `rows`, into a Markdown file with a table for each."""
+def all_columns(section: str, rows: list[dict]) -> list[str]:
+    """One table with every column that a row of the section has; none where there are no columns."""
+    del section
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return [table(rows, columns)] if columns else []
+
+
+def write_sections(
+    name: str, title: str, note: str = "", tables: Callable[[str, list[dict]], list[str]] = all_columns
+) -> None:
+    """Turn results/NAME.json, whose sections have `settings` and `rows`, into a Markdown file.
+
+    Args:
+        name: of the benchmark's module and of its results.
+        title: what was measured.
+        note: what all tables need to be understood.
+        tables: the tables of a section, given its name and rows.
+    """
     results = json.loads((RESULTS / f"{name}.json").read_text())
-    parts = [f"# {title}: measurements", "", f"Made by `python -m benchmarks.{name}`."]
+    parts = [f"# {title}: measurements", f"Made by `python -m benchmarks.{name}`. {note}".rstrip()]
     for section, content in results.items():
-        where = content["machine"]
-        settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
-        parts += ["", f"## {section}", "", f"{settings}; {where['cpu']}, {where['cores']} cores, GPU {where['gpu']}, "]
-        parts[-1] += f"torch {where['torch']}, {where['date']}."
-        columns = list(dict.fromkeys(column for row in content["rows"] for column in row))
-        parts += ["", table(content["rows"], columns)]
-    (RESULTS / f"{name}.md").write_text("\n".join(parts) + "\n")
+        folder = "_" in section.partition(" ")[0]  # folders keep their names
+        heading = section if folder else section[:1].upper() + section[1:]
+        parts += [f"## {heading}", conditions(content), *tables(section, content["rows"])]
+    (RESULTS / f"{name}.md").write_text("\n\n".join(parts) + "\n")
+
+
+def conditions(content: dict) -> str:
+    """How a section was measured, and on what."""
+    where = content["machine"]
+    settings = ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in content["settings"].items()
+    )
+    machine = f"{where['cpu']}, {where['cores']} cores, GPU {where['gpu']}, torch {where['torch']}, {where['date']}"
+    return f"{settings}; {machine}."
 
 
 def table(rows: list[dict], columns: list[str]) -> str:

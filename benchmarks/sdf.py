@@ -155,7 +155,7 @@ class Benchmark:
         if self.direction_noise > 0:
             config.pipeline.model.direction_noise = self.direction_noise
         if not self.masks:
-            config.pipeline.model.mask_mult = 0.0
+            config.pipeline.model.mask_loss_mult = 0.0
             datamanager.mask_ray_share = None
         return config
 

@@ -28,9 +28,10 @@ from scipy.spatial.transform import Rotation
 
 from benchmarks.mipnerf import Run
 from benchmarks.report import RESULTS, save_section, write_sections
+from common_ns.projection import projection_matrices
 from hashnffb_sdf_ns.camera_refinement import camera_metrics
 from hashnffb_sdf_ns.downscaled import image_sizes
-from hashnffb_sdf_ns.idr_cameras import INITIAL_FILE, CameraFile, decompose, project_matrix, read_camera_file
+from hashnffb_sdf_ns.idr_cameras import INITIAL_FILE, CameraFile, decompose, read_camera_file
 from hashnffb_sdf_ns.idr_layout import find_camera_file, find_files, pair_views
 
 TO_INDICES = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
@@ -70,7 +71,7 @@ def write_rough_cameras(data: Path, folder: Path, degrees: float, share: float, 
         for matrix, size, number in zip(cameras.projections(numbers, sizes), sizes, numbers)
     ]
     inner, poses = (np.stack(values) for values in zip(*parts))
-    rough = TO_INDICES @ project_matrix(inner, perturbed(poses, placed.center, degrees, share, seed))
+    rough = TO_INDICES @ projection_matrices(inner, perturbed(poses, placed.center, degrees, share, seed))
     arrays = {}
     for number, matrix in zip(numbers, rough):
         arrays[f"world_mat_{number}"] = np.concatenate([matrix, [[0.0, 0.0, 0.0, 1.0]]])

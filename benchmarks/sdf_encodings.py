@@ -12,7 +12,6 @@ written to benchmarks/results/sdf_encodings.json, the tables to sdf_encodings.md
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ import tyro
 from torch import Tensor, nn
 
 from benchmarks.hash_grid import take_turns
-from benchmarks.report import RESULTS, save_section, table
+from benchmarks.report import save_section, write_sections
 from hashnffb_sdf_ns.encodings import Encoding, EncodingConfig, make_encoding
 from hashnffb_sdf_ns.encodings import nffb as nffb_module
 from hashnffb_sdf_ns.encodings.sine_bands import sine_bands_reference
@@ -146,7 +145,7 @@ class Benchmark:
             else:
                 skipped = {"settings": {"skipped": "there is no CUDA device"}, "rows": []}
                 save_section("sdf_encodings", "CUDA", skipped)
-        write_tables()
+        write_sections("sdf_encodings", "Encodings of positions")
 
     def save(self, section: str, device: str, clock: Callable[[], float]) -> None:
         rows = [row for count in self.points for row in measure(count, device, clock, self.rounds)]
@@ -157,20 +156,6 @@ def cuda_clock() -> float:
     """Seconds, once the GPU is done."""
     torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def write_tables() -> None:
-    """Turn the JSON into Markdown."""
-    results = json.loads((RESULTS / "sdf_encodings.json").read_text())
-    parts = ["# Encodings of positions: measurements", "", "Made by `python -m benchmarks.sdf_encodings`."]
-    for section, content in results.items():
-        where = content["machine"]
-        settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
-        parts += ["", f"## {section}", "", f"{settings}; {where['cpu']}, GPU {where['gpu']}, torch {where['torch']}, "]
-        parts[-1] += f"{where['date']}."
-        if content["rows"]:
-            parts += ["", table(content["rows"], list(content["rows"][0]))]
-    (RESULTS / "sdf_encodings.md").write_text("\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

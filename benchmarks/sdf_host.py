@@ -26,7 +26,7 @@ from nerfstudio.utils.external import TCNN_EXISTS
 from torch import Tensor, nn
 
 from benchmarks.mipnerf import without_lpips
-from common_ns.meshing import IsoField
+from common_ns.iso_field import IsoField
 from common_ns.schedulers import LogLinearSchedulerConfig
 from hashnffb_sdf_ns.dataparser import IdrDataParserConfig
 from hashnffb_sdf_ns.mask_checks import read_mask

@@ -110,7 +110,12 @@ def horizontal_axes(up: Float[NDArray, " 3"]) -> tuple[Float[NDArray, " 3"], Flo
 def spherical_coordinates(
     points: Float[NDArray, "n 3"], centre: Float[NDArray, " 3"], up: Float[NDArray, " 3"]
 ) -> tuple[Float[NDArray, " n"], Float[NDArray, " n"], Float[NDArray, " n"]]:
-    """Distance to the centre (scene units), elevation above the horizontal plane and azimuth (radians) of points."""
+    """Distance to the centre (scene units), elevation above the horizontal plane and azimuth (radians) of points.
+
+    Args:
+        points, centre: in scene units.
+        up: unit vector; azimuth counts from the first of `horizontal_axes`.
+    """
     first, second = horizontal_axes(up)
     offset = points - centre
     distance = np.linalg.norm(offset, axis=-1)

@@ -49,11 +49,25 @@ def report_input_errors() -> None:
             print(f"Error: {error}", file=sys.stderr)
         elif kind.__name__ == "ProcessRaisedException" and in_worker is not None:
             print(f"Error: {in_worker[1]}", file=sys.stderr)
+        elif (refusal := _refusal_of_host(error, trace)) is not None:
+            print(f"Error: {refusal}", file=sys.stderr)
         else:
             previous(kind, error, trace)
 
     hook.reports_input_errors = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+
+
+def _refusal_of_host(error: BaseException, trace: TracebackType | None) -> str | None:
+    """What one of the host's commands says when it refuses a run or an option by an assertion, on one line."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if not isinstance(error, AssertionError) or trace is None or not str(error):
+        return None
+    if "nerfstudio/scripts/" not in Path(trace.tb_frame.f_code.co_filename).as_posix():
+        return None
+    text = " ".join(str(error).split())
+    return f"{text} Use ns-mesh, which also takes densities." if "SDF field" in text else text
 
 
 def require_path(path: Path | str, what: str = "data path") -> Path:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from common_ns.checks import report_input_errors
+from common_ns.checks import InputError, report_input_errors
 from common_ns.viewer_renders import make_renders_robust
 
 
@@ -81,6 +81,35 @@ def silence_host_deprecations() -> None:
     warnings.filterwarnings("ignore", message="`torch.cuda.amp.custom_")
 
 
+def refuse_what_the_host_cannot_do() -> None:
+    """Let two of the host's commands end with one line where they cannot work.
+
+    `ns-export marching-cubes` lays out 512³ points, which take 8 GB, before it finds that it cannot send them to CUDA.
+    `ns-render interpolate` ends in an error of numpy's where there is one camera, as of an image. Other commands load
+    neither module, and there is nothing to do.
+    """
+    exporter: Any = sys.modules.get("nerfstudio.scripts.exporter")
+    render: Any = sys.modules.get("nerfstudio.scripts.render")
+    if exporter is not None and not torch.cuda.is_available():
+
+        def refuse(**options: Any) -> None:
+            raise InputError("nerfstudio's marching cubes needs a CUDA GPU", "Use ns-mesh, which runs on any device")
+
+        exporter.generate_mesh_with_multires_marching_cubes = refuse
+    if render is not None:
+        render.get_interpolated_camera_path = _interpolate_between_cameras
+
+
+def _interpolate_between_cameras(cameras: Any, **options: Any) -> Any:
+    """The host's `get_interpolated_camera_path`, where there is something to interpolate between."""
+    from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
+
+    if len(cameras) < 2:
+        remedy = "Use ns-render camera-path, with a path of ns-zoom-path or ns-orbit-path"
+        raise InputError("the run has one camera, and there is nothing to interpolate between", remedy)
+    return get_interpolated_camera_path(cameras=cameras, **options)
+
+
 def apply() -> None:
     """Apply all remedies. Safe to call more than once."""
     silence_host_deprecations()
@@ -88,3 +117,4 @@ def apply() -> None:
     provide_ffmpeg()
     report_input_errors()
     make_renders_robust()
+    refuse_what_the_host_cannot_do()

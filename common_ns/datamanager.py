@@ -160,6 +160,8 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
     config: FieldDataManagerConfig
     dataset_class: type[FieldDataset] = FieldDataset
     """Reads the images, and whatever else a batch needs of a pixel."""
+    has_completed_config: bool = False
+    """Whether a training has put into the config what it found in the data, for later commands to use."""
 
     def __init__(self, config: FieldDataManagerConfig, *args, **kwargs) -> None:
         # Taken before anything is drawn: machine.seed + rank, when a run is started by ns-train. Rank 0's counts.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,9 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common_ns.checks import InputError
-
-if TYPE_CHECKING:
-    from common_ns.meshing import IsoField
+from common_ns.iso_field import IsoField
 
 SKIP_BLOCK = 8
 """Side in cells of the blocks that `lipschitz` may skip."""
@@ -69,7 +66,10 @@ class FieldGrid:
         ]
 
     def inside_by(self, points: Float[Tensor, "n 3"]) -> Float[NDArray, " n"]:
-        """How far the field at some points is beyond the level: positive inside, negative outside, never NaN."""
+        """How far the field at some points is beyond the level: positive inside, negative outside, never NaN.
+
+        Raises: InputError if the field is not a number at one of them.
+        """
         with torch.no_grad():
             raw = self.field.value(points)
         value = raw.detach().float().reshape(-1).cpu().numpy()

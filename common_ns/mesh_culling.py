@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from common_ns.mesh_io import Mesh
+from common_ns.projection import project, projection_matrices
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
@@ -54,15 +56,17 @@ class Views:
         """Number of cameras."""
         return len(self.poses)
 
+    @cached_property
+    def projections(self) -> Float[NDArray, "n 3 4"]:
+        """From the world to pixels."""
+        inner = np.zeros((len(self), 3, 3))
+        inner[:, 0, 0], inner[:, 1, 1] = self.focal.T
+        inner[:, :2, 2], inner[:, 2, 2] = self.center, 1.0
+        return projection_matrices(inner, self.poses)
+
     def project(self, index: int, points: Float[NDArray, "n 3"]) -> tuple[Float[NDArray, "n 2"], Bool[NDArray, " n"]]:
         """Pixel coordinates of points in an image, and which of them lie in front of the camera and within it."""
-        pose = self.poses[index]
-        local = (points - pose[:, 3]) @ pose[:, :3]
-        depth = -local[:, 2]
-        ahead = depth > 1e-9
-        scaled = local[:, :2] / np.where(ahead, depth, 1.0)[:, None]
-        pixels = self.center[index] + self.focal[index] * scaled * np.array([1.0, -1.0])
-        return pixels, ahead & (pixels >= 0.0).all(axis=1) & (pixels < self.size[index]).all(axis=1)
+        return project(self.projections[index], points, self.size[index])
 
 
 def seen_vertices(mesh: Mesh, views: Views, progress: Callable[[int, int], None] | None = None) -> Bool[NDArray, " v"]:

@@ -22,9 +22,11 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from common_ns.checks import InputError
-from common_ns.meshing import IsoField, default_density_level
+from common_ns.first_view import FirstView, ViewOfPhotograph, ViewOfSphere
 from common_ns.metrics import image_metrics
 from common_ns.scene_bounds import RayBounds
+from common_ns.viewer_pace import CPU_RESOLUTION, ViewerPace
+from common_ns.viewer_renders import is_shown
 
 NORMAL_MIN_WEIGHT = 1e-3
 """Samples below this rendering weight do not count for rendered normals: they would change them by less than a grey
@@ -46,6 +48,8 @@ class RadianceModelConfig(ModelConfig):
     """Rays always get near and far planes from this model."""
     collider_params: tyro.conf.Suppress[dict[str, float] | None] = None
     """Replaced by near_plane and far_plane."""
+    loss_coefficients: tyro.conf.Suppress[dict[str, float]] = field(default_factory=dict)
+    """Unused: losses have weights with names of their own."""
     prompt: tyro.conf.Suppress[str | None] = None
     """Unused by this model."""
     near_plane: float | None = None
@@ -137,6 +141,33 @@ class RadianceModel(Model):
         self._empty_batches = 0
         return background
 
+    def set_up_viewer(self, first_view: FirstView | None = None) -> None:
+        """What the viewer finds in every model of this kind, besides the controls of its own.
+
+        Args:
+            first_view: where it begins; None: what suits the bounds, which are to be chosen before.
+        """
+        # Not modules: the viewer looks among the model's attributes.
+        self.first_view = first_view if first_view is not None else self._choose_first_view()
+        self.viewer_pace = ViewerPace(CPU_RESOLUTION)
+
+    def _choose_first_view(self) -> FirstView:
+        """An object as photographs see it, or what a photograph shows of surroundings."""
+        poses = self.metadata.get("camera_to_worlds")
+        poses = None if poses is None else poses[:, :3].double().cpu().numpy()
+        if poses is not None and len(poses) and not self.ray_bounds.bounded:
+            return ViewOfPhotograph(poses)
+        points = self.metadata.get("points3D_xyz")
+        box = self.scene_box.aabb.double().cpu()
+        # The ball in the box: objects seldom reach into its corners.
+        center, radius = box.mean(dim=0), 0.5 * float((box[1] - box[0]).max())
+        if points is not None and len(points) >= 10:
+            # A scene box about the cameras as well says little of where the object is.
+            points = torch.as_tensor(points).double().cpu()
+            center = points.quantile(torch.tensor([0.01, 0.99], dtype=torch.float64), dim=0).mean(dim=0)
+            radius = float((points - center).norm(dim=-1).quantile(0.99))
+        return ViewOfSphere(tuple(center.tolist()), radius, poses)
+
     @property
     def metadata(self) -> dict:
         """The training data set's metadata."""
@@ -188,12 +219,15 @@ class RadianceModel(Model):
     def render_normals(
         self, weights: Float[Tensor, "n s 1"], normals_where: Callable[[Bool[Tensor, "n s"]], Float[Tensor, "k 3"]]
     ) -> Float[Tensor, "n 3"]:
-        """Normals of the samples that count, averaged by weight, mapped from [−1, 1] to [0, 1]; empty rays get 0.5.
+        """Normals of the samples that count, averaged by weight, mapped from [−1, 1] to [0, 1]; empty rays get 0.5, and
+        so do all where the viewer shows another output.
 
         Args:
             weights: rendering weights.
             normals_where: gives the normals of the samples that a mask selects.
         """
+        if not is_shown("normals"):
+            return weights.new_full((len(weights), 3), 0.5)
         counts = weights[..., 0] > NORMAL_MIN_WEIGHT
         normals = weights.new_zeros((*counts.shape, 3))
         if counts.any():
@@ -265,27 +299,3 @@ class RadianceModel(Model):
         elif background == "last_sample":
             return torch.cat([rgb, alpha], dim=-1)
         return torch.cat([(rgb / alpha.clamp_min(1e-4)).clamp(0.0, 1.0), alpha], dim=-1)
-
-    def density_iso_field(
-        self,
-        density: Callable[[Float[Tensor, "n 3"]], Float[Tensor, " n"]],
-        color: Callable[[Float[Tensor, "n 3"], Float[Tensor, "n 3"]], Float[Tensor, "n 3"]],
-        level: float | None,
-    ) -> IsoField:
-        """A density in the scene box as ns-mesh reads it.
-
-        Args:
-            density: density at points, per scene unit.
-            color: colour of points seen along given directions.
-            level: density of the surface; None: the default of `common_ns.meshing`.
-        """
-        aabb = self.scene_box.aabb.detach().float().cpu()
-        return IsoField(
-            value=density,
-            level=level if level is not None else default_density_level(aabb),
-            inside_above=True,
-            aabb=aabb,
-            # Seen head-on: the view direction is opposite to the normal.
-            color=lambda points, normals: color(points, -normals).clamp(0.0, 1.0),
-            device=self.device,
-        )

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
 from nerfstudio.utils import profiler
 from nerfstudio.utils.decorators import check_main_thread
@@ -16,6 +18,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from common_ns import distributed
 from common_ns.checks import InputError, require_path
+from common_ns.compat import default_device
 from common_ns.pipeline import FieldPipeline
 
 MAX_SKIPPED_STEPS = 10
@@ -54,21 +57,34 @@ def save_whole(state: Any, path: Path) -> None:
 
 @dataclass
 class SafeTrainerConfig(TrainerConfig):
-    """The host's training options, and when to give up."""
+    """The host's training options as all methods of the suite start from them, and when to give up."""
 
     _target: type = field(default_factory=lambda: SafeTrainer)
     """target class to instantiate"""
+    machine: MachineConfig = field(default_factory=lambda: MachineConfig(device_type=default_device()))
+    """Machine configuration"""
+    viewer: ViewerConfig = field(default_factory=lambda: ViewerConfig(websocket_host="127.0.0.1"))
+    """Viewer configuration. It listens on this machine only, unless websocket_host says otherwise."""
+    steps_per_save: int = 5000
+    """Steps between checkpoints."""
+    steps_per_eval_batch: int = 1000
+    """Steps between evaluations of a batch of rays."""
+    steps_per_eval_image: int = 5000
+    """Steps between evaluations of one image."""
+    steps_per_eval_all_images: int = 100000
+    """Steps between evaluations of all images."""
     max_skipped_steps: int = MAX_SKIPPED_STEPS
     """Training ends with an error after so many steps in a row whose loss or gradient was not finite."""
 
 
 class SafeTrainer(Trainer):
-    """Differs from the host's trainer in three ways.
+    """Differs from the host's trainer in four ways.
 
     Checkpoints are written whole or not at all: nerfstudio 1.1.5 writes them in place, so that a full disk leaves a
     broken file as the latest checkpoint, which the next resume or evaluation then picks. A step whose losses or
     gradients are not finite changes no parameter, is reported, and ends the run if too many follow each other. A
-    learning-rate schedule that is not as long as the run is pointed out.
+    learning-rate schedule that is not as long as the run is pointed out. What a datamanager has found in the data for
+    later commands to use goes into config.yml.
 
     Args: those of the host's trainer. Any `TrainerConfig` will do.
     """
@@ -79,8 +95,11 @@ class SafeTrainer(Trainer):
     """Those since the last step that was taken."""
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Set up as the host does; then look at the schedules of a run that starts anew."""
+        """Set up as the host does; then look at the schedules of a run that starts anew, and save the config again if
+        what was found in the data belongs into it."""
         super().setup(test_mode)
+        if getattr(self.pipeline.datamanager, "has_completed_config", False) and distributed.rank() == 0:
+            (self.base_dir / "config.yml").write_text(yaml.dump(self.config), "utf8")
         if self.config.load_dir is None and self.config.load_checkpoint is None:
             self._compare_schedules()
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.rays import RaySamples
 from nerfstudio.field_components.activations import trunc_exp
 from nerfstudio.field_components.field_heads import FieldHeadNames
@@ -19,11 +19,10 @@ from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
 from common_ns.hash_grid import HashGrid, HashGridOptions
-from mipnerf_ns.appearance import AppearanceCodes
+from mipnerf_ns.colored_field import ColoredField
 from mipnerf_ns.cones import MAX_RADIUS, frustum_moments, pixel_radius
 from mipnerf_ns.contraction import contraction_scales
-from mipnerf_ns.ipe import pos_enc
-from mipnerf_ns.networks import ColorHead, head, init_weights
+from mipnerf_ns.networks import head, init_weights
 
 CONTRACTED_RADIUS = 2.0
 """Radius of contracted space."""
@@ -150,55 +149,5 @@ class HashDensityField(Field):
         return -F.normalize(gradient, dim=-1, eps=1e-12)
 
 
-class HashField(HashDensityField):
-    """Density and colour.
-
-    Args:
-        grid: options of the grid.
-        bottleneck_dim: channels from the trunk to the colour head.
-        num_color_layers, color_hidden_dim: size of the colour head.
-        num_direction_frequencies: octaves of the view direction's encoding.
-        num_images: training images, each with an appearance code.
-        appearance_dim: length of the codes; 0: none.
-        **density: arguments of `HashDensityField`.
-    """
-
-    def __init__(
-        self,
-        grid: HashGridOptions,
-        bottleneck_dim: int = 16,
-        num_color_layers: int = 2,
-        color_hidden_dim: int = 64,
-        num_direction_frequencies: int = 3,
-        num_images: int = 0,
-        appearance_dim: int = 0,
-        **density,
-    ) -> None:
-        super().__init__(grid, **density)
-        self.num_direction_frequencies = num_direction_frequencies
-        condition = 3 + 6 * num_direction_frequencies + appearance_dim
-        self.color_head = ColorHead(
-            self.density_head.in_features, bottleneck_dim, condition, num_color_layers, color_hidden_dim, 0.001
-        )
-        init_weights(self.color_head, nn.init.kaiming_uniform_)
-        self.appearance = AppearanceCodes(num_images, appearance_dim) if appearance_dim > 0 else None
-
-    def get_outputs(
-        self, ray_samples: RaySamples, density_embedding: Tensor | None = None
-    ) -> dict[FieldHeadNames, Tensor]:
-        assert density_embedding is not None
-        directions = ray_samples.frustums.directions[..., :1, :]
-        indices = None if ray_samples.camera_indices is None else ray_samples.camera_indices[..., :1, :]
-        return {FieldHeadNames.RGB: self.color(density_embedding, directions, indices)}
-
-    def color(
-        self,
-        hidden: Float[Tensor, "*n hidden"],
-        directions: Float[Tensor, "*m 3"],
-        camera_indices: Int[Tensor, "*m 1"] | None = None,
-    ) -> Float[Tensor, "*n 3"]:
-        """Colour of hidden features seen along directions (any length), which are broadcast over samples."""
-        condition = pos_enc(F.normalize(directions, dim=-1), 0, self.num_direction_frequencies)
-        if self.appearance is not None:
-            condition = torch.cat([condition, self.appearance(camera_indices, condition.shape[:-1])], dim=-1)
-        return self.color_head(hidden, condition)
+class HashField(ColoredField, HashDensityField):
+    """Density and colour on a hash grid. Arguments as its bases'."""

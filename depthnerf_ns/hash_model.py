@@ -76,14 +76,14 @@ class DepthHashModel(DepthModel):
         }
         proposal = HashDensityField(config.proposal_grid, config.proposal_hidden_dim, **shared)
         colored = HashField(
-            config.grid,
-            config.bottleneck_dim,
-            config.num_color_layers,
-            config.color_hidden_dim,
-            config.num_direction_frequencies,
-            self.num_train_data,
-            config.appearance_dim,
+            grid=config.grid,
             hidden_dim=config.hidden_dim,
+            bottleneck_dim=config.bottleneck_dim,
+            num_color_layers=config.num_color_layers,
+            color_hidden_dim=config.color_hidden_dim,
+            num_direction_frequencies=config.num_direction_frequencies,
+            num_images=self.num_train_data,
+            appearance_dim=config.appearance_dim,
             **shared,
         )
         return proposal, colored

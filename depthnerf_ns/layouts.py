@@ -49,17 +49,25 @@ class Rewritten:
     """What was left out, for the user."""
 
 
+def layout_of(data: Path) -> Layout | None:
+    """The layout of a data set, by the files in it; None if it is another.
+
+    Raises: InputError if there is nothing at the path.
+    """
+    require_path(data, "data set")
+    if data.suffix == ".json" or (data / "transforms.json").is_file():
+        return "nerfstudio"
+    return next((name for name, parts in FOLDERS.items() if all((data / part).is_dir() for part in parts)), None)
+
+
 def find_layout(data: Path) -> Layout:
     """The layout of a data set, by the files in it.
 
     Raises: InputError that says what was looked for.
     """
-    require_path(data, "data set")
-    if data.suffix == ".json" or (data / "transforms.json").is_file():
-        return "nerfstudio"
-    for layout, folders in FOLDERS.items():
-        if all((data / folder).is_dir() for folder in folders):
-            return layout
+    layout = layout_of(data)
+    if layout is not None:
+        return layout
     wanted = "; ".join(f"{', '.join(folders)} ({layout})" for layout, folders in FOLDERS.items())
     raise InputError(
         f"holds neither transforms.json nor the folders {wanted}", "Correct --data, or complete the data set", data
@@ -78,7 +86,10 @@ def rewrite(layout: Layout, data: Path) -> Rewritten:
 
 def read_scannet(data: Path) -> Rewritten:
     """A ScanNet scene whose frames are extracted into folders. Frames without a finite pose are left out: tracking was
-    lost there."""
+    lost there.
+
+    Raises: InputError if there are no frames, or files are missing or damaged.
+    """
     images = {file.stem: file for file in (data / "color").iterdir() if file.suffix.lower() in (".jpg", ".png")}
     if not images:
         raise InputError("holds no .jpg or .png", "Extract the frames of the .sens file", data / "color")
@@ -109,7 +120,10 @@ def read_scannet(data: Path) -> Rewritten:
 
 
 def read_matterport(data: Path) -> Rewritten:
-    """A house of Matterport3D, undistorted, with the intrinsics of each tripod's three cameras."""
+    """A house of Matterport3D, undistorted, with the intrinsics of each tripod's three cameras.
+
+    Raises: InputError if there is not one .conf file, or it cannot be read.
+    """
     files = sorted((data / "undistorted_camera_parameters").glob("*.conf"))
     if len(files) != 1:
         problem = f"holds {len(files)} .conf files"

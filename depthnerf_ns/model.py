@@ -20,6 +20,7 @@ from common_ns import distributed
 from common_ns.checks import InputError
 from common_ns.metrics import depth_errors
 from common_ns.scene_bounds import RayBounds
+from common_ns.viewer_renders import is_shown
 from depthnerf_ns import depth_losses
 from depthnerf_ns.dataparser import DepthReach
 from depthnerf_ns.depth_cloud import DepthCloud
@@ -48,6 +49,8 @@ OBJECT_MARGIN = 1.2
 """Least distance of the cameras from an object, relative to its radius."""
 NEAR_MARGIN, FAR_MARGIN = 0.5, 1.1
 """Near and far plane relative to the nearest and farthest depth."""
+BESIDE_MEASURED = ("depth_error", "opacity_at_depth", "depth_measured")
+"""Outputs of a free view for which the depth maps' points are drawn into it."""
 
 
 @dataclass
@@ -344,7 +347,11 @@ class DepthModel(ProposalModel):
         """Render a free view; what the capture's depth maps see of it stands for its measured depth."""
         rays = camera.generate_rays(camera_indices=0, keep_shape=True, obb_box=obb_box)
         cloud: DepthCloud | None = self.metadata.get("depth_cloud")
-        measured = None if cloud is None else cloud.seen_by(camera)
+        measured = None
+        if cloud is not None and not any(is_shown(name) for name in BESIDE_MEASURED):
+            measured = rays.origins.new_zeros(*rays.shape, 1)
+        elif cloud is not None:
+            measured = cloud.seen_by(camera)
         if measured is None:
             return self.get_outputs_for_camera_ray_bundle(rays)  # type: ignore[return-value]
         rays.metadata["depth"] = measured.to(rays.origins)

@@ -16,9 +16,10 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from common_ns import distributed
 from common_ns.checks import InputError
 from common_ns.datamanager import FieldDataManager, FieldDataManagerConfig
+from common_ns.projection import projection_matrices
 from common_ns.scene_bounds import BLENDER_NEAR_FAR
 from hashnffb_sdf_ns.dataset import MaskedDataset
-from hashnffb_sdf_ns.idr_cameras import Similarity, project_matrix
+from hashnffb_sdf_ns.idr_cameras import Similarity
 from hashnffb_sdf_ns.mask_checks import mask_files_of
 from hashnffb_sdf_ns.normalization import Extent, diagnose, scene_extent
 from hashnffb_sdf_ns.scene_sources import OriginalViews, checked_extent, half_angles
@@ -33,6 +34,10 @@ class SdfDataManagerConfig(FieldDataManagerConfig):
     scale_check: Literal["fix", "refuse", "warn", "off"] = "fix"
     """Find where the object is, from masks, SfM points or the cameras. If it is not in the unit sphere, or fills little
     of it, fix: move and scale the scene; refuse: end with an error; warn: say so. off: do not look."""
+    unit_sphere: tuple[float, float, float, float] | None = None
+    """Centre (x, y, z) and radius of what becomes the unit sphere, in the coordinates of the dataparser; None: as
+    scale_check has it. What `fix` finds is kept here in the run's config.yml, so that later commands see the scene as
+    training did, whatever has become of masks and points."""
     mask_check: Literal["refuse", "warn"] = "refuse"
     """What to do about masks that are empty, inverted or contradict each other."""
     masks_are: Literal["valid", "object"] = "valid"
@@ -67,6 +72,12 @@ class SdfDataManager(FieldDataManager):
     def _choose_sphere(self, outputs: DataparserOutputs) -> Similarity:
         """What becomes the unit sphere; in a training, says what was found."""
         unit, config = Similarity(np.zeros(3), 1.0), self.config
+        if config.unit_sphere is not None:
+            *center, radius = config.unit_sphere
+            if not (np.isfinite(config.unit_sphere).all() and radius > 0):
+                problem = f"--pipeline.datamanager.unit-sphere is {' '.join(f'{x:g}' for x in config.unit_sphere)}"
+                raise InputError(problem, "Give x, y, z of its centre and a radius above 0")
+            return Similarity(np.array(center), radius)
         if config.scale_check == "off":
             return unit
         says = self.test_mode == "val" and distributed.rank() == 0
@@ -93,6 +104,10 @@ class SdfDataManager(FieldDataManager):
         if says:
             CONSOLE.print(f"[yellow]Badly scaled: {problem}. The sphere that holds it becomes the unit sphere.")
             CONSOLE.print(diagnose(extent, poses, extent.sphere).summary())
+        if self.test_mode == "val":
+            x, y, z = (float(coordinate) for coordinate in extent.sphere.center)
+            config.unit_sphere = (x, y, z, float(extent.sphere.radius))
+            self.has_completed_config = True
         return extent.sphere
 
 
@@ -109,7 +124,7 @@ def extent_of_outputs(outputs: DataparserOutputs, refuse: bool = True) -> Extent
     inner, sizes = views.inner, views.sizes
     masks = mask_files_of(views.images, views.masks)
     if masks is not None:
-        extent = checked_extent(masks, project_matrix(inner, poses), sizes, poses, refuse)
+        extent = checked_extent(masks, projection_matrices(inner, poses), sizes, poses, refuse)
         if extent is not None:
             return extent
     points = outputs.metadata.get("points3D_xyz")

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from common_ns.checks import InputError
+from common_ns.projection import take_apart
 
 CAMERA_FILES = ("cameras_sphere.npz", "cameras.npz")
 """Names of the file with the cameras, the preferred one first."""
@@ -114,7 +115,7 @@ class CameraFile:
         """Projection to pixel indices."""
         matrix = self.world[number]
         check_projection(matrix, f"world_mat_{number}", self.path)
-        if upper_triangular(matrix)[0][0, 0] >= BARE_FOCAL:
+        if take_apart(matrix)[0][0, 0] >= BARE_FOCAL:
             return matrix
         if number not in self.camera:
             problem = f"world_mat_{number} has a focal length of less than {BARE_FOCAL:g} pixels"
@@ -168,22 +169,6 @@ def check_projection(matrix: Float[NDArray, "3 4"], name: str, file: Path | None
         raise InputError(problem, "It must be K [R | t]; correct or remove this view", file)
 
 
-def upper_triangular(matrix: Float[NDArray, "3 4"]) -> tuple[Float[NDArray, "3 3"], Float[NDArray, "3 3"]]:
-    """Take the left 3×3 part of a projection apart into K R (RQ decomposition).
-
-    A projection and its negative are the same camera: the sign is chosen that makes R a proper rotation.
-
-    Returns: K, upper triangular with positive diagonal and K₂₂ = 1, and R, world to camera in OpenCV axes.
-    """
-    part = matrix[:, :3] * np.sign(np.linalg.det(matrix[:, :3]))
-    flip = np.eye(3)[::-1]
-    q, r = np.linalg.qr((flip @ part).T)
-    inner, rotation = flip @ r.T @ flip, flip @ q.T
-    signs = np.sign(np.diag(inner))
-    inner, rotation = inner * signs, signs[:, None] * rotation
-    return inner / inner[2, 2], rotation
-
-
 def decompose(
     matrix: Float[NDArray, "3 4"], size: tuple[int, int], name: str, file: Path | None = None
 ) -> tuple[Float[NDArray, "3 3"], Float[NDArray, "3 4"]]:
@@ -198,7 +183,7 @@ def decompose(
     Raises: InputError if the matrix is singular, belongs to images of another size, or has a skew that matters.
     """
     check_projection(matrix, name, file)
-    inner, rotation = upper_triangular(matrix)
+    inner, c2w = take_apart(matrix)
     _check_principal_point(inner, size, name, file)
     shift = abs(inner[0, 1] / inner[1, 1]) * 0.5 * size[1]
     if shift > MAX_SKEW:
@@ -206,9 +191,7 @@ def decompose(
         raise InputError(problem, "Rectify the images, or estimate the cameras without skew", file)
     inner = inner.copy()
     inner[0, 1] = 0.0
-    position = -np.linalg.solve(matrix[:, :3], matrix[:, 3])
-    axes = rotation.T * np.array([1.0, -1.0, -1.0])  # from x right, y down, z forward to x right, y up, z back
-    return inner, np.concatenate([axes, position[:, None]], axis=1)
+    return inner, c2w
 
 
 def _check_principal_point(inner: Float[NDArray, "3 3"], size: tuple[int, int], name: str, file: Path | None) -> None:
@@ -233,10 +216,3 @@ def similarity_of(matrix: Float[NDArray, "4 4"], file: Path | None = None) -> Si
         problem = "scale_mat is not a uniform scale with a rotation and a shift"
         raise InputError(problem, "Write it anew with ns-idr-cameras", file)
     return Similarity(matrix[:3, 3].copy(), radius, part / radius)
-
-
-def project_matrix(inner: Float[NDArray, "n 3 3"], poses: Float[NDArray, "n 3 4"]) -> Float[NDArray, "n 3 4"]:
-    """Projections to pixels of cameras in OpenGL axes: K diag(1, −1, −1) Rᵀ [I | −position]."""
-    turned = np.array([[1.0], [-1.0], [-1.0]]) * np.swapaxes(poses[:, :, :3], 1, 2)
-    part = inner @ turned
-    return np.concatenate([part, part @ (-1.0 * poses[:, :, 3:])], axis=2)

@@ -27,7 +27,7 @@ class IdrModelConfig(SurfaceModelConfig):
 
     _target: type = field(default_factory=lambda: IdrModel)
     """target class to instantiate"""
-    mask_mult: float = 100.0
+    mask_loss_mult: float = 100.0
     """Weight of the masks' loss. They alone move the outline, so that it cannot be 0."""
     charbonnier_padding: float = 0.0
     """Colour errors below this count quadratically, those above linearly; 0: absolute errors."""
@@ -89,8 +89,8 @@ class IdrModel(SurfaceModel):
     def _require_masks(self) -> None:
         if self.uses_masks:
             return
-        if not self.config.mask_mult > 0:
-            problem = f"mask-mult is {self.config.mask_mult:g}, and IDR learns outlines from masks only"
+        if not self.config.mask_loss_mult > 0:
+            problem = f"mask-loss-mult is {self.config.mask_loss_mult:g}, and IDR learns outlines from masks only"
             raise InputError(problem, "Choose it above 0 (100 is usual), or train with hash-neus")
         problem = "the images have neither masks nor alpha, and IDR learns outlines from masks only"
         raise InputError(problem, "Add a mask folder beside the images, or train with hash-neus, which needs none")
@@ -181,7 +181,7 @@ class IdrModel(SurfaceModel):
         outputs["outline"] = flag.index_fill(0, seen.outline, 1.0)
         rows = torch.cat([seen.surface, seen.outline])
         outputs["eikonal"] = _per_ray(eikonal_error(geometry.gradient), rows)
-        if self.config.curvature_mult > 0 and geometry.laplacian is not None:
+        if self.config.curvature_loss_mult > 0 and geometry.laplacian is not None:
             outputs["curvature"] = _per_ray(geometry.laplacian.abs(), rows)
         if self.renderer_rgb.background_color == "random":
             outputs["background"] = noise[:, -3:]

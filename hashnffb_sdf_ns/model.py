@@ -20,7 +20,7 @@ from torch.nn import Parameter
 
 from common_ns.checks import InputError
 from common_ns.first_view import ViewOfSphere
-from common_ns.meshing import IsoField
+from common_ns.iso_field import IsoField
 from common_ns.metrics import psnr
 from common_ns.radiance_model import RadianceModel, RadianceModelConfig
 from common_ns.scene_bounds import RayBounds
@@ -65,11 +65,11 @@ class SurfaceModelConfig(RadianceModelConfig):
     """The field of distance and colour."""
     sphere_radius: float = 1.0
     """Radius in scene units of the sphere about the origin that the surface is in."""
-    eikonal_mult: float = 0.1
+    eikonal_loss_mult: float = 0.1
     """Weight of the loss that makes the field's gradient have length 1, as a distance's has."""
-    curvature_mult: float = 0.0
+    curvature_loss_mult: float = 0.0
     """Weight of the mean curvature (|Laplacian| of the distance), which smooths; needs numerical gradients."""
-    mask_mult: float = 0.1
+    mask_loss_mult: float = 0.1
     """Weight of the masks' loss, where images have masks or alpha. With 0 masks are not used at all."""
     charbonnier_padding: float = 0.001
     """Colour errors below this count quadratically, those above linearly; 0: absolute errors."""
@@ -123,8 +123,8 @@ class SurfaceModel(RadianceModel):
         config = self.config
         if not config.sphere_radius > 0:
             raise InputError(f"sphere-radius is {config.sphere_radius:g}", "Choose it above 0, in scene units")
-        if config.curvature_mult > 0 and config.sdf_field.gradient != "numerical":
-            problem = f"curvature-mult is {config.curvature_mult:g}, and gradients are analytic"
+        if config.curvature_loss_mult > 0 and config.sdf_field.gradient != "numerical":
+            problem = f"curvature-loss-mult is {config.curvature_loss_mult:g}, and gradients are analytic"
             raise InputError(problem, "Set --pipeline.model.sdf-field.gradient numerical, or leave it 0")
         self.ray_bounds = self._bounds_of_sphere()
         self.center, self.radius = (0.0, 0.0, 0.0), config.sphere_radius
@@ -149,7 +149,7 @@ class SurfaceModel(RadianceModel):
         self.mesh_snapshot = MeshSnapshot(self.iso_field)
         poses = self.metadata.get("camera_to_worlds")
         poses = None if poses is None else poses.double().cpu().numpy()
-        self.first_view = ViewOfSphere(self.center, self.radius, poses)
+        self.set_up_viewer(ViewOfSphere(self.center, self.radius, poses))
         self.slice_axis = ViewerDropdown("SDF slice: axis", "z", ["x", "y", "z"])
         self.slice_height = ViewerSlider("SDF slice: height", 0.0, -self.radius, self.radius, 0.01 * self.radius)
         self.step = 0
@@ -158,7 +158,7 @@ class SurfaceModel(RadianceModel):
     @property
     def uses_masks(self) -> bool:
         """Whether images have masks, and the config wants them."""
-        return self.config.mask_mult > 0 and bool(self.metadata.get("has_masks", False))
+        return self.config.mask_loss_mult > 0 and bool(self.metadata.get("has_masks", False))
 
     @property
     def has_alpha(self) -> bool:
@@ -286,11 +286,11 @@ class SurfaceModel(RadianceModel):
         losses = {"rgb_loss": self.color_loss(outputs, batch)}
         mask_loss = self.mask_loss(outputs, batch)
         if mask_loss is not None:
-            losses["mask_loss"] = self.config.mask_mult * mask_loss
+            losses["mask_loss"] = self.config.mask_loss_mult * mask_loss
         if self.training:
-            losses["eikonal_loss"] = self.config.eikonal_mult * outputs["eikonal"].mean()
+            losses["eikonal_loss"] = self.config.eikonal_loss_mult * outputs["eikonal"].mean()
             if "curvature" in outputs:
-                losses["curvature_loss"] = self.config.curvature_mult * outputs["curvature"].mean()
+                losses["curvature_loss"] = self.config.curvature_loss_mult * outputs["curvature"].mean()
             self.camera_optimizer.get_loss_dict(losses)
         return losses
 

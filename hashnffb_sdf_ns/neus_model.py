@@ -217,7 +217,7 @@ class NeusModel(SurfaceModel):
         outputs: dict[str, Tensor] = {}
         if noise is not None:
             outputs["eikonal"] = self._per_ray(eikonal_error(geometry.gradient), where, keep.shape)
-            if self.config.curvature_mult > 0 and geometry.laplacian is not None:
+            if self.config.curvature_loss_mult > 0 and geometry.laplacian is not None:
                 outputs["curvature"] = self._per_ray(geometry.laplacian.abs(), where, keep.shape)
         dense_normals = empty if self.training else empty.index_put(where, normals.detach())
         return optical_depth, empty.index_put(where, shown), dense_normals, outputs

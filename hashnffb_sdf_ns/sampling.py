@@ -39,6 +39,10 @@ def sphere_interval(
     """Ray distances at which rays enter and leave a sphere, in units of their directions' length; at least 0.
 
     Rays that miss it get an empty interval at the point nearest to it.
+
+    Args:
+        origins, directions: of the rays, in scene units; directions of any length.
+        center, radius: of the sphere in scene units.
     """
     offset = origins - center
     a = directions.square().sum(-1, keepdim=True).clamp_min(1e-20)
@@ -141,7 +145,12 @@ def find_surface(
 
 
 def random_in_ball(noise: Float[Tensor, "n 3"], center: Float[Tensor, " 3"], radius: float) -> Float[Tensor, "n 3"]:
-    """Uniform points in a ball from uniform numbers in [0, 1)."""
+    """Uniform points in a ball, in scene units.
+
+    Args:
+        noise: uniform numbers in [0, 1).
+        center, radius: of the ball in scene units.
+    """
     height = 2.0 * noise[:, :1] - 1.0
     angle = 2.0 * torch.pi * noise[:, 1:2]
     across = (1.0 - height.square()).clamp_min(0.0).sqrt()

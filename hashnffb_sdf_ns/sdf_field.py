@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from common_ns.appearance import AppearanceCodes
 from hashnffb_sdf_ns.sdf_networks import ColorNetwork, SdfNetwork
 
 SPHERE_EDGE = 0.999
@@ -129,9 +130,7 @@ class SdfField(nn.Module):
             options.num_direction_frequencies,
             options.appearance_dim,
         )
-        self.appearance = nn.Embedding(num_images, options.appearance_dim) if options.appearance_dim > 0 else None
-        if self.appearance is not None:
-            nn.init.normal_(self.appearance.weight, std=0.01)
+        self.appearance = AppearanceCodes(num_images, options.appearance_dim) if options.appearance_dim > 0 else None
         self.numerical_step = options.numerical_step
         """Present step of the differences, relative to the sphere."""
 
@@ -244,8 +243,4 @@ class SdfField(nn.Module):
 
     def codes_of(self, camera_indices: Int[Tensor, "n 1"] | None, count: int) -> Float[Tensor, "n c"] | None:
         """Appearance codes of rays: in training their images', elsewhere the mean code; None if there are none."""
-        if self.appearance is None:
-            return None
-        if self.training and camera_indices is not None:
-            return self.appearance(camera_indices[:, 0].long())
-        return self.appearance.weight.mean(0).expand(count, -1)
+        return None if self.appearance is None else self.appearance(camera_indices, (count,))

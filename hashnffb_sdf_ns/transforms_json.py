@@ -14,8 +14,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from common_ns.checks import InputError, check_transforms, read_json
+from common_ns.projection import projection_matrices
 from hashnffb_sdf_ns.downscaled import image_size
-from hashnffb_sdf_ns.idr_cameras import Similarity, project_matrix
+from hashnffb_sdf_ns.idr_cameras import Similarity
 from hashnffb_sdf_ns.mask_checks import mask_files_of
 from hashnffb_sdf_ns.normalization import Extent, scene_extent
 from hashnffb_sdf_ns.scene_sources import checked_extent, half_angles, read_points
@@ -66,7 +67,7 @@ class TransformsCapture:
         """
         masks = mask_files_of(self.images, self.masks)
         if source in (None, "masks") and masks is not None:
-            extent = checked_extent(masks, project_matrix(self.inner, self.poses), self.sizes, self.poses)
+            extent = checked_extent(masks, projection_matrices(self.inner, self.poses), self.sizes, self.poses)
             assert extent is not None
             return extent
         points = self.points if source in (None, "points") else None

@@ -12,8 +12,9 @@ from nerfstudio.viewer.viewer_elements import ViewerButton
 from numpy.typing import NDArray
 
 from common_ns.checks import InputError
+from common_ns.iso_field import IsoField
 from common_ns.mesh_io import Mesh
-from common_ns.meshing import IsoField, extract_mesh
+from common_ns.meshing import extract_mesh
 
 NODE = "/surface"
 """Name of the mesh among the scene's nodes."""

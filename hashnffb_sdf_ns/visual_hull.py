@@ -18,11 +18,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
+from common_ns.projection import project
+
 COARSE, FINE = 40, 64
 """Voxels along a side of the region in the first and the last pass."""
 TOLERATED = 0.04
 """Share of the views, but at least one, whose masks may leave out a point of the object. One bad mask is tolerated
 from four views on."""
+EXPLAINED = 0.97
+"""Share of every mask that a hull without any tolerance has to explain, to be taken where there are few views."""
 LEAST_SEEN = 0.25
 """Share of the views, at least, whose masks hold a point of the object."""
 SPECK = 0.01
@@ -56,17 +60,14 @@ class Hull:
     """For each view, the share of its mask that these voxels explain: 1 for a good mask, 0 for an empty one."""
 
 
-def project(
-    projection: Float[NDArray, "3 4"], points: Float[NDArray, "n 3"], shape: tuple[int, ...]
+def pixels_of(
+    view: View, points: Float[NDArray, "n 3"]
 ) -> tuple[Int[NDArray, " n"], Int[NDArray, " n"], Bool[NDArray, " n"]]:
-    """Row and column of points in an image [h, w], and which of them are in view; the others get pixel 0."""
-    place = points @ projection[:, :3].T + projection[:, 3]
-    front = place[:, 2] > 1e-9 * np.linalg.norm(projection[2, :3])
-    depth = np.where(front, place[:, 2], 1.0)
-    with np.errstate(over="ignore"):
-        column, row = np.floor(place[:, 0] / depth), np.floor(place[:, 1] / depth)
-    seen = front & (column >= 0) & (column < shape[1]) & (row >= 0) & (row < shape[0])
-    return np.where(seen, row, 0).astype(np.int64), np.where(seen, column, 0).astype(np.int64), seen
+    """Row and column of points in a view's mask, and which of them are in view; the others get pixel 0."""
+    height, width = view.mask.shape
+    places, seen = project(view.projection, points, (width, height))
+    column, row = np.where(seen[:, None], places, 0.0).astype(np.int64).T
+    return row, column, seen
 
 
 def carve(views: Sequence[View], center: Float[NDArray, "3"], half: float) -> Hull:
@@ -77,10 +78,22 @@ def carve(views: Sequence[View], center: Float[NDArray, "3"], half: float) -> Hu
         center: of a cube that holds the object, roughly.
         half: half of its side. It is enlarged where the hull reaches its border.
     """
+    tolerated = 0 if len(views) < 4 else max(1, round(TOLERATED * len(views)))
+    if tolerated > TOLERATED * len(views):
+        # One of few views is a large share: leaving any one of them out, as the tolerance does, can make the hull of
+        # cameras on one side several times as long.
+        hull = _carved(views, center, half, 0)
+        if len(hull.points) and hull.coverage.min() >= EXPLAINED:
+            return hull
+    return _carved(views, center, half, tolerated)
+
+
+def _carved(views: Sequence[View], center: Float[NDArray, "3"], half: float, tolerated: int) -> Hull:
+    """The visual hull, whose points so many views at most may leave out; other arguments as `carve`."""
     low, high = center - half, center + half
     kept, step = np.zeros((0, 3)), 2.0 * half / COARSE
     for _ in range(TRIES):
-        kept, step = _kept(views, low, high, COARSE)
+        kept, step = _kept(views, low, high, COARSE, tolerated)
         if len(kept) == 0:
             break
         inside = ((kept > low + 1.01 * step) & (kept < high - 1.01 * step)).all(axis=1)
@@ -90,24 +103,23 @@ def carve(views: Sequence[View], center: Float[NDArray, "3"], half: float) -> Hu
         low, high = middle - reach, middle + reach
     if len(kept):
         low, high = kept.min(axis=0) - 1.5 * step, kept.max(axis=0) + 1.5 * step
-        kept, step = _kept(views, low, high, FINE)
+        kept, step = _kept(views, low, high, FINE, tolerated)
         kept = _without_specks(kept, low, step)
     return Hull(kept, step, *_judge(views, kept, step))
 
 
 def _kept(
-    views: Sequence[View], low: Float[NDArray, "3"], high: Float[NDArray, "3"], resolution: int
+    views: Sequence[View], low: Float[NDArray, "3"], high: Float[NDArray, "3"], resolution: int, tolerated: int
 ) -> tuple[Float[NDArray, "n 3"], float]:
-    """Centres of the voxels of a box that nearly all views keep, and the side of the voxels."""
+    """Centres of the voxels of a box that all but `tolerated` views keep, and the side of the voxels."""
     step = float((high - low).max()) / resolution
     axes = [np.arange(a + 0.5 * step, b, step) for a, b in zip(low, high)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-    tolerated = 0 if len(views) < 4 else max(1, round(TOLERATED * len(views)))
     inside, outside = np.zeros((2, len(points)), dtype=np.int32)
     # Neighbours see much the same: in strides over the views, most points are out after a few.
     stride = max(1, round(math.sqrt(len(views))))
     for index in (i for start in range(stride) for i in range(start, len(views), stride)):
-        row, column, seen = project(views[index].projection, points, views[index].mask.shape)
+        row, column, seen = pixels_of(views[index], points)
         hit = views[index].mask[row, column] & seen
         inside += hit
         outside += seen & ~hit
@@ -143,7 +155,7 @@ def _judge(
     for index, view in enumerate(views):
         if len(points) == 0:
             continue
-        row, column, seen = project(view.projection, points, view.mask.shape)
+        row, column, seen = pixels_of(view, points)
         if not seen.any():
             continue
         agreement[index] = view.mask[row[seen], column[seen]].mean()

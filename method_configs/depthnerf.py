@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from common_ns.compat import apply, default_device
+from common_ns.compat import apply
 from common_ns.hash_grid import HashGridOptions
+from common_ns.param_groups import adam
 from common_ns.pipeline import FieldPipelineConfig
-from common_ns.schedulers import LogLinearSchedulerConfig
 from common_ns.trainer import SafeTrainerConfig
 from depthnerf_ns.datamanager import DepthDataManagerConfig
 from depthnerf_ns.dataparser import RgbdDataParserConfig
@@ -22,12 +20,7 @@ apply()
 
 _mip = SafeTrainerConfig(
     method_name="depth-mip-nerf",
-    machine=MachineConfig(device_type=default_device()),
     max_num_iterations=250000,
-    steps_per_save=5000,
-    steps_per_eval_batch=1000,
-    steps_per_eval_image=5000,
-    steps_per_eval_all_images=100000,
     pipeline=FieldPipelineConfig(
         datamanager=DepthDataManagerConfig(
             dataparser=RgbdDataParserConfig(), train_num_rays_per_batch=4096, eval_num_rays_per_batch=1024
@@ -35,16 +28,9 @@ _mip = SafeTrainerConfig(
         model=DepthMipNerfModelConfig(),
     ),
     optimizers={
-        "fields": {
-            "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-6, max_norm=1e-2),
-            "scheduler": LogLinearSchedulerConfig(lr_final=1e-5, max_steps=250000, warmup_steps=2500),
-        },
-        "camera_opt": {
-            "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15),
-            "scheduler": LogLinearSchedulerConfig(lr_final=1e-5, max_steps=250000, warmup_steps=2500),
-        },
+        "fields": adam(1e-3, 1e-5, steps=250000, warmup=2500, eps=1e-6, max_norm=1e-2),
+        "camera_opt": adam(1e-3, 1e-5, steps=250000, warmup=2500),
     },
-    viewer=ViewerConfig(websocket_host="127.0.0.1", num_rays_per_chunk=2048),
     vis="viewer",
 )
 
@@ -79,16 +65,8 @@ depth_mip_nerf_small = MethodSpecification(
             ),
         ),
         optimizers={
-            "fields": {
-                "optimizer": AdamOptimizerConfig(lr=5e-3, eps=1e-8),
-                "scheduler": LogLinearSchedulerConfig(
-                    lr_final=5e-4, max_steps=2000, warmup_steps=100, warmup_multiplier=0.1
-                ),
-            },
-            "camera_opt": {
-                "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15),
-                "scheduler": LogLinearSchedulerConfig(lr_final=1e-4, max_steps=2000, warmup_steps=100),
-            },
+            "fields": adam(5e-3, 5e-4, steps=2000, warmup=100, ramp_from=0.1, eps=1e-8),
+            "camera_opt": adam(1e-3, 1e-4, steps=2000, warmup=100),
         },
     ),
     description="depth-mip-nerf sized for two CPU cores: a room from a few views in about ten minutes.",
@@ -105,22 +83,9 @@ _hash = replace(
         model=DepthHashModelConfig(eval_num_rays_per_chunk=8192, max_points_per_chunk=2**21),
     ),
     optimizers={
-        "grids": {
-            "optimizer": AdamOptimizerConfig(lr=2e-2, eps=1e-15),
-            "scheduler": LogLinearSchedulerConfig(
-                lr_final=2e-4, max_steps=15000, warmup_steps=200, warmup_multiplier=0.1
-            ),
-        },
-        "fields": {
-            "optimizer": AdamOptimizerConfig(lr=5e-3, eps=1e-15),
-            "scheduler": LogLinearSchedulerConfig(
-                lr_final=5e-5, max_steps=15000, warmup_steps=200, warmup_multiplier=0.1
-            ),
-        },
-        "camera_opt": {
-            "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15),
-            "scheduler": LogLinearSchedulerConfig(lr_final=1e-4, max_steps=15000, warmup_steps=200),
-        },
+        "grids": adam(2e-2, 2e-4, steps=15000, warmup=200, ramp_from=0.1),
+        "fields": adam(5e-3, 5e-5, steps=15000, warmup=200, ramp_from=0.1),
+        "camera_opt": adam(1e-3, 1e-4, steps=15000, warmup=200),
     },
 )
 
@@ -150,22 +115,9 @@ depth_hash_small = MethodSpecification(
             ),
         ),
         optimizers={
-            "grids": {
-                "optimizer": AdamOptimizerConfig(lr=2e-2, eps=1e-15),
-                "scheduler": LogLinearSchedulerConfig(
-                    lr_final=1e-3, max_steps=1000, warmup_steps=50, warmup_multiplier=0.1
-                ),
-            },
-            "fields": {
-                "optimizer": AdamOptimizerConfig(lr=5e-3, eps=1e-15),
-                "scheduler": LogLinearSchedulerConfig(
-                    lr_final=2.5e-4, max_steps=1000, warmup_steps=50, warmup_multiplier=0.1
-                ),
-            },
-            "camera_opt": {
-                "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15),
-                "scheduler": LogLinearSchedulerConfig(lr_final=1e-4, max_steps=1000, warmup_steps=50),
-            },
+            "grids": adam(2e-2, 1e-3, steps=1000, warmup=50, ramp_from=0.1),
+            "fields": adam(5e-3, 2.5e-4, steps=1000, warmup=50, ramp_from=0.1),
+            "camera_opt": adam(1e-3, 1e-4, steps=1000, warmup=50),
         },
     ),
     description="depth-hash sized for two CPU cores: a room from a few views in minutes.",

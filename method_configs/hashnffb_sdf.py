@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from common_ns.compat import apply, default_device
+from common_ns.compat import apply
 from common_ns.hash_grid import HashGridOptions
+from common_ns.param_groups import adam
 from common_ns.pipeline import FieldPipelineConfig
-from common_ns.schedulers import LogLinearSchedulerConfig
 from common_ns.trainer import SafeTrainerConfig
 from hashnffb_sdf_ns.camera_refinement import CameraRefinementConfig
 from hashnffb_sdf_ns.dataparser import IdrDataParserConfig
@@ -31,10 +30,11 @@ _CAREFUL = CameraRefinementConfig(start_step=500, parallax_start_step=2000, coar
 
 _LARGE_GRID = HashGridOptions(num_levels=16, log2_table_size=19, max_resolution=1024)
 
+_CAMERA_LR = 8e-4
+"""Learning rate of cameras that are refined, in radians."""
 
-def _optimizers(
-    steps: int, lr: float, grid_lr: float, warmup: int, final: float, camera_lr: float = 8e-4
-) -> dict[str, Any]:
+
+def _optimizers(steps: int, lr: float, grid_lr: float, warmup: int, final: float) -> dict[str, Any]:
     """Optimizers and schedules of all groups; which of them a run has depends on its encoding.
 
     Args:
@@ -43,31 +43,18 @@ def _optimizers(
         grid_lr: learning rate of grids.
         warmup: steps of the ramp at the start.
         final: last learning rate relative to the first.
-        camera_lr: learning rate of cameras that are refined, in radians.
     """
 
     def group(rate: float) -> dict[str, Any]:
-        schedule = LogLinearSchedulerConfig(
-            lr_final=final * rate, max_steps=steps, warmup_steps=warmup, warmup_multiplier=0.02
-        )
-        return {"optimizer": FusedAdamConfig(lr=rate), "scheduler": schedule}
+        return adam(rate, final * rate, steps, warmup, ramp_from=0.02, kind=FusedAdamConfig)
 
-    camera = LogLinearSchedulerConfig(lr_final=0.04 * camera_lr, max_steps=steps, warmup_steps=2 * warmup)
-    return {
-        "grids": group(grid_lr),
-        "fields": group(lr),
-        "camera_opt": {"optimizer": FusedAdamConfig(lr=camera_lr), "scheduler": camera},
-    }
+    cameras = adam(_CAMERA_LR, 0.04 * _CAMERA_LR, steps, 2 * warmup, kind=FusedAdamConfig)
+    return {"grids": group(grid_lr), "fields": group(lr), "camera_opt": cameras}
 
 
 _hash = SafeTrainerConfig(
     method_name="hash-neus",
-    machine=MachineConfig(device_type=default_device()),
     max_num_iterations=20000,
-    steps_per_save=5000,
-    steps_per_eval_batch=1000,
-    steps_per_eval_image=5000,
-    steps_per_eval_all_images=100000,
     pipeline=FieldPipelineConfig(
         datamanager=BalancedDataManagerConfig(
             dataparser=IdrDataParserConfig(), train_num_rays_per_batch=2048, eval_num_rays_per_batch=1024
@@ -88,7 +75,6 @@ _hash = SafeTrainerConfig(
         ),
     ),
     optimizers=_optimizers(20000, lr=1e-3, grid_lr=1e-2, warmup=500, final=0.05),
-    viewer=ViewerConfig(websocket_host="127.0.0.1", num_rays_per_chunk=4096),
     vis="viewer",
 )
 
@@ -202,7 +188,7 @@ hash_idr_small = MethodSpecification(
 
 _nffb_idr = _with_filter_banks(_hash_idr, "nffb-idr")
 _nffb_idr_model: Any = _nffb_idr.pipeline.model  # a copy of its own
-_nffb_idr_model.mask_mult = 200.0  # as the original has it
+_nffb_idr_model.mask_loss_mult = 200.0  # as the original has it
 
 nffb_idr = MethodSpecification(
     config=_nffb_idr,

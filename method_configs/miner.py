@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from common_ns.compat import apply, default_device
+from common_ns.compat import apply
 from common_ns.trainer import SafeTrainerConfig
 from miner_ns.datamanager import SignalDataManagerConfig
 from miner_ns.dataparser import MinerImageDataParserConfig, MinerOccupancyDataParserConfig
-from miner_ns.fitting import FitOptions
 from miner_ns.model import MinerModelConfig
+from miner_ns.options import FitOptions
 from miner_ns.pipeline import MinerPipelineConfig
 
 apply()
 
 _image = SafeTrainerConfig(
     method_name="miner-image",
-    machine=MachineConfig(device_type=default_device()),
     max_num_iterations=1000000,  # the fit ends by itself
     steps_per_save=1000,
     steps_per_eval_batch=10**9,
@@ -30,7 +28,6 @@ _image = SafeTrainerConfig(
         model=MinerModelConfig(),
     ),
     optimizers={},
-    viewer=ViewerConfig(websocket_host="127.0.0.1", num_rays_per_chunk=65536),
     vis="viewer",
 )
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from common_ns.compat import apply, default_device
+from common_ns.compat import apply
 from common_ns.datamanager import FieldDataManagerConfig
+from common_ns.param_groups import adam
 from common_ns.pipeline import FieldPipelineConfig
-from common_ns.schedulers import LogLinearSchedulerConfig
 from common_ns.trainer import SafeTrainerConfig
 from mipnerf_ns.model import MipNerfModelConfig
 from mipnerf_ns.model360 import MipNerf360ModelConfig
@@ -22,25 +20,14 @@ apply()
 
 _paper = SafeTrainerConfig(
     method_name="mip-nerf",
-    machine=MachineConfig(device_type=default_device()),
     max_num_iterations=1000000,
-    steps_per_save=5000,
-    steps_per_eval_batch=1000,
-    steps_per_eval_image=5000,
-    steps_per_eval_all_images=100000,
     pipeline=FieldPipelineConfig(
         datamanager=FieldDataManagerConfig(
             dataparser=BlenderDataParserConfig(), train_num_rays_per_batch=4096, eval_num_rays_per_batch=1024
         ),
         model=MipNerfModelConfig(),
     ),
-    optimizers={
-        "fields": {
-            "optimizer": AdamOptimizerConfig(lr=5e-4, eps=1e-8),
-            "scheduler": LogLinearSchedulerConfig(lr_final=5e-6, max_steps=1000000, warmup_steps=2500),
-        }
-    },
-    viewer=ViewerConfig(websocket_host="127.0.0.1", num_rays_per_chunk=2048),
+    optimizers={"fields": adam(5e-4, 5e-6, steps=1000000, warmup=2500, eps=1e-8)},
     vis="viewer",
 )
 
@@ -70,14 +57,7 @@ mip_nerf_small = MethodSpecification(
                 eval_num_rays_per_chunk=1024,
             ),
         ),
-        optimizers={
-            "fields": {
-                "optimizer": AdamOptimizerConfig(lr=4e-3, eps=1e-8),
-                "scheduler": LogLinearSchedulerConfig(
-                    lr_final=5e-4, max_steps=1800, warmup_steps=100, warmup_multiplier=0.1
-                ),
-            }
-        },
+        optimizers={"fields": adam(4e-3, 5e-4, steps=1800, warmup=100, ramp_from=0.1, eps=1e-8)},
     ),
     description="mip-NeRF sized for two CPU cores: a recognisable object in about five minutes.",
 )
@@ -93,14 +73,8 @@ _paper_360 = replace(
         model=MipNerf360ModelConfig(),
     ),
     optimizers={
-        "fields": {
-            "optimizer": AdamOptimizerConfig(lr=2e-3, eps=1e-6, max_norm=1e-3),
-            "scheduler": LogLinearSchedulerConfig(lr_final=2e-5, max_steps=250000, warmup_steps=512),
-        },
-        "camera_opt": {
-            "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15),
-            "scheduler": LogLinearSchedulerConfig(lr_final=1e-5, max_steps=250000, warmup_steps=2500),
-        },
+        "fields": adam(2e-3, 2e-5, steps=250000, warmup=512, eps=1e-6, max_norm=1e-3),
+        "camera_opt": adam(1e-3, 1e-5, steps=250000, warmup=2500),
     },
 )
 
@@ -144,16 +118,8 @@ mip_nerf_360_small = MethodSpecification(
             ),
         ),
         optimizers={
-            "fields": {
-                "optimizer": AdamOptimizerConfig(lr=1e-2, eps=1e-8),
-                "scheduler": LogLinearSchedulerConfig(
-                    lr_final=5e-4, max_steps=2500, warmup_steps=100, warmup_multiplier=0.1
-                ),
-            },
-            "camera_opt": {
-                "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15),
-                "scheduler": LogLinearSchedulerConfig(lr_final=1e-4, max_steps=2500, warmup_steps=100),
-            },
+            "fields": adam(1e-2, 5e-4, steps=2500, warmup=100, ramp_from=0.1, eps=1e-8),
+            "camera_opt": adam(1e-3, 1e-4, steps=2500, warmup=100),
         },
     ),
     description="mip-NeRF 360 sized for two CPU cores: a recognisable capture in about ten minutes.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +18,13 @@ from nerfstudio.viewer.viewer_elements import ViewerCheckbox, ViewerDropdown, Vi
 from torch import Tensor
 from torch.nn import Parameter
 
+from common_ns import distributed
 from common_ns.checks import InputError
-from common_ns.meshing import IsoField
-from miner_ns.fitting import FitOptions, Fitting, Progress
+from common_ns.iso_field import IsoField
+from common_ns.viewer_pace import ViewerPace
+from miner_ns.fitting import Fitting, Progress
 from miner_ns.kernels import resolve
+from miner_ns.options import FitOptions
 from miner_ns.rendering import VolumeMarcher, hit_plane
 from miner_ns.surface import OccupancyGeometry, occupancy_field, to_grid
 from miner_ns.whole_view import WholeView
@@ -31,6 +35,8 @@ FRAME_WIDTH = 1.0
 """Width of these frames in pixels, on each side of a border."""
 VOLUME_DIAMETER = 3.5
 """More than the diameter of a volume, whose longest side is 2 in world units."""
+WATCHED_SECONDS = 0.5
+"""How long a portion of training may take about while a viewer is watched."""
 SURFACE_COLOR = 0.8
 """Grey of a volume's surface where it faces the camera."""
 
@@ -82,6 +88,7 @@ class MinerModel(Model):
         self._marcher: tuple[int, VolumeMarcher] | None = None
         self._iso_field: tuple[int, IsoField] | None = None
         self._portions = 0
+        self._epoch_seconds = 0.0
         levels = ["auto", *(str(level) for level in range(self.config.fit.num_levels))]
         finest = "as fine as a pixel" if self.is_image else "the finest"
         # The viewer shows its elements in the alphabetical order of these attributes.
@@ -96,6 +103,7 @@ class MinerModel(Model):
         )
         width, height, depth = (0.5 * (self.scene_box.aabb[1] - self.scene_box.aabb[0])).tolist()
         self.whole_view = WholeView((width, height, 0.0 if self.is_image else depth))
+        self.viewer_pace = ViewerPace()
 
     @property
     def fit(self) -> Fitting:
@@ -118,9 +126,17 @@ class MinerModel(Model):
         self._portions += 1
 
     def train_portion(self) -> Progress | None:
-        """Train until the next look at the threshold; None if the fit is finished."""
+        """Train until the next look at the threshold, or for less while a browser, which waits for it, is connected:
+        the fit is the same. None if it is finished."""
         self._portions += 1
-        return self.fit.advance()
+        epochs = self.config.fit.check_every
+        # On several devices all do the same number of steps.
+        if self.viewer_pace.watched and self._epoch_seconds > 0.0 and distributed.world_size() == 1:
+            epochs = max(1, min(epochs, int(WATCHED_SECONDS / self._epoch_seconds)))
+        start = time.perf_counter()
+        progress = self.fit.advance(epochs)
+        self._epoch_seconds = (time.perf_counter() - start) / epochs
+        return progress
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common_ns.checks import InputError
-
-if TYPE_CHECKING:
-    from miner_ns.fitting import FitOptions
+from miner_ns.options import FitOptions
 
 MAX_LEVELS = 20
 """At the twentieth level a sample stands for half a million along each axis."""

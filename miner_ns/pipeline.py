@@ -45,11 +45,9 @@ class MinerPipeline(FieldPipeline):
         config: MinerPipelineConfig,
         device: str,
         test_mode: Literal["test", "val", "inference"] = "val",
-        world_size: int = 1,
-        local_rank: int = 0,
-        grad_scaler: GradScaler | None = None,
+        **distribution: Any,
     ) -> None:
-        super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+        super().__init__(config, device, test_mode, **distribution)
         fit = self.miner.fit
         if test_mode == "val":  # what the host calls a pipeline that is trained
             needed, available = fit.prepare(), available_memory()

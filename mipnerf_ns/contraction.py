@@ -38,24 +38,6 @@ def contract(x: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
     return contraction_scales(x)[1] * x
 
 
-def contract_gaussian(
-    mean: Float[Tensor, "*n 3"], cov: Float[Tensor, "*n 3 3"]
-) -> tuple[Float[Tensor, "*n 3"], Float[Tensor, "*n 3 3"]]:
-    """Mean and covariance of contracted Gaussians, linearised at their means.
-
-    Args:
-        mean: means in units of the radius that is left as it is.
-        cov: covariances.
-    Source: mip-NeRF 360, equations 7 and 8.
-    """
-    along, across, inverse = contraction_scales(mean)
-    unit = mean * inverse  # shorter than 1 inside the unit ball, where `along` and `across` are equal
-    outer = unit[..., :, None] * unit[..., None, :]
-    jacobian = across[..., None] * torch.eye(3, dtype=mean.dtype, device=mean.device)
-    jacobian = jacobian + (along - across)[..., None] * outer
-    return across * mean, jacobian @ cov @ jacobian
-
-
 def lift_frustum(
     mean: Float[Tensor, "*n 3"],
     direction: Float[Tensor, "*r 3"],

@@ -147,7 +147,10 @@ def read_split(file: Path, split: str) -> dict[str, list]:
 
 
 def image_intrinsics(table: dict[str, list], i: int, file: Path) -> tuple[float, float, float, float]:
-    """fx, fy, cx and cy of image i in pixels: from pix2cam where it is given, else from the focal length and size."""
+    """fx, fy, cx and cy of image i in pixels: from pix2cam where it is given, else from the focal length and size.
+
+    Raises: InputError if pix2cam is not the inverse of an OpenGL camera's intrinsic matrix.
+    """
     if "pix2cam" not in table:
         return table["focal"][i], table["focal"][i], 0.5 * table["width"][i], 0.5 * table["height"][i]
     pix2cam = as_floats(table["pix2cam"][i])

@@ -92,6 +92,23 @@ class MipNerfField(Field):
         """Density of Gaussians, per scene unit."""
         return F.softplus(self.raw_density(self.features(mean, var, dtype)) + self.density_bias)
 
+    def features_of_balls(
+        self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "*n hidden"]:
+        """Hidden features of isotropic Gaussians.
+
+        Args:
+            center: means in scene units.
+            variance: along every direction, in scene units squared.
+        """
+        return self.features(center, torch.full_like(center, variance), dtype)
+
+    def density_of_balls(
+        self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "*n 1"]:
+        """Density of isotropic Gaussians, per scene unit; arguments as `features_of_balls`."""
+        return self.density_of_gaussians(center, torch.full_like(center, variance), dtype)
+
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n hidden"]]:
         hidden = self.features(*self.gaussians(ray_samples))
         raw = self.raw_density(hidden)
@@ -119,7 +136,7 @@ class MipNerfField(Field):
     def density_fn(self, positions: Float[Tensor, "*n 3"], times: Tensor | None = None) -> Float[Tensor, "*n 1"]:
         """Density at points, as the host's tools ask for it (a Gaussian without extent)."""
         del times
-        return self.density_of_gaussians(positions, torch.zeros_like(positions))
+        return self.density_of_balls(positions, 0.0)
 
     def normals(self, mean: Float[Tensor, "*n 3"], var: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
         """Unit normals: the negative density gradient with respect to the mean, in full precision.

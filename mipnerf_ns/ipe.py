@@ -51,8 +51,13 @@ def integrated_pos_enc(
 def pos_enc(
     x: Float[Tensor, "*n d"], min_deg: int, max_deg: int, identity: bool = True, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "*n e"]:
-    """Sines and cosines of 2^l x, without integration; `identity` puts x itself in front.
+    """Sines and cosines of 2^l x, without integration.
 
+    Args:
+        x: positions or unit directions.
+        min_deg, max_deg: octaves l from the first up to before the last.
+        identity: put x itself in front.
+        dtype: number format of the result; None: that of x.
     Source: NeRF, equation 4, with mip-NeRF's frequencies.
     """
     encoded = _Encoding.apply(x.reshape(-1, x.shape[-1]), None, min_deg, max_deg, dtype)

@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from common_ns.checks import InputError
-from common_ns.meshing import IsoField
+from common_ns.iso_field import IsoField
 from common_ns.metrics import psnr
 from common_ns.radiance_model import RadianceModel, RadianceModelConfig
+from mipnerf_ns.ball_field import ball_iso_field
 from mipnerf_ns.field import MipNerfField, position_scale_for
 from mipnerf_ns.networks import Precision
 from mipnerf_ns.stepfun import blur_weights
@@ -121,6 +122,7 @@ class MipNerfModel(RadianceModel):
             position_scale=scale,
             precision=config.precision,
         )
+        self.set_up_viewer()
         self.sampler_coarse = SAMPLERS[sampling](num_samples=config.num_coarse_samples)
         self.sampler_fine = PDFSampler(
             num_samples=config.num_importance_samples,
@@ -198,20 +200,5 @@ class MipNerfModel(RadianceModel):
         return metrics, images
 
     def iso_field(self, level: float | None = None, voxel_size: float | None = None) -> IsoField:
-        """The density as ns-mesh reads it, filtered with a Gaussian of the voxel's extent.
-
-        Args:
-            level: density of the surface per scene unit; None: the default of `common_ns.meshing`.
-            voxel_size: side of the voxels that the surface is extracted on, in scene units.
-        """
-        # A uniform cube of side v has variance v²/12 along each axis.
-        variance = (voxel_size or 0.0) ** 2 / 12.0
-
-        def density(points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
-            return self.field.density_of_gaussians(points, torch.full_like(points, variance), torch.float32)[..., 0]
-
-        def color(points: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-            hidden = self.field.features(points, torch.full_like(points, variance), torch.float32)
-            return self.field.color(hidden, directions)
-
-        return self.density_iso_field(density, color, level)
+        """The density as ns-mesh reads it; arguments as those of `ball_iso_field`."""
+        return ball_iso_field(self, self.field, level, voxel_size)

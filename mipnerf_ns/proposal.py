@@ -127,6 +127,9 @@ def spacing_maps(
 ) -> tuple[SpacingMap, SpacingMap]:
     """The map from normalised distance in [0, 1] to ray distance in [near, far], and its inverse.
 
+    Args:
+        spacing: what even steps in normalised distance are even in.
+        near, far: planes in ray distance, scene units.
     Source: mip-NeRF 360, equation 11.
     """
     near = torch.where(near > 0, near, _SMALLEST_NEAR * far) if spacing == "disparity" else near

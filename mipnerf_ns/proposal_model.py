@@ -6,12 +6,11 @@ mip-NeRF 360 without its networks: a model of this kind says which two fields it
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle, RaySamples
@@ -25,12 +24,13 @@ from nerfstudio.viewer.viewer_elements import ViewerCheckbox, ViewerDropdown, Vi
 from torch import Tensor
 from torch.nn import Parameter
 
+from common_ns.appearance import fit_code
 from common_ns.checks import InputError
-from common_ns.meshing import IsoField
+from common_ns.iso_field import IsoField
 from common_ns.metrics import image_metrics
 from common_ns.radiance_model import RadianceModel, RadianceModelConfig
 from common_ns.scene_scale import diagnose_scene_scale
-from mipnerf_ns.appearance import AppearanceCodes, fit_code
+from mipnerf_ns.ball_field import ColorField, ball_iso_field
 from mipnerf_ns.field import position_scale_for
 from mipnerf_ns.proposal import Guide, ProposalLoop, RayField, Round, Spacing
 from mipnerf_ns.stepfun import schlick_bias
@@ -90,38 +90,6 @@ class ProposalModelConfig(RadianceModelConfig):
     up over chunks of the batch) and rendering. Bounds the memory, whatever the batch; None: no bound."""
 
 
-class ColorField(Protocol):
-    """What a field of density and colour can be asked for."""
-
-    appearance: AppearanceCodes | None
-    """Codes of the training images."""
-
-    def __call__(self, ray_samples: RaySamples) -> dict[FieldHeadNames, Tensor]: ...
-
-    def parameters(self) -> Iterator[Parameter]: ...
-
-    def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n hidden"]]: ...
-
-    def color(
-        self,
-        hidden: Float[Tensor, "*n hidden"],
-        directions: Float[Tensor, "*m 3"],
-        camera_indices: Tensor | None = None,
-    ) -> Float[Tensor, "*n 3"]: ...
-
-    def features_of_balls(
-        self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
-    ) -> Float[Tensor, "*n hidden"]: ...
-
-    def density_of_balls(
-        self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
-    ) -> Float[Tensor, "*n 1"]: ...
-
-    def normals_of(
-        self, ray_samples: RaySamples, where: Bool[Tensor, "n s"], differentiable: bool = False
-    ) -> Float[Tensor, "k 3"]: ...
-
-
 class ProposalModel(RadianceModel):
     """One proposal network finds where density is, in several rounds; the colour network renders from the last one.
 
@@ -166,6 +134,7 @@ class ProposalModel(RadianceModel):
         )
         # Not modules: the viewer finds its controls among the model's attributes.
         num_proposals = len(config.num_proposal_samples)
+        self.set_up_viewer()
         self.shown_near = ViewerSlider("Near plane", bounds.near, 0.0, _slider_end(bounds.near, bounds.far), 0.01)
         self.shown_depth = ViewerDropdown("Depth", "median", ["median", "mean"])
         levels = ["nerf", *(f"proposal {index + 1}" for index in range(num_proposals))]
@@ -418,22 +387,8 @@ class ProposalModel(RadianceModel):
         return metrics, images
 
     def iso_field(self, level: float | None = None, voxel_size: float | None = None) -> IsoField:
-        """The density as ns-mesh reads it, filtered with a Gaussian of the voxel's extent.
-
-        Args:
-            level: density of the surface per scene unit; None: the default of `common_ns.meshing`.
-            voxel_size: side of the voxels that the surface is extracted on, in scene units.
-        """
-        # A uniform cube of side v has variance v²/12 along each axis.
-        variance = (voxel_size or 0.0) ** 2 / 12.0
-
-        def density(points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
-            return self.field.density_of_balls(points, variance, torch.float32)[..., 0]
-
-        def color(points: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-            return self.field.color(self.field.features_of_balls(points, variance, torch.float32), directions)
-
-        return self.density_iso_field(density, color, level)
+        """The density as ns-mesh reads it; arguments as those of `ball_iso_field`."""
+        return ball_iso_field(self, self.field, level, voxel_size)
 
 
 def _slider_end(near: float, far: float) -> float:

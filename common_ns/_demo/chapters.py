@@ -117,8 +117,7 @@ def scenes(recipe: Recipe) -> list[Chapter]:
             *sorted((scene(recipe, "landscape") / "nerfstudio" / "images").glob("test_*.png"))[:2],
         ]
         page.grid([files], ("day", "day", "evening", "evening", "landscape", "landscape"), "Some of them.", width=165)
-        for chapter in chapters:
-            page.commands(chapter)
+        page.commands([line for chapter in chapters for line in chapter.timed()])
 
     def nothing(page: Page) -> None:
         del page
@@ -183,7 +182,7 @@ def surfaces(recipe: Recipe) -> Chapter:
         page.card(
             "appearance", "The same shape in another light", "ns-swap-appearance", first_frame(folder / "swapped.mp4")
         )
-        page.commands(chapter)
+        page.commands(chapter.timed())
 
     chapter = Chapter("surfaces", show)
     schedule = ("--pipeline.model.cos-anneal-steps", recipe.steps(800))
@@ -261,7 +260,7 @@ def few_views(recipe: Recipe) -> Chapter:
         page.results["few-views"] = {f"{key} {name}": value for name, r in results.items() for key, value in r.items()}
         gain = results["with depth"]["psnr"] - results["without depth"]["psnr"]
         page.card("depth", "A few pictures with depth", f"depth-hash-small, {number} views: {gain:+.1f} dB", rows[0][2])
-        page.commands(chapter)
+        page.commands(chapter.timed())
 
     chapter = Chapter("few-views", show)
     runs: dict[str, Path] = {}
@@ -301,7 +300,7 @@ def outdoors(recipe: Recipe) -> Chapter:
         page.text(f"PSNR of the held-out views: {found['psnr']:.1f} dB.")
         page.results["outdoors"] = {"psnr": found["psnr"], "ssim": found["ssim"]}
         page.card("outdoors", "Without bounds", f"mip-nerf-360-small: {found['psnr']:.1f} dB", rows[0][1])
-        page.commands(chapter)
+        page.commands(chapter.timed())
 
     chapter = Chapter("outdoors", show)
     config = recipe.train(
@@ -353,7 +352,7 @@ def scales(recipe: Recipe) -> Chapter:
         page.card(
             "scales", "Near and far at once", f"mip-nerf-small: {found['psnr']:.1f} dB over four sizes", chosen[0][2]
         )
-        page.commands(chapter)
+        page.commands(chapter.timed())
 
     chapter = Chapter("scales", show)
     chapter.run("ns-multiscale-blender", scene(recipe, "day") / "blender", folder / "multiscale", about=2)
@@ -399,7 +398,7 @@ def photograph(recipe: Recipe) -> Chapter:
         page.film(folder / "zoom.mp4", "A zoom into the fitted image: it may be asked at any place and any size.", 420)
         page.results["photograph"] = {"psnr": found["psnr"], "num_params": found["num_params"]}
         page.card("photograph", "An image as tiny networks", f"miner-image: {found['psnr']:.1f} dB", decoded)
-        page.commands(chapter)
+        page.commands(chapter.timed())
 
     chapter = Chapter("photograph", show)
     image = folder / "astronaut.png"
@@ -443,7 +442,7 @@ def volume(recipe: Recipe) -> Chapter:
         )
         page.results["volume"] = {"iou": found["iou"], "num_params": found["num_params"]}
         page.card("volume", "A shape as tiny networks", f"miner-occupancy: IoU {found['iou']:.4f}", rows[0][1])
-        page.commands(chapter)
+        page.commands(chapter.timed())
 
     chapter = Chapter("volume", show)
     config = recipe.train(

@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common_ns._demo.plan import Chapter
-
 Picture = Path | np.ndarray
 """A picture file, or [height, width, 3] of bytes."""
 
@@ -129,11 +127,9 @@ class Page:
         )
         self.parts.append(f"<table><tr>{head}</tr>{body}</table>")
 
-    def commands(self, chapter: Chapter) -> None:
-        """The commands of a chapter as they were run, folded away."""
-        lines = "\n".join(
-            f"$ {html.escape(str(step))}   <i>{chapter.seconds[step]:.0f} s</i>" for step in chapter.steps
-        )
+    def commands(self, timed: Sequence[tuple[str, float]]) -> None:
+        """Commands as they were run, and the seconds that each took, folded away."""
+        lines = "\n".join(f"$ {html.escape(line)}   <i>{seconds:.0f} s</i>" for line, seconds in timed)
         self.parts.append(f"<details><summary>The commands that made this</summary><pre>{lines}</pre></details>")
 
     def write(self, file: Path, introduction: Sequence[str]) -> None:

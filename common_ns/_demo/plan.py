@@ -41,6 +41,10 @@ class Chapter:
         """Add a step."""
         self.steps.append(Step(tuple(str(word) for word in words), about))
 
+    def timed(self) -> list[tuple[str, float]]:
+        """Command lines, and how many seconds each took."""
+        return [(str(step), self.seconds[step]) for step in self.steps]
+
 
 def _short(word: str) -> str:
     path = Path(word)

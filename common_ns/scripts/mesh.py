@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common_ns.checks import InputError, explained, read_json, report_input_errors
+from common_ns.iso_field import iso_field_of
 from common_ns.mesh_culling import Views, keep_vertices, seen_vertices, within_masks
 from common_ns.mesh_io import Mesh, check_mesh_path
-from common_ns.meshing import check_box, extract_mesh, iso_field_of
+from common_ns.meshing import check_box, extract_mesh
 from common_ns.runs import read_run_config
 
 if TYPE_CHECKING:

@@ -31,10 +31,12 @@ def guess_dataparser(folder: Path) -> tuple[str, dict[str, Any]]:
         return "multiscale-blender-data", {}
     if (folder / "transforms.json").is_file() or folder.suffix == ".json":
         return "nerfstudio-data", {}
+    if any((folder / f"{name}.npz").is_file() for name in ("cameras_sphere", "cameras", "cameras_linear_init")):
+        return "idr-data", {}
     for model in ("colmap/sparse/0", "sparse/0", "colmap/sparse", "sparse"):
         if any((folder / model / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
             return "colmap", {"colmap_path": Path(model)}
-    problem = "holds no transforms_train.json, transforms.json, metadata.json or COLMAP model"
+    problem = "holds no transforms_train.json, transforms.json, metadata.json, cameras.npz or COLMAP model"
     raise InputError(problem, "Name the data parser: ns-show-poses NAME --data FOLDER (--help lists the names)", folder)
 
 
@@ -50,8 +52,8 @@ class ShowPoses:
     """Open the web viewer and keep it running. On the command line, --output-path alone turns it off."""
     thumbnails: int = 150
     """How many cameras carry their image; the picture has them only if it has no more cameras than that."""
-    host: str = "0.0.0.0"
-    """Address that the web viewer listens on."""
+    host: str = "127.0.0.1"
+    """Address that the web viewer listens on: this machine only; 0.0.0.0 for all that can reach it."""
     port: int = 7007
     """Port of the web viewer; the next free one if it is taken."""
 

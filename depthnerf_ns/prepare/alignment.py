@@ -39,8 +39,6 @@ class Alignment(NamedTuple):
     """In units of the reference."""
     inliers: Bool[ndarray, " n"]
     """Points within CUT standard deviations."""
-    residual_scale: float
-    """Robust standard deviation of the inliers' residuals, in units of the reference, for a point of median weight."""
 
 
 def align_scale_shift(
@@ -108,7 +106,7 @@ def align_scale_shift(
     mask = np.zeros(len(usable), dtype=bool)
     mask[usable] = inliers
     scale = slope / spread
-    return Alignment(scale, offset - scale * centre, mask, sigma)
+    return Alignment(scale, offset - scale * centre, mask)
 
 
 def _spread(values: Float[ndarray, " n"]) -> float:

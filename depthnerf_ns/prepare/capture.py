@@ -20,7 +20,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 
 from common_ns.checks import InputError, check_transforms, explained, read_json, require_path
 from depthnerf_ns.depth_data import DepthContract, DepthKind
-from depthnerf_ns.layouts import FOLDERS, UNITS, rewrite
+from depthnerf_ns.layouts import UNITS, layout_of, rewrite
 from depthnerf_ns.prepare.colmap_model import ColmapModel, find_model
 from depthnerf_ns.prepare.monosdf import camera_file, read_monosdf
 
@@ -137,12 +137,9 @@ def find_kind(data: Path) -> Kind:
 
     Raises: InputError that says what was looked for.
     """
-    require_path(data, "data set")
-    if data.suffix == ".json" or (data / "transforms.json").is_file():
-        return "nerfstudio"
-    for layout, folders in FOLDERS.items():
-        if all((data / folder).is_dir() for folder in folders):
-            return layout
+    layout = layout_of(data)
+    if layout is not None:
+        return layout
     if data.is_dir() and find_model(data) is not None:
         return "colmap"
     if data.is_dir() and camera_file(data) is not None:

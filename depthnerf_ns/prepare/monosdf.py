@@ -18,6 +18,7 @@ from numpy import ndarray
 from PIL import Image
 
 from common_ns.checks import InputError, require_path
+from common_ns.projection import take_apart
 
 CAMERA_FILES = ("cameras.npz", "cameras_sphere.npz")
 ORIGINALS = ((1600, 1200), (1200, 680), (960, 540))
@@ -58,33 +59,18 @@ def read_monosdf(folder: Path, original_size: tuple[int, int] | None = None) -> 
                 scale = matrices[f"scale_mat_{number}"] if f"scale_mat_{number}" in matrices.files else np.eye(4)
             except KeyError:
                 raise InputError(f"holds no world_mat_{number}", f"Add the camera of {image.name}", file) from None
-            intrinsics, pose = decompose((world @ scale)[:3])
+            intrinsics, c2w = take_apart((world @ scale)[:3])
             with Image.open(image) as opened:
                 size = opened.size
             original_size = original_size or _original(intrinsics, size, file)
             frames.append({"file_path": str(image.absolute()), **_cropped(intrinsics, original_size, size)})
-            frames[-1]["transform_matrix"] = pose.tolist()
+            frames[-1]["transform_matrix"] = [*c2w.tolist(), [0.0, 0.0, 0.0, 1.0]]
             for key, what in (("prediction_path", "depth"), ("normal_cue_path", "normal")):
                 stem = image.stem.removesuffix("_rgb")
                 cue = next((p for s in (".npy", ".npz") if (p := folder / f"{stem}_{what}{s}").is_file()), None)
                 if cue is not None:
                     frames[-1][key] = str(cue.absolute())
     return {"camera_model": "OPENCV", "w": size[0], "h": size[1], "frames": frames}
-
-
-def decompose(projection: Float[ndarray, "3 4"]) -> tuple[Float[ndarray, "3 3"], Float[ndarray, "4 4"]]:
-    """K with K[2, 2] = 1, and the camera-to-world matrix in OpenGL axes, of P = λ K [R | t] in OpenCV axes."""
-    from scipy.linalg import rq
-
-    k, rotation = (np.asarray(part, dtype=np.float64) for part in rq(projection[:, :3]))
-    signs = np.diag(np.sign(np.diag(k)))
-    k, rotation = k @ signs, signs @ rotation
-    if np.linalg.det(rotation) < 0:  # λ < 0
-        rotation = -rotation
-    pose = np.eye(4)
-    pose[:3, :3] = rotation.T * [1.0, -1.0, -1.0]
-    pose[:3, 3] = np.linalg.solve(projection[:, :3], -projection[:, 3])
-    return k / k[2, 2], pose
 
 
 def _original(k: Float[ndarray, "3 3"], size: tuple[int, int], file: Path) -> tuple[int, int]:

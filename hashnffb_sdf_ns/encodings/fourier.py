@@ -15,7 +15,10 @@ from hashnffb_sdf_ns.encodings.fourier_bands import fourier_bands, quarter_turns
 
 
 def require_range(name: str, value: float, low: float, high: float) -> None:
-    """Raise an InputError for an option that is out of its range."""
+    """Check an option of an encoding.
+
+    Raises: InputError if it is not between `low` and `high`.
+    """
     if not low <= value <= high:
         raise InputError(f"encoding option {name} is {value}", f"Give a number from {low} to {high}")
 

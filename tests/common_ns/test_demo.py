@@ -117,7 +117,7 @@ def test_page_holds_all_it_shows(tmp_path):
     page.grid([[tmp_path / "a.png", picture]], ("left", "right"), "caption", sides=("row",))
     page.film(tmp_path / "film.mp4", "a film")
     page.table(("name", "figure"), [("x", 1.5)])
-    page.commands(chapter)
+    page.commands(chapter.timed())
     page.card("one", "First", "what", picture)
     page.write(tmp_path / "index.html", ["Hello."])
     text = (tmp_path / "index.html").read_text()

@@ -12,7 +12,8 @@ import torch
 import trimesh
 
 from common_ns.checks import InputError
-from common_ns.meshing import IsoField, extract_mesh, iso_field_of
+from common_ns.iso_field import IsoField, iso_field_of
+from common_ns.meshing import extract_mesh
 from common_ns.scripts import mesh as script
 
 CENTER = torch.tensor([0.1, -0.2, 0.05])

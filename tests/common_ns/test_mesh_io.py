@@ -11,8 +11,9 @@ import trimesh
 
 from common_ns import mesh_io
 from common_ns.checks import InputError
+from common_ns.iso_field import IsoField
 from common_ns.mesh_io import check_mesh_path
-from common_ns.meshing import IsoField, extract_mesh
+from common_ns.meshing import extract_mesh
 
 
 def ball(**extra) -> IsoField:

@@ -10,9 +10,10 @@ import torch
 import trimesh
 
 from common_ns.checks import InputError
+from common_ns.iso_field import IsoField, default_density_level, iso_field_of
 from common_ns.marching_cubes import Surface
 from common_ns.mesh_io import Mesh
-from common_ns.meshing import IsoField, default_density_level, extract_mesh, iso_field_of
+from common_ns.meshing import extract_mesh
 
 BOX = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
 RADIUS = 0.7

@@ -64,6 +64,8 @@ def test_box_edges_are_the_twelve_sides():
         ("transforms_train.json", "blender-data"),
         ("transforms.json", "nerfstudio-data"),
         ("metadata.json", "multiscale-blender-data"),
+        ("cameras_sphere.npz", "idr-data"),
+        ("cameras.npz", "idr-data"),
         ("sparse/0/cameras.bin", "colmap"),
         ("colmap/sparse/0/cameras.txt", "colmap"),
         ("sparse/cameras.bin", "colmap"),

@@ -19,7 +19,7 @@ from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
 from depthnerf_ns.dataparser import RgbdDataParserConfig
 from depthnerf_ns.dataset import DepthDataset
 from depthnerf_ns.prepare.capture import read_capture
-from depthnerf_ns.prepare.monosdf import decompose, read_monosdf
+from depthnerf_ns.prepare.monosdf import read_monosdf
 from depthnerf_ns.prepare.options import PrepareOptions
 from depthnerf_ns.prepare.predictions import FilePredictions, fit_to_image
 from depthnerf_ns.prepare.run import largest_hole, prepare
@@ -323,18 +323,6 @@ def test_monosdf_cameras(world, tmp_path, crop):
         np.testing.assert_allclose(
             np.array(frame["transform_matrix"])[:3, :3], np.array(expected["transform_matrix"])[:3, :3], atol=1e-9
         )
-
-
-def test_decomposition_of_a_projection_with_a_negative_factor():
-    k = np.array([[500.0, 2.0, 320.0], [0.0, 510.0, 240.0], [0.0, 0.0, 1.0]])
-    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
-    rotation *= np.sign(np.linalg.det(rotation))
-    centre = np.array([1.0, -2.0, 3.0])
-    projection = -0.3 * k @ np.column_stack([rotation, -rotation @ centre])
-    found, pose = decompose(projection)
-    np.testing.assert_allclose(found, k, atol=1e-8)
-    np.testing.assert_allclose(pose[:3, :3], rotation.T * [1.0, -1.0, -1.0], atol=1e-9)
-    np.testing.assert_allclose(pose[:3, 3], centre, atol=1e-9)
 
 
 def test_monosdf_cues_become_depth_and_normals(world, tmp_path):

@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 
 from common_ns.checks import InputError
-from hashnffb_sdf_ns.idr_cameras import (
-    Similarity,
-    decompose,
-    project_matrix,
-    read_camera_file,
-    similarity_of,
-    upper_triangular,
-)
+from common_ns.projection import projection_matrices, take_apart
+from hashnffb_sdf_ns.idr_cameras import Similarity, decompose, read_camera_file, similarity_of
 from tests.hashnffb_sdf_ns import idr_scene
 
 SHIFT = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
@@ -32,26 +26,6 @@ def test_a_projection_gives_its_camera_whatever_its_factor(factor):
     np.testing.assert_allclose(c2w[:, 0], pose[0, :3], atol=1e-12)  # right
     np.testing.assert_allclose(c2w[:, 1], -pose[1, :3], atol=1e-12)  # up
     np.testing.assert_allclose(c2w[:, 2], -pose[2, :3], atol=1e-12)  # back
-
-
-def test_project_matrix_is_the_inverse_of_decompose():
-    inner, c2w = decompose(projection(), idr_scene.SIZE, "world_mat_3")
-    np.testing.assert_allclose(project_matrix(inner[None], c2w[None])[0], projection(), atol=1e-9)
-
-
-def test_random_projections_are_taken_apart():
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        matrix = rng.normal(size=(3, 4))
-        inner, rotation = upper_triangular(matrix)
-        sign = np.sign(np.linalg.det(matrix[:, :3]))
-        np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
-        assert np.linalg.det(rotation) == pytest.approx(1.0) and (np.diag(inner) > 0).all()
-        product = inner @ rotation
-        np.testing.assert_allclose(
-            product / np.linalg.norm(product), sign * matrix[:, :3] / np.linalg.norm(matrix[:, :3])
-        )
-        np.testing.assert_allclose(np.tril(inner, -1), 0.0, atol=1e-9)
 
 
 def test_singular_projections_are_refused():
@@ -78,7 +52,7 @@ def test_skew_that_matters_is_refused_and_rounding_is_not():
 
 
 def test_a_similarity_maps_points_and_poses_alike():
-    rotation = upper_triangular(np.random.default_rng(1).normal(size=(3, 4)))[1]
+    rotation = take_apart(np.random.default_rng(1).normal(size=(3, 4)))[1][:, :3]
     placed = Similarity(np.array([3.0, -2.0, 9.0]), 4.0, rotation)
     points = np.random.default_rng(2).normal(size=(5, 3))
     world = points @ placed.matrix[:3, :3].T + placed.matrix[:3, 3]
@@ -89,8 +63,8 @@ def test_a_similarity_maps_points_and_poses_alike():
     inner, c2w = decompose(projection(), idr_scene.SIZE, "x")
     moved = placed.normalised_poses(c2w[None])
     target = idr_scene.CENTER + np.array([3.0, 5.0, -7.0])
-    a = project_matrix(inner[None], c2w[None])[0] @ [*target, 1.0]
-    b = project_matrix(inner[None], moved)[0] @ [*placed.normalised_points(target[None])[0], 1.0]
+    a = projection_matrices(inner[None], c2w[None])[0] @ [*target, 1.0]
+    b = projection_matrices(inner[None], moved)[0] @ [*placed.normalised_points(target[None])[0], 1.0]
     np.testing.assert_allclose(a[:2] / a[2], b[:2] / b[2])
     np.testing.assert_allclose(similarity_of(placed.matrix).rotation, rotation, atol=1e-12)
 

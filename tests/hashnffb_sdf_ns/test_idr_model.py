@@ -208,8 +208,8 @@ def test_without_masks_training_is_refused_and_rendering_is_not():
     assert len(build().get_training_callbacks(attributes)) == 1
     with pytest.raises(InputError, match=r"neither masks nor alpha.*hash-neus"):
         build(masks=False).get_training_callbacks(attributes)
-    with pytest.raises(InputError, match="mask-mult is 0"):
-        build(mask_mult=0.0).get_training_callbacks(attributes)
+    with pytest.raises(InputError, match="mask-loss-mult is 0"):
+        build(mask_loss_mult=0.0).get_training_callbacks(attributes)
     with torch.no_grad():
         assert build(masks=False).eval()(rays())["rgb"].shape == (40, 3)
 

@@ -132,6 +132,22 @@ def test_a_bad_scale_is_fixed_refused_or_named(scene, capsys, factor):
         assert ("Badly scaled" in capsys.readouterr().out) == (choice == "warn")
 
 
+def test_a_sphere_that_was_found_is_kept_in_the_config(scene):
+    """A later command has it from there, and does not look at masks again."""
+    scaled(scene, 6.0)
+    found = manager(scene, mode="val")
+    assert found.has_completed_config and found.config.unit_sphere is not None
+    poses = found.train_dataparser_outputs.cameras.camera_to_worlds
+    for mask in (scene / "mask").iterdir():
+        Image.fromarray(np.zeros_like(np.asarray(Image.open(mask)))).save(mask)
+    later = manager(scene, mode="test", unit_sphere=found.config.unit_sphere)
+    assert torch.equal(later.train_dataparser_outputs.cameras.camera_to_worlds, poses)
+    assert not later.has_completed_config
+    for sphere in ((0.0, 0.0, 0.0, 0.0), (0.0, float("nan"), 0.0, 1.0)):
+        with pytest.raises(InputError, match=r"--pipeline\.datamanager\.unit-sphere is 0"):
+            manager(scene, unit_sphere=sphere)
+
+
 def test_a_good_scale_is_left_alone(scene, capsys):
     datamanager = manager(scene, mode="val")
     assert datamanager.train_dataparser_outputs.dataparser_scale == pytest.approx(1 / 50.0)

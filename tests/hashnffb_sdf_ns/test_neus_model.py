@@ -132,7 +132,7 @@ def test_what_has_no_weight_is_not_shaded(monkeypatch):
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("gradient", ["analytic", "numerical"])
 def test_every_encoding_trains(encoding, gradient):
-    curvature = {"curvature_mult": 1e-3} if gradient == "numerical" else {}
+    curvature = {"curvature_loss_mult": 1e-3} if gradient == "numerical" else {}
     model = build(encoding, MASKS, step=3, network={"gradient": gradient}, **curvature).train()
     losses = model.get_loss_dict(model(rays(model)), batch_of())
     assert set(losses) == {"rgb_loss", "mask_loss", "eikonal_loss"} | ({"curvature_loss"} if curvature else set())
@@ -190,13 +190,13 @@ def test_masks_decide_what_counts():
     outputs = model(rays(model))
     assert model.get_loss_dict(outputs, batch)["rgb_loss"] < 2.0
     assert float(model.get_metrics_dict(outputs, batch)["psnr"]) > 0
-    unused = build(metadata=MASKS, mask_mult=0.0).train()
+    unused = build(metadata=MASKS, mask_loss_mult=0.0).train()
     losses = unused.get_loss_dict(unused(rays(unused)), batch)
     assert "mask_loss" not in losses and losses["rgb_loss"] > 10.0 and unused.count_rays(batch) == {}
 
 
 def test_mask_loss_is_the_cross_entropy_of_the_opacity():
-    model, batch = build(metadata=MASKS, mask_mult=0.7).train(), batch_of()
+    model, batch = build(metadata=MASKS, mask_loss_mult=0.7).train(), batch_of()
     outputs = model(rays(model))
     p, y = outputs["accumulation"].clamp(1e-3, 1 - 1e-3), batch["mask"]
     expected = -(y * p.log() + (1 - y) * (1 - p).log()).mean()
@@ -223,7 +223,12 @@ def test_a_random_background_belongs_to_the_rays():
 
 @pytest.mark.parametrize(
     "metadata, options, kind",
-    [({}, {}, True), (MASKS, {}, False), (MASKS, {"mask_mult": 0.0}, True), (ALPHA, {"mask_mult": 0.0}, False)],
+    [
+        ({}, {}, True),
+        (MASKS, {}, False),
+        (MASKS, {"mask_loss_mult": 0.0}, True),
+        (ALPHA, {"mask_loss_mult": 0.0}, False),
+    ],
 )
 def test_a_background_model_is_there_where_nothing_tells_the_object_apart(metadata, options, kind):
     assert (build(metadata=metadata, **options).background is not None) is kind
@@ -346,7 +351,7 @@ def test_options_that_make_no_sense_are_refused():
     for options, problem in (
         ({"direction_noise": 1.5}, "direction-noise is 1.5"),
         ({"sphere_radius": 0.0}, "sphere-radius is 0"),
-        ({"curvature_mult": 1.0}, "gradients are analytic"),
+        ({"curvature_loss_mult": 1.0}, "gradients are analytic"),
         ({"initial_sharpness": 1.0}, "initial-sharpness 1 is not within"),
         ({"num_upsamples": (0,)}, "num-upsamples"),
         ({"near_plane": 3.0, "far_plane": 2.0}, "do not enclose"),

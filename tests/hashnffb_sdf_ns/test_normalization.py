@@ -15,7 +15,7 @@ from hashnffb_sdf_ns.normalization import (
     extent_of_points,
     scene_extent,
 )
-from hashnffb_sdf_ns.visual_hull import View, _without_specks, carve, likely_region, project
+from hashnffb_sdf_ns.visual_hull import View, _without_specks, carve, likely_region, pixels_of
 from tests.hashnffb_sdf_ns import idr_scene
 
 SHIFT = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
@@ -30,14 +30,14 @@ def poses() -> np.ndarray:
     return np.stack([decompose(view.projection, idr_scene.SIZE, "x")[1] for view in views()])
 
 
-def test_project_agrees_with_rays():
+def test_pixels_agree_with_rays():
     """A point on the ray of a pixel's centre is found in that pixel; one behind the camera is not in view."""
     pose, view = idr_scene.poses()[1], views()[1]
     origin, directions = idr_scene.rays(pose)
     points = (origin + 150.0 * directions).reshape(-1, 3)
-    row, column, seen = project(view.projection, points, view.mask.shape)
+    row, column, seen = pixels_of(view, points)
     assert seen.all() and (row * idr_scene.SIZE[0] + column == np.arange(len(points))).all()
-    assert not project(view.projection, 2 * origin - points, view.mask.shape)[2].any()
+    assert not pixels_of(view, 2 * origin - points)[2].any()
 
 
 def assert_holds_ball(hull) -> None:
@@ -65,6 +65,13 @@ def test_specks_do_not_count_and_parts_do():
     two = np.concatenate([points, points + 40.0])
     speck = np.array([[30.5, 0.5, 0.5], [31.5, 1.5, 1.5]])
     np.testing.assert_array_equal(_without_specks(np.concatenate([two, speck]), np.zeros(3), 1.0), two)
+
+
+def test_few_cameras_do_not_stretch_the_hull():
+    """Three of these four stand close together: without the fourth, the hull would reach out ten radii."""
+    some = [View(SHIFT @ idr_scene.INNER @ pose, idr_scene.mask_of(pose)) for pose in idr_scene.poses(36)[[0, 1, 2, 9]]]
+    hull = carve(some, *region(some))
+    assert 1.0 < np.linalg.norm(hull.points - idr_scene.CENTER, axis=1).max() / idr_scene.RADIUS < 2.0
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer_elements import ViewerElement
 
 from common_ns.hash_grid import HashGridOptions
+from common_ns.iso_field import IsoField
 from common_ns.mesh_io import Mesh
-from common_ns.meshing import IsoField
 from hashnffb_sdf_ns.encodings import EncodingConfig
 from hashnffb_sdf_ns.model import SdfFieldConfig, SurfaceModel
 from hashnffb_sdf_ns.neus_model import NeusModelConfig

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from miner_ns.fitting import FitOptions, Fitting
+from miner_ns.fitting import Fitting
+from miner_ns.options import FitOptions
 from miner_ns.signal import Signal
 
 OPTIONS = FitOptions(

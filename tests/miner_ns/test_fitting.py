@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from miner_ns.fitting import FitOptions, Fitting, mean_squared_error
+from miner_ns.fitting import Fitting, mean_squared_error
 from miner_ns.hierarchy import Hierarchy, Level
 from miner_ns.networks import BlockNetwork, encoding_dim
+from miner_ns.options import FitOptions
 from miner_ns.signal import Signal
 
 TINY = {"num_levels": 3, "block_size": 8, "hidden_dim": 8, "num_frequencies": 3, "batch_points": 16}

@@ -13,10 +13,11 @@ from torch.utils._pytree import tree_leaves
 
 from common_ns.checks import InputError
 from miner_ns import signal as signal_module
-from miner_ns.fitting import FitOptions, Fitting, intersection_over_union, mean_squared_error
+from miner_ns.fitting import Fitting, intersection_over_union, mean_squared_error
 from miner_ns.kernels import BlockState, TrainOptions, epoch_permutations, steps_per_epoch, train_epochs
 from miner_ns.memory import GIB, DeviceNeed, evaluation_bytes
 from miner_ns.networks import BlockNetwork
+from miner_ns.options import FitOptions
 from miner_ns.pyramid import Pyramid, coarse_bytes
 from miner_ns.signal import Signal, SignalLoader
 

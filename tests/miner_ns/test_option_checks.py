@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from common_ns.checks import InputError
-from miner_ns.fitting import FitOptions, Fitting, mean_squared_error
+from miner_ns.fitting import Fitting, mean_squared_error
+from miner_ns.options import FitOptions
 from miner_ns.signal import Signal
 
 TINY = {"num_levels": 2, "block_size": 8, "hidden_dim": 6, "num_frequencies": 2, "batch_points": 16}

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from miner_ns.fitting import FitOptions, Fitting
+from miner_ns.fitting import Fitting
+from miner_ns.options import FitOptions
 from miner_ns.rendering import VolumeMarcher, hit_plane
 from miner_ns.signal import Signal
 

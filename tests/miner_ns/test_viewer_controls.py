@@ -16,20 +16,21 @@ from nerfstudio.viewer.viewer_elements import ViewerElement
 
 from common_ns.camera_geometry import look_at
 from common_ns.first_view import MARGIN
-from miner_ns.fitting import FitOptions
 from miner_ns.model import MinerModel, MinerModelConfig
+from miner_ns.options import FitOptions
 from miner_ns.signal import Signal
 from miner_ns.whole_view import WholeView, whole_position
 
 
-def untrained(shape: tuple[int, ...]) -> MinerModel:
+def untrained(shape: tuple[int, ...], samples: np.ndarray | None = None) -> MinerModel:
     grid_to_world = torch.cat([torch.eye(3)[:, : len(shape)], torch.zeros(3, 1)], dim=1)
     half = torch.ones(3)
+    samples = np.zeros(shape, np.uint8) if samples is None else samples
     options = FitOptions(num_levels=2, block_size=8, epochs=(25,), implementation="torch")
     return MinerModelConfig(fit=options).setup(
         scene_box=SceneBox(aabb=torch.stack([-half, half])),
         num_train_data=1,
-        metadata={"signal": Signal(np.zeros(shape, np.uint8), len(shape)), "grid_to_world": grid_to_world},
+        metadata={"signal": Signal(samples, len(shape)), "grid_to_world": grid_to_world},
     )
 
 
@@ -51,6 +52,20 @@ def test_the_viewer_redraws_when_training_has_ended():
     trainer.viewer_state = None  # without a viewer
     for callback in callbacks:
         callback.run_callback_at_location(7, TrainingCallbackLocation.AFTER_TRAIN)
+
+
+def test_a_fit_that_is_watched_goes_on_in_small_portions_and_is_the_same(monkeypatch):
+    monkeypatch.setattr("miner_ns.model.WATCHED_SECONDS", 0.0)  # of one epoch each
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 16), dtype=np.uint8)
+    alone, watched = untrained((16, 16), pixels), untrained((16, 16), pixels)
+    watched.viewer_pace.viewer = SimpleNamespace(render_statemachines={0: None})
+    portions = [0, 0]
+    for number, model in enumerate((alone, watched)):
+        while model.train_portion() is not None:
+            portions[number] += 1
+    assert portions[1] > 5 * portions[0]
+    for level, trained in alone.fit.hierarchy.levels.items():
+        assert torch.equal(trained.theta, watched.fit.hierarchy.levels[level].theta)
 
 
 @pytest.mark.parametrize("half_size", [(1.0, 0.3, 0.0), (0.2, 1.0, 0.0), (1.0, 1.0, 1.0), (0.1, 1.0, 0.4)])

@@ -10,9 +10,10 @@ import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.scene_box import SceneBox
 
-from miner_ns.fitting import FitOptions, Fitting
+from miner_ns.fitting import Fitting
 from miner_ns.hierarchy import Hierarchy
 from miner_ns.model import MinerModelConfig
+from miner_ns.options import FitOptions
 from miner_ns.pyramid import Pyramid
 from miner_ns.rendering import MAX_PARTS, VolumeSamples, _free_space, _march, hit_plane
 from miner_ns.signal import Signal

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from common_ns.polyhedron import BasisName, basis_directions
 from mipnerf_ns.cones import frustum_moments
-from mipnerf_ns.contraction import contract, contract_gaussian, contraction_scales, lift_frustum
+from mipnerf_ns.contraction import contract, contraction_scales, lift_frustum
+from tests.mipnerf_ns.full_covariance import contract_gaussian
 
 DOUBLE = torch.float64
 

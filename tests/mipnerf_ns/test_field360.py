@@ -9,10 +9,11 @@ from nerfstudio.field_components.field_heads import FieldHeadNames
 from torch import Tensor
 
 from mipnerf_ns.cones import MAX_RADIUS, cylinder_moments, frustum_moments, pixel_radius
-from mipnerf_ns.contraction import contract, contract_gaussian
+from mipnerf_ns.contraction import contract
 from mipnerf_ns.field360 import ContractedDensityField, MipNerf360Field
 from mipnerf_ns.ipe import integrated_pos_enc, pos_enc
 from mipnerf_ns.networks import SplitLinear
+from tests.mipnerf_ns.full_covariance import contract_gaussian
 
 
 def samples(rays: int = 3, count: int = 5, area: float = 1e-5, length: float = 1.0, indices: bool = True) -> RaySamples:

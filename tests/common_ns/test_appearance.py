@@ -2,7 +2,7 @@
 
 import torch
 
-from mipnerf_ns.appearance import fit_code
+from common_ns.appearance import fit_code
 
 
 def test_code_of_an_affine_render_is_recovered():
