@@ -33,6 +33,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from benchmarks.photograph import PHOTO_SIDE, photograph
 from benchmarks.report import RESULTS, save_section, write_sections
 from benchmarks.viewer_client import Client, Picture
 from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
@@ -46,8 +47,6 @@ SCENES = {
     "hash-neus-small": "bounded/idr",
 }
 """What each method is trained on, in the folder of scenes."""
-PHOTO_SIDE = 2048
-"""Pixels along a side of the photograph."""
 
 
 @dataclass
@@ -147,18 +146,6 @@ def write_scenes(folder: Path, scenes: set[str]) -> None:
         unbounded = folder / "unbounded"
         write_sample_scene(replace(views, output_dir=unbounded, layouts=("nerfstudio",), unbounded=True, supersample=4))
     Image.fromarray(photograph(PHOTO_SIDE)).save(folder / "photo.png")
-
-
-def photograph(side: int) -> np.ndarray:
-    """The astronaut of scikit-image, mirrored and side by side with itself: as much detail as in the original, and no
-    seams."""
-    import skimage.data
-
-    image = skimage.data.astronaut()
-    count = -(-side // len(image))
-    return np.pad(image, ((0, (count - 1) * len(image)), (0, (count - 1) * len(image)), (0, 0)), "symmetric")[
-        :side, :side
-    ]
 
 
 class Training:

@@ -22,7 +22,7 @@ from nerfstudio.cameras.cameras import Cameras
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.viewer import PHOTO_SIDE, photograph
+from benchmarks.photograph import PHOTO_SIDE, photograph
 from common_ns.metrics import psnr
 from miner_ns.model import MinerModel
 

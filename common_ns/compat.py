@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from common_ns.checks import InputError, report_input_errors
+from common_ns.viewer_address import listen_here_by_default
 from common_ns.viewer_renders import make_renders_robust
 
 
@@ -117,4 +118,5 @@ def apply() -> None:
     provide_ffmpeg()
     report_input_errors()
     make_renders_robust()
+    listen_here_by_default()
     refuse_what_the_host_cannot_do()

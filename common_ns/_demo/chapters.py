@@ -185,13 +185,13 @@ def surfaces(recipe: Recipe) -> Chapter:
         page.commands(chapter.timed())
 
     chapter = Chapter("surfaces", show)
-    schedule = ("--pipeline.model.cos-anneal-steps", recipe.steps(800))
+    schedule = ("--pipeline.model.cos-anneal-steps", recipe.steps(700))
     day = recipe.train(
         chapter,
         "hash-neus-small",
         scene(recipe, "day") / "idr",
         *schedule,
-        *recipe.limited(3000, "fields", "grids"),
+        *recipe.limited(2600, "fields", "grids"),
         about=190,
     )
     pictures = recipe.evaluate(chapter, day, about=15)
@@ -207,7 +207,7 @@ def surfaces(recipe: Recipe) -> Chapter:
         "hash-neus-small",
         scene(recipe, "evening") / "idr",
         *schedule,
-        *recipe.limited(1300, "fields", "grids"),
+        *recipe.limited(1100, "fields", "grids"),
         about=110,
     )
     orbit = folder / "orbit.json"
@@ -307,7 +307,7 @@ def outdoors(recipe: Recipe) -> Chapter:
         chapter,
         "mip-nerf-360-small",
         scene(recipe, "landscape") / "nerfstudio",
-        *recipe.limited(600, "fields"),
+        *recipe.limited(480, "fields"),
         *NO_NORMALS,
         about=190,
     )
@@ -360,7 +360,7 @@ def scales(recipe: Recipe) -> Chapter:
         chapter,
         "mip-nerf-small",
         folder / "multiscale",
-        *recipe.limited(1000, "fields"),
+        *recipe.limited(800, "fields"),
         *("--pipeline.model.num-coarse-samples", 32, "--pipeline.model.num-importance-samples", 32),
         *NO_NORMALS,
         parser=("multiscale-blender-data",),

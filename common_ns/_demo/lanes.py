@@ -96,11 +96,11 @@ class Lanes:
             self.watch.begin(chapter, step)
             start = time.perf_counter()
             code = self._command(step, log)
-            chapter.seconds[step] = time.perf_counter() - start
             if self._stopped.is_set():
                 return
             if code != 0:
                 raise InputError(f"{step.words[0]} ended with code {code}", "Read the end of the log", log)
+            chapter.seconds[step] = time.perf_counter() - start
             self.watch.end(chapter, step, chapter.seconds[step])
 
     def _command(self, step: Step, log: Path) -> int:

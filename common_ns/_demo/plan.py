@@ -41,6 +41,11 @@ class Chapter:
         """Add a step."""
         self.steps.append(Step(tuple(str(word) for word in words), about))
 
+    @property
+    def done(self) -> bool:
+        """Whether all steps have run."""
+        return all(step in self.seconds for step in self.steps)
+
     def timed(self) -> list[tuple[str, float]]:
         """Command lines, and how many seconds each took."""
         return [(str(step), self.seconds[step]) for step in self.steps]

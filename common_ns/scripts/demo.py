@@ -44,7 +44,7 @@ class Demo:
     """Commands that run side by side; by default as many as there are cores, at most four."""
 
     def main(self) -> None:
-        """Run all chapters; ends with the page's path."""
+        """Run all chapters and write the page; ends with its path."""
         self.check()
         start = time.perf_counter()
         folder = self.output_dir.absolute()
@@ -60,13 +60,18 @@ class Demo:
         number = sum(len(chapter.steps) for chapter in data + chapters)
         print(f"{number} commands, {count} at a time, in about {clock(progress.left())} minutes", flush=True)
         lanes = Lanes(folder / "logs", count, max(1, cores // count), progress)
-        with progress.shown():
-            lanes.run(data)
-            # The longest first, so that none is left alone at the end.
-            lanes.run(sorted(chapters, key=lambda chapter: -sum(step.about for step in chapter.steps)))
-        minutes = (time.perf_counter() - start) / 60
-        page = write_page(folder, data + chapters, minutes, cores)
-        print(f"\nDone in {minutes:.1f} minutes. Open {page}")
+        try:
+            with progress.shown():
+                lanes.run(data)
+                # The longest first, so that none is left alone at the end.
+                lanes.run(sorted(chapters, key=lambda chapter: -sum(step.about for step in chapter.steps)))
+        finally:
+            # Whatever has come to an end is shown, also where something else has failed.
+            minutes = (time.perf_counter() - start) / 60
+            done = [chapter for chapter in data + chapters if chapter.done]
+            if all(chapter.done for chapter in data):
+                page = write_page(folder, done, minutes, cores)
+                print(f"\n{len(done)} of {len(data + chapters)} parts done in {minutes:.1f} minutes. Open {page}")
 
     def check(self) -> None:
         """Raises InputError about options that cannot work."""

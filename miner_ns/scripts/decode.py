@@ -10,10 +10,10 @@ import numpy as np
 import torch
 import tyro
 from jaxtyping import Shaped
-from nerfstudio.utils.eval_utils import eval_setup
 from numpy.typing import NDArray
 
-from common_ns.checks import InputError, report_input_errors, require_path
+from common_ns.checks import InputError, report_input_errors
+from common_ns.scripts.mesh import load_pipeline
 from miner_ns.hierarchy import Hierarchy
 from miner_ns.image_writer import check_image_path, write_image
 from miner_ns.pyramid import paste_blocks
@@ -37,9 +37,7 @@ class DecodeCommand:
         """Decode, and return where the image is."""
         from miner_ns.model import MinerModel
 
-        require_path(self.load_config, "config")
-        _, pipeline, _, _ = eval_setup(self.load_config, test_mode="inference")
-        model = pipeline.model
+        model = load_pipeline(self.load_config).model
         if not isinstance(model, MinerModel) or not model.is_image:
             raise InputError("the run is not of an image", "Give the config of a miner-image run", self.load_config)
         hierarchy = model.fit.show()

@@ -5,7 +5,11 @@ FIELDSUITE_SCREENSHOT=FOLDER keeps pictures of the pages there, in four times th
 
 The page draws on the CPU here, and would make itself coarser the slower that is, down to an eighth of its resolution:
 the same view would look different from one minute to the next. It is kept from that, and drawn in a small window at a
-quarter of the resolution instead.
+quarter of the resolution instead; and a few times a second only, where it would take a core for itself to draw the same
+again and again.
+
+At the end of a run that was viewed, its log holds no traceback, the page's console no error but the host's own, and the
+server has answered this machine only.
 """
 
 from __future__ import annotations
@@ -47,6 +51,11 @@ SWITCHES = (
     "--window-size=720,520",
     f"--force-device-scale-factor={1.0 if KEEP else 0.25}",
 )
+DRAW_SELDOM = """
+window.requestAnimationFrame = (draw) => setTimeout(() => draw(performance.now()), 120);
+window.cancelAnimationFrame = (handle) => clearTimeout(handle);
+"""
+"""The page draws as often as it is allowed to, whether something has changed or not."""
 KEEP_RESOLUTION = """
 const log = console.log;
 console.log = (...words) => {
@@ -55,6 +64,16 @@ console.log = (...words) => {
 };
 """
 """viser's page announces a change of its resolution, once it finds that it is slow; then it does not come to it."""
+HOST_ERRORS = (
+    "www.googletagmanager.com",
+    "docs.nerf.studio/_static/imgs/logo",
+    "Computed radius is NaN",
+    "The resolution is to stay.",
+)
+"""What the console says of the host's own page: of an analytics script and a logo, without a network, and of a shape
+without points; and of what keeps the page's resolution."""
+OTHER_ADDRESS = "127.0.0.2"
+"""Of this machine; a server that listens to all addresses answers it, one that listens to 127.0.0.1 does not."""
 SCENE = (20, 60, 380, 320)
 """The part of the page that shows the scene and neither panel nor axes: left, top, right, bottom, in CSS pixels."""
 CELL = 20
@@ -88,9 +107,16 @@ class Run:
                 pytest.fail(f"{what} did not happen: {self.text[-2000:]}")
             time.sleep(0.2)
 
-    def serves(self) -> bool:
+    def serves(self, address: str = "127.0.0.1") -> bool:
+        """Whether the viewer answers an address of this machine."""
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+            return probe.connect_ex((address, self.port)) == 0
+
+    def check(self) -> None:
+        """It goes on, its log tells of no failure, and nobody else is answered."""
+        assert self.process.poll() is None, self.text[-2000:]
+        assert "Traceback" not in self.text, self.text[self.text.index("Traceback") :]
+        assert self.serves() and not self.serves(OTHER_ADDRESS)
 
 
 @contextmanager
@@ -119,7 +145,10 @@ def viewed_run(
             with opened_browser(folder / "profile") as browser:  # starts while the command does
                 run.wait_for("the start of the viewer", run.serves)
                 browser.get(f"http://127.0.0.1:{port}")
-                yield run, Page(browser, run)
+                page = Page(browser, run)
+                yield run, page
+                page.check_console()
+                run.check()
         finally:
             process.terminate()
             process.wait(timeout=30)
@@ -134,10 +163,11 @@ def opened_browser(profile: Path) -> Iterator[Any]:
 
     options = Options()
     options.binary_location = str(BROWSER)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     for switch in (*SWITCHES, f"--user-data-dir={profile}"):
         options.add_argument(switch)
     browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-    browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": KEEP_RESOLUTION})
+    browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": KEEP_RESOLUTION + DRAW_SELDOM})
     try:
         yield browser
     finally:
@@ -207,6 +237,12 @@ class Page:
         return size != [""] and max(int(side) for side in size) >= int(
             self.number_box("Max res").get_attribute("value")
         )
+
+    def check_console(self) -> None:
+        """The page has told of no error but the host's own."""
+        entries = [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
+        ours = [entry for entry in entries if not any(own in entry for own in HOST_ERRORS)]
+        assert not ours, "\n".join(ours)
 
     def step(self) -> int | None:
         """The step counter."""

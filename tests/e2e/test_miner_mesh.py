@@ -15,6 +15,7 @@ from PIL import Image
 
 from common_ns.scripts.mesh import MeshCommand
 from miner_ns.fitting import FitOptions
+from tests.e2e.commands import coarse_poisson
 from tests.e2e.running import run_config, train
 from tests.miner_ns.test_surface import host_marching_cubes
 
@@ -101,9 +102,10 @@ def test_the_hosts_marching_cubes_gives_the_same_mesh(ball_run, tmp_path, monkey
 
 
 def test_the_hosts_other_exporters(ball_run, tmp_path):
-    exporter.ExportPoissonMesh(
-        ball_run, tmp_path, num_points=3000, num_rays_per_batch=2048, texture_method="point_cloud"
-    ).main()
+    with coarse_poisson():
+        exporter.ExportPoissonMesh(
+            ball_run, tmp_path, num_points=3000, num_rays_per_batch=2048, texture_method="point_cloud"
+        ).main()
     assert np.abs(away(trimesh.load(tmp_path / "poisson_mesh.ply"))).max() < 1.0
     exporter.ExportTSDFMesh(
         ball_run, tmp_path, downscale_factor=4, resolution=[48, 48, 48], texture_method="tsdf"

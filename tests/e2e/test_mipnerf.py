@@ -26,7 +26,7 @@ from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
 from common_ns.scripts.mesh import MeshCommand
 from common_ns.scripts.orbit_path import OrbitPath
 from mipnerf_ns.scripts.multiscale_blender import MultiscaleBlender
-from tests.e2e.running import assert_resumes_exactly, assert_video, run_config, train
+from tests.e2e.running import assert_resumes_exactly, run_config, train
 
 COMMANDS = Path(sys.executable).parent
 
@@ -70,25 +70,6 @@ def test_render_dataset(run, tmp_path):
         assert len(images) == 3 and all(image.std() > 5 for image in images), name
 
 
-def test_render_interpolated_video(run, tmp_path):
-    video = tmp_path / "interpolated.mp4"
-    render.RenderInterpolated(run, output_path=video, interpolation_steps=2, frame_rate=4).main()
-    assert_video(video)
-
-
-def test_render_spiral(run, tmp_path):
-    render.SpiralRender(run, output_path=tmp_path / "spiral", seconds=0.5, frame_rate=4, output_format="images").main()
-    assert len(list((tmp_path / "spiral").rglob("*.jpg"))) == 2
-
-
-def test_orbit_path_renders_as_video(run, tmp_path):
-    path = tmp_path / "orbit.json"
-    OrbitPath(load_config=run, output_path=path, frames=4, seconds=1.0).main()
-    video = tmp_path / "orbit.mp4"
-    render.RenderCameraPath(run, output_path=video, camera_path_filename=path).main()
-    assert_video(video)
-
-
 def test_render_rgba_has_the_background_taken_out(run, tmp_path):
     path = tmp_path / "orbit.json"
     OrbitPath(load_config=run, output_path=path, frames=1, seconds=1.0).main()
@@ -110,25 +91,6 @@ def test_export_pointcloud(run, tmp_path):
     cloud = trimesh.load(tmp_path / "point_cloud.ply")
     assert len(cloud.vertices) >= 1500
     assert np.abs(np.median(np.abs(cloud.vertices), axis=0)).max() < 1.5  # on the objects, not on the far plane
-
-
-def test_export_tsdf(run, tmp_path):
-    exporter.ExportTSDFMesh(run, tmp_path, downscale_factor=1, resolution=32, texture_method="tsdf").main()
-    assert len(trimesh.load(tmp_path / "tsdf_mesh.ply").faces) > 100
-
-
-def test_export_poisson_with_texture_baked_from_the_field(run, tmp_path):
-    exporter.ExportPoissonMesh(
-        run, tmp_path, num_points=3000, num_rays_per_batch=2048, target_num_faces=200, num_pixels_per_side=64
-    ).main()
-    assert (tmp_path / "poisson_mesh.ply").exists()
-    texture = np.asarray(Image.open(tmp_path / "material_0.png"))
-    assert texture.std() > 5
-
-
-def test_export_cameras(run, tmp_path):
-    exporter.ExportCameraPoses(run, tmp_path).main()
-    assert len(json.loads((tmp_path / "transforms_train.json").read_text())) == 24
 
 
 def test_mesh_is_watertight_and_coloured(run, tmp_path):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
 from common_ns.scripts.mesh import MeshCommand
+from tests.e2e.commands import coarse_poisson
 from tests.e2e.running import assert_resumes_exactly, assert_video, run_config, train
 
 TINY = {
@@ -75,9 +76,10 @@ def test_export_pointcloud_and_cameras(run, tmp_path):
 
 
 def test_export_poisson_with_texture(run, tmp_path):
-    exporter.ExportPoissonMesh(
-        run, tmp_path, num_points=3000, num_rays_per_batch=2048, target_num_faces=200, num_pixels_per_side=64
-    ).main()
+    with coarse_poisson():
+        exporter.ExportPoissonMesh(
+            run, tmp_path, num_points=3000, num_rays_per_batch=2048, target_num_faces=200, num_pixels_per_side=64
+        ).main()
     assert np.asarray(Image.open(tmp_path / "material_0.png")).std() > 5
 
 

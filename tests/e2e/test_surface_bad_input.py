@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from common_ns.checks import InputError
@@ -159,7 +160,7 @@ def test_a_scene_outside_of_the_unit_sphere(scene, capsys):
     """Training ends, or puts it there, or says so, or does not look."""
     enlarge_sphere(scene, 0.5)
     line = refusal(ball_config(scene, scale_check="refuse"))
-    assert line.startswith(": 78% of the visual hull is outside the unit sphere (it reaches to 1.8)")
+    assert line.startswith(": 76% of the visual hull is outside the unit sphere (it reaches to 1.63)")
     assert line.endswith("Set --pipeline.datamanager.scale-check fix, or correct scale_mat with ns-idr-cameras.")
     capsys.readouterr()
     for choice, said, scale in (("warn", True, 1 / 25.0), ("off", False, 1 / 25.0), ("fix", True, None)):
@@ -172,6 +173,8 @@ def test_a_scene_outside_of_the_unit_sphere(scene, capsys):
             assert written == pytest.approx(scale)
         else:  # the ball has radius 40
             assert 40.0 < 1 / written < 56.0 and "100.0% of the visual hull inside" in shown
+            kept = yaml.load(run.read_text(), Loader=yaml.Loader).pipeline.datamanager.unit_sphere
+            assert kept is not None and kept[3] == pytest.approx(1 / written / 25.0)
 
 
 def test_the_sphere_that_replaces_a_bad_one_is_the_same_at_any_resolution(scene):

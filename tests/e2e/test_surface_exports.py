@@ -68,24 +68,6 @@ def test_export_pointcloud(run, tmp_path):
     assert np.linalg.norm(cloud.vertices, axis=1).max() < 1.75  # the host's box is a cube about the sphere
 
 
-def test_export_tsdf(run, tmp_path):
-    exporter.ExportTSDFMesh(run, tmp_path, downscale_factor=1, resolution=32, texture_method="tsdf").main()
-    assert len(trimesh.load(tmp_path / "tsdf_mesh.ply").faces) > 100
-
-
-def test_export_poisson_with_texture_baked_from_the_field(run, tmp_path):
-    exporter.ExportPoissonMesh(
-        run, tmp_path, num_points=2000, num_rays_per_batch=2048, target_num_faces=100, num_pixels_per_side=32
-    ).main()
-    assert len(trimesh.load(tmp_path / "poisson_mesh.ply").faces) > 100
-    assert np.asarray(Image.open(tmp_path / "material_0.png")).std() > 5
-
-
-def test_export_cameras(run, tmp_path):
-    exporter.ExportCameraPoses(run, tmp_path).main()
-    assert len(json.loads((tmp_path / "transforms_train.json").read_text())) == 16
-
-
 def coarse_marching_cubes(geometry_callable_field, resolution, **box) -> trimesh.Trimesh:
     """The host's own, on a grid of 64 on the CPU: its grids are multiples of 512, on CUDA."""
     low, high = np.array(box["bounding_box_min"]), np.array(box["bounding_box_max"])
