@@ -128,7 +128,7 @@ def scenes(recipe: Recipe) -> list[Chapter]:
         chapter.run(
             *("ns-sample-scene", "--output-dir", scene(recipe, name), *options, "--num-train", 50, "--num-val", 2),
             *("--num-test", 4, "--resolution", 144, "--supersample", 4),
-            about=15,
+            about=20,
         )
         chapters.append(chapter)
     return chapters
@@ -192,40 +192,40 @@ def surfaces(recipe: Recipe) -> Chapter:
         scene(recipe, "day") / "idr",
         *schedule,
         *recipe.limited(2600, "fields", "grids"),
-        about=190,
+        about=225,
     )
     pictures = recipe.evaluate(chapter, day, about=15)
     mesh = folder / "mesh.ply"
     chapter.run(
-        *("ns-mesh", "--load-config", day, "--output-path", mesh, "--resolution", 192, "--world-coordinates"), about=20
+        *("ns-mesh", "--load-config", day, "--output-path", mesh, "--resolution", 192, "--world-coordinates"), about=17
     )
     truth = scene(recipe, "day") / "mesh.ply"
     chapter.run("ns-eval-mesh", mesh, truth, "--output-path", folder / "mesh.json", about=4)
-    turntable(chapter, mesh, folder / "turntable.mp4", 2 * recipe.frames, about=25)
+    turntable(chapter, mesh, folder / "turntable.mp4", 2 * recipe.frames, about=20)
     evening = recipe.train(
         chapter,
         "hash-neus-small",
         scene(recipe, "evening") / "idr",
         *schedule,
         *recipe.limited(1100, "fields", "grids"),
-        about=110,
+        about=90,
     )
     orbit = folder / "orbit.json"
     chapter.run(
         *("ns-orbit-path", "--load-config", day, "--output-path", orbit, "--frames", recipe.frames),
-        *("--seconds", recipe.frames / 6, "--width", 160, "--height", 160, "--radius-scale", 0.8),
-        about=6,
+        *("--seconds", recipe.frames / 6, "--width", 160, "--height", 160, "--radius-scale", 0.9),
+        about=1,
     )
     shown = ("--rendered-output-names", "rgb", "normals")
     chapter.run(
         *("ns-render", "camera-path", "--load-config", day, "--camera-path-filename", orbit),
         *("--output-path", folder / "orbit.mp4", *shown),
-        about=40,
+        about=35,
     )
     chapter.run(
         *("ns-swap-appearance", "--geometry", day, "--appearance", evening, "--camera-path", orbit),
         *("--output-path", folder / "swapped.mp4", *shown),
-        about=60,
+        about=75,
     )
     return chapter
 
@@ -273,9 +273,9 @@ def few_views(recipe: Recipe) -> Chapter:
             *loss,
             *NO_NORMALS,
             parser=("rgbd-data", "--num-views", number),
-            about=60,
+            about=65,
         )
-        runs[name] = recipe.evaluate(chapter, config, about=25)
+        runs[name] = recipe.evaluate(chapter, config, about=11)
     return chapter
 
 
@@ -307,16 +307,16 @@ def outdoors(recipe: Recipe) -> Chapter:
         chapter,
         "mip-nerf-360-small",
         scene(recipe, "landscape") / "nerfstudio",
-        *recipe.limited(480, "fields"),
+        *recipe.limited(450, "fields"),
         *NO_NORMALS,
-        about=190,
+        about=185,
     )
     pictures = recipe.evaluate(chapter, config, about=40)
     chapter.run(
         *("ns-render", "interpolate", "--load-config", config, "--output-path", folder / "flight.mp4"),
-        *("--rendered-output-names", "rgb", "depth", "--interpolation-steps", max(2, recipe.frames // 3)),
+        *("--rendered-output-names", "rgb", "depth", "--interpolation-steps", max(2, recipe.frames // 4)),
         *("--frame-rate", 12),
-        about=60,
+        about=85,
     )
     return chapter
 
@@ -364,7 +364,7 @@ def scales(recipe: Recipe) -> Chapter:
         *("--pipeline.model.num-coarse-samples", 32, "--pipeline.model.num-importance-samples", 32),
         *NO_NORMALS,
         parser=("multiscale-blender-data",),
-        about=170,
+        about=145,
     )
     pictures = recipe.evaluate(chapter, config, about=20)
     return chapter
