@@ -1,6 +1,6 @@
-# make demo   train on the embedded sample scene; pictures, a video and a mesh in outputs/demo/index.html
+# make demo   train every family on built-in data; pictures, films and meshes in outputs/demo/index.html
 # make test   the tests            make lint   ruff and pyright
-# make bench  measurements beside nerfstudio's own models (takes about two hours on two cores)
+# make bench  measurements beside nerfstudio's own models (takes some hours on two cores)
 # Everything installs into .venv first; a second call re-uses it.
 
 PYTHON ?= python3
@@ -42,6 +42,10 @@ bench: setup
 	$(BIN)/python -m benchmarks.large_capture
 	$(BIN)/python -m benchmarks.miner astronaut
 	$(BIN)/python -m benchmarks.miner random
+	$(BIN)/python -m benchmarks.sdf run
+	$(BIN)/python -m benchmarks.viewer previews
+	$(BIN)/python -m benchmarks.viewer zoom
+	$(BIN)/python -m benchmarks.startup run
 
 clean:
 	rm -rf .venv outputs

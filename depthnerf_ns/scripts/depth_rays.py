@@ -42,7 +42,11 @@ class DepthRays:
         pipeline = load_pipeline(self.load_config)
         model, datamanager = pipeline.model, pipeline.datamanager
         if not isinstance(model, DepthModel) or not isinstance(datamanager, DepthDataManager):
-            raise InputError("the run is not of a depth-supervised method", "Give a run of depth-hash or depth-mip-nerf", self.load_config)
+            raise InputError(
+                "the run is not of a depth-supervised method",
+                "Give a run of depth-hash or depth-mip-nerf",
+                self.load_config,
+            )
         dataset = datamanager.train_dataset if self.split == "train" else datamanager.eval_dataset
         if not 0 <= self.image < len(dataset):
             problem = f"there is no image {self.image} in the {self.split} split"
