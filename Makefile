@@ -8,6 +8,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 DEMO ?= outputs/demo
 DATA ?= outputs/bench/blender
+SURFACE ?= outputs/bench/surface
 
 .PHONY: setup demo test lint bench clean
 
@@ -42,7 +43,8 @@ bench: setup
 	$(BIN)/python -m benchmarks.large_capture
 	$(BIN)/python -m benchmarks.miner astronaut
 	$(BIN)/python -m benchmarks.miner random
-	$(BIN)/python -m benchmarks.sdf run
+	test -d $(SURFACE) || $(BIN)/ns-sample-scene --output-dir $(SURFACE) --layouts idr
+	$(BIN)/python -m benchmarks.sdf run --data $(SURFACE)/idr --reference $(SURFACE)/mesh.ply
 	$(BIN)/python -m benchmarks.viewer previews
 	$(BIN)/python -m benchmarks.viewer zoom
 	$(BIN)/python -m benchmarks.startup run

@@ -22,6 +22,8 @@ from common_ns.trainer import SafeTrainer, SafeTrainerConfig, save_whole
 
 @dataclass
 class StubPipelineConfig(VanillaPipelineConfig):
+    datamanager = None
+
     _target: type = field(default_factory=lambda: StubPipeline)
     bad_steps: tuple[int, ...] = ()
 
