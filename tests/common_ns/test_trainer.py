@@ -22,8 +22,6 @@ from common_ns.trainer import SafeTrainer, SafeTrainerConfig, save_whole
 
 @dataclass
 class StubPipelineConfig(VanillaPipelineConfig):
-    datamanager = None
-
     _target: type = field(default_factory=lambda: StubPipeline)
     bad_steps: tuple[int, ...] = ()
 
@@ -35,6 +33,8 @@ class StubModel(torch.nn.Linear):
 
 class StubPipeline(FieldPipeline):
     """One parameter whose gradient is 1, except at the config's bad steps."""
+
+    datamanager = None
 
     def __init__(self, config: StubPipelineConfig, **_) -> None:
         torch.nn.Module.__init__(self)
