@@ -96,7 +96,7 @@ class MeshPictures:
         """Clay and colours beside each other; clay alone where the mesh has no colours."""
         clay, colors = self.view(azimuth, elevation)
         both = clay if self.colors is None else np.concatenate([clay, colors], axis=1)
-        return (255.0 * both.clip(0.0, 1.0)).astype(np.uint8)
+        return as_bytes(both)
 
     def turntable(self, file: Path, frames: int = 48, fps: int = 12, elevation: float = 25.0) -> None:
         """Write a film (mp4) that goes once around the mesh."""
@@ -107,7 +107,12 @@ class MeshPictures:
         views = [self.view(360.0 * index / frames, elevation) for index in range(frames)]
         rows = [np.concatenate([view[kind] for view in views], axis=1) for kind in (0, 1)]
         picture = np.concatenate(rows[: 1 if self.colors is None else 2], axis=0)
-        Image.fromarray((255.0 * picture.clip(0.0, 1.0)).astype(np.uint8)).save(file)
+        Image.fromarray(as_bytes(picture)).save(file)
+
+
+def as_bytes(picture: Float[NDArray, "h w 3"]) -> UInt8[NDArray, "h w 3"]:
+    """A picture in [0, 1], as `MeshPictures.view` gives it, as files hold it."""
+    return (255.0 * picture.clip(0.0, 1.0)).astype(np.uint8)
 
 
 def write_film(file: Path, frames: list[UInt8[NDArray, "h w 3"]], fps: int) -> None:

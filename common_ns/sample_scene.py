@@ -14,7 +14,6 @@ All layouts show the same views in the same world: z up, scene units, the object
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +39,7 @@ from common_ns._sample.writers import (
     write_whole,
 )
 from common_ns.checks import InputError, report_input_errors
+from common_ns.cores import available_cores
 
 __all__ = ["Camera", "Hits", "SampleSceneConfig", "Scene", "View", "entrypoint", "look_at", "write_sample_scene"]
 
@@ -242,8 +242,7 @@ def _in_threads(shoot: Any, shots: list[Shot], progress: bool) -> Iterator[None]
     """Run `shoot` for all shots, one thread per core (numpy works outside of the interpreter lock)."""
     from rich.progress import track
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(max_workers=cores) as pool:
+    with ThreadPoolExecutor(max_workers=available_cores()) as pool:
         done = pool.map(shoot, shots)
         yield from track(done, description="Rendering", total=len(shots), disable=not progress)
 

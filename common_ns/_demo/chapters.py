@@ -14,7 +14,7 @@ import numpy as np
 
 from common_ns._demo.page import Page, panels, pixels
 from common_ns._demo.plan import Chapter
-from common_ns.mesh_pictures import MeshPictures
+from common_ns.mesh_pictures import MeshPictures, as_bytes
 
 NO_NORMALS = ("--pipeline.model.compute-normals", "False")
 """Where normals are not shown, rendering takes half the time without them."""
@@ -169,7 +169,7 @@ def surfaces(recipe: Recipe) -> Chapter:
             "surfaces",
             "A mesh from pictures",
             f"hash-neus-small: {chamfer:.1f} % of the diameter from the truth",
-            (255.0 * still).astype(np.uint8),
+            as_bytes(still),
         )
         page.section(
             "appearance",
@@ -434,7 +434,7 @@ def volume(recipe: Recipe) -> Chapter:
         truth, fitted = (
             MeshPictures(file, size=300) for file in (scene(recipe, "day") / "mesh.ply", folder / "mesh.ply")
         )
-        rows = [[(255.0 * mesh.view(angle)[0]).astype(np.uint8) for mesh in (truth, fitted)] for angle in (30.0,)]
+        rows = [[as_bytes(mesh.view(30.0)[0]) for mesh in (truth, fitted)]]
         page.grid(rows, ("mesh that was voxelised", "mesh from the networks"), "Both as clay.", width=380)
         page.text(
             f"{100 * found['iou']:.2f} % of what is inside of either is inside of both (IoU), with "

@@ -28,7 +28,7 @@ class Watch(Protocol):
     """Is told what runs."""
 
     def begin(self, chapter: Chapter, step: Step) -> None: ...
-    def end(self, chapter: Chapter, step: Step, seconds: float) -> None: ...
+    def end(self, chapter: Chapter, step: Step) -> None: ...
 
 
 class _Child(Protocol):
@@ -101,7 +101,7 @@ class Lanes:
             if code != 0:
                 raise InputError(f"{step.words[0]} ended with code {code}", "Read the end of the log", log)
             chapter.seconds[step] = time.perf_counter() - start
-            self.watch.end(chapter, step, chapter.seconds[step])
+            self.watch.end(chapter, step)
 
     def _command(self, step: Step, log: Path) -> int:
         """Run a command with its output at the end of a log; returns its exit code."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -41,7 +42,6 @@ class Progress:
 
     def __post_init__(self) -> None:
         self._running: dict[str, tuple[Step, float]] = {}
-        self._done: dict[Step, float] = {}
         self._lock = threading.Lock()
         self._terminal = sys.stdout.isatty()
         self._number = sum(len(chapter.steps) for chapter in self.chapters)
@@ -52,29 +52,28 @@ class Progress:
             self._running[chapter.name] = (step, time.perf_counter())
             self._say(f"$ {step}")
 
-    def end(self, chapter: Chapter, step: Step, seconds: float) -> None:
-        """A step has ended."""
+    def end(self, chapter: Chapter, step: Step) -> None:
+        """A step has ended, and its chapter knows how long it took."""
         with self._lock:
             self._running.pop(chapter.name, None)
-            self._done[step] = seconds
             if not self._terminal:
                 self._say(self.line())
 
     def left(self) -> float:
         """Seconds until the end, as far as can be told: expectations, corrected by how long steps have taken so far."""
         now = time.perf_counter()
-        expected = sum(step.about for step in self._done)
-        taken = sum(self._done.values())
+        expected = sum(step.about for chapter in self.chapters for step in chapter.seconds)
+        taken = sum(sum(chapter.seconds.values()) for chapter in self.chapters)
         for step, since in self._running.values():
             expected, taken = expected + min(step.about, now - since), taken + (now - since)
         # The first seconds say little about the machine: a minute of the expectations is mixed in.
         pace = (taken + 60.0) / (expected + 60.0)
         begun, waiting = [], []
         for chapter in self.chapters:
-            steps = [step for step in chapter.steps if step not in self._done]
+            steps = [step for step in chapter.steps if step not in chapter.seconds]
             running = self._running.get(chapter.name)
             seconds = [pace * step.about for step in steps]
-            if running and steps:
+            if running and running[0] not in chapter.seconds:
                 seconds[0] = max(seconds[0] - (now - running[1]), 1.0)
             (begun if running else waiting).append(seconds)
         return remaining_seconds(begun + waiting, self.lanes)
@@ -87,12 +86,9 @@ class Progress:
             f"{clock(now - since)}"
             for name, (step, since) in self._running.items()
         ]
-        done = f"{len(self._done)} of {self._number} steps, about {clock(self.left())} to go"
-        return (
-            f"[{clock(now - self.start)}] {done} | {' | '.join(runs)}"
-            if runs
-            else f"[{clock(now - self.start)}] {done}"
-        )
+        done = sum(len(chapter.seconds) for chapter in self.chapters)
+        told = f"[{clock(now - self.start)}] {done} of {self._number} steps, about {clock(self.left())} to go"
+        return " | ".join([told, *runs])
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -123,8 +119,6 @@ class Progress:
             print(text, flush=True)
 
     def _draw(self) -> None:
-        import shutil
-
         width = shutil.get_terminal_size().columns - 1
         print(f"\r\033[K{self.line()[:width]}", end="", flush=True)
 

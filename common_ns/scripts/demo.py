@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import inspect
 import json
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from common_ns._demo.page import Page
 from common_ns._demo.plan import Chapter
 from common_ns._demo.progress import Progress, clock
 from common_ns.checks import InputError, report_input_errors
+from common_ns.cores import available_cores
 
 MARK = "demo.json"
 """Tells a demo's folder from others, and holds its figures."""
@@ -49,7 +49,7 @@ class Demo:
         start = time.perf_counter()
         folder = self.output_dir.absolute()
         self.clear(folder)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = available_cores()
         count = self.lanes or min(4, cores)
         recipe = Recipe(folder, self.effort, self.frames)
         data = scenes(recipe)

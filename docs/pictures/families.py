@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from common_ns._demo.chapters import first_frame
 from common_ns._demo.page import panels, pixels
-from common_ns.mesh_pictures import MeshPictures
+from common_ns.mesh_pictures import MeshPictures, as_bytes
 
 LABEL = 26
 """Height of a label in pixels."""
@@ -55,7 +55,7 @@ class Families:
     def mesh(self, kind: int) -> np.ndarray:
         """The mesh of the surface chapter: 0 as clay, 1 in its colours."""
         view = MeshPictures(self.demo / "surface" / "mesh.ply", size=self.size).view(30.0)[kind]
-        return (255.0 * view).astype(np.uint8)
+        return as_bytes(view)
 
     def swapped(self) -> np.ndarray:
         """The first frame of the film with another run's colours."""
@@ -68,7 +68,7 @@ class Families:
     def volume(self) -> np.ndarray:
         """The mesh that came out of the networks."""
         view = MeshPictures(self.demo / "volume" / "mesh.ply", size=self.size).view(30.0)[0]
-        return (255.0 * view).astype(np.uint8)
+        return as_bytes(view)
 
     def scales(self) -> np.ndarray:
         """Renderings at four sizes, each enlarged to a quarter of the panel."""

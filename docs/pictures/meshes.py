@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from common_ns.mesh_pictures import MeshPictures
+from common_ns.mesh_pictures import MeshPictures, as_bytes
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Picture:
             views = [mesh.view(azimuth, self.elevation) for azimuth in self.azimuths]
             rows += [np.concatenate([view[kind] for view in views], axis=1) for kind in (0, 1)]
         picture = np.concatenate(rows, axis=0)
-        Image.fromarray((255.0 * picture.clip(0.0, 1.0)).astype(np.uint8)).save(self.output, optimize=True)
+        Image.fromarray(as_bytes(picture)).save(self.output, optimize=True)
 
 
 if __name__ == "__main__":
