@@ -33,9 +33,10 @@ from PIL import Image
 
 from benchmarks.mipnerf import Run, device, without_lpips
 from benchmarks.report import RESULTS, save_section, table, write_sections
-from common_ns.checks import InputError, report_input_errors
+from common_ns.errors import InputError
 from common_ns.metrics import depth_errors, psnr
-from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
+from common_ns.nerfstudio_seam.last_words import report_input_errors
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 
 METHOD = "depth-hash-small"
 EVERY = 7

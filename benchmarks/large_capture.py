@@ -37,8 +37,9 @@ from PIL import Image, ImageChops
 from rich.progress import track
 
 from benchmarks.report import RESULTS, conditions, save_section, table
-from common_ns.checks import InputError, report_input_errors
-from common_ns.sample_scene import look_at
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.last_words import report_input_errors
+from common_ns.sample_scene.generate import look_at
 
 GB = 1e9
 NEVER = "1000000000"

@@ -29,9 +29,10 @@ import tyro
 from numpy.typing import NDArray
 
 from benchmarks.report import RESULTS, save_section, table, write_sections
-from common_ns.checks import InputError, report_input_errors
-from common_ns.mesh_io import Mesh
-from common_ns.meshing import extract_mesh
+from common_ns.errors import InputError
+from common_ns.meshing.extraction import extract_mesh
+from common_ns.meshing.mesh_io import Mesh
+from common_ns.nerfstudio_seam.last_words import report_input_errors
 from miner_ns.fitting import Fitting, intersection_over_union, mean_squared_error
 from miner_ns.image_io import read_image
 from miner_ns.options import FitOptions

@@ -38,8 +38,8 @@ from torch.cuda.amp.grad_scaler import GradScaler
 
 from benchmarks.report import save_section, table, write_sections
 from common_ns.metrics import psnr, ssim
-from common_ns.pipeline import FieldPipeline, average_metrics
-from common_ns.schedulers import LogLinearSchedulerConfig
+from common_ns.nerfstudio_seam.pipeline import FieldPipeline, average_metrics
+from common_ns.nerfstudio_seam.schedulers import LogLinearSchedulerConfig
 from mipnerf_ns.dataparser import MultiscaleBlenderDataParserConfig
 from mipnerf_ns.model import MipNerfModelConfig
 from mipnerf_ns.scripts.multiscale_blender import MultiscaleBlender

@@ -35,7 +35,7 @@ from torch import Tensor
 from benchmarks.mipnerf import Run, count_parameters, device, without_lpips
 from benchmarks.report import RESULTS, save_section, table, write_sections
 from common_ns.metrics import psnr, ssim
-from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 
 METHOD = "mip-nerf-360-small"
 SCALES = (1, 2, 4)

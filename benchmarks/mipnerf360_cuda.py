@@ -34,7 +34,8 @@ from torch.cuda.amp.grad_scaler import GradScaler
 
 from benchmarks import report
 from benchmarks.mipnerf import Run, device
-from common_ns.checks import InputError, report_input_errors
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.last_words import report_input_errors
 from mipnerf_ns import ipe_triton
 from mipnerf_ns.field360 import ContractedDensityField
 from mipnerf_ns.model360 import MipNerf360Model

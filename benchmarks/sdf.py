@@ -28,12 +28,12 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from benchmarks.mipnerf import Run, count_parameters
 from benchmarks.report import RESULTS, save_section, write_sections
 from benchmarks.sdf_host import host_iso_field, host_pipeline
-from common_ns.mesh_culling import Views, keep_vertices, seen_vertices
-from common_ns.mesh_io import Mesh
-from common_ns.meshing import extract_mesh
-from hashnffb_sdf_ns.mesh_metrics import compare
-from hashnffb_sdf_ns.model import masked_metrics
-from hashnffb_sdf_ns.surface_points import Geometry, read_geometry
+from common_ns.meshing.culling import Views, keep_vertices, seen_vertices
+from common_ns.meshing.extraction import extract_mesh
+from common_ns.meshing.mesh_io import Mesh
+from hashnffb_sdf_ns.base_model import masked_metrics
+from hashnffb_sdf_ns.mesh_evaluation.mesh_metrics import compare
+from hashnffb_sdf_ns.mesh_evaluation.surface_points import Geometry, read_geometry
 
 ENCODINGS = ("posenc", "fourier", "hash", "nffb", "stylemod-nffb")
 

@@ -28,11 +28,11 @@ from scipy.spatial.transform import Rotation
 
 from benchmarks.mipnerf import Run
 from benchmarks.report import RESULTS, save_section, write_sections
-from common_ns.projection import projection_matrices
+from common_ns.cameras.projection import projection_matrices
 from hashnffb_sdf_ns.camera_refinement import camera_metrics
-from hashnffb_sdf_ns.downscaled import image_sizes
-from hashnffb_sdf_ns.idr_cameras import INITIAL_FILE, CameraFile, decompose, read_camera_file
-from hashnffb_sdf_ns.idr_layout import find_camera_file, find_files, pair_views
+from hashnffb_sdf_ns.idr_data.cameras import INITIAL_FILE, CameraFile, decompose, read_camera_file
+from hashnffb_sdf_ns.idr_data.downscaled import image_sizes
+from hashnffb_sdf_ns.idr_data.layout import find_camera_file, find_files, pair_views
 
 TO_INDICES = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
 """From pixels, the first one's centre at 0.5, to those of the file format, where it is at 0."""

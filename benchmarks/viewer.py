@@ -36,7 +36,7 @@ from PIL import Image
 from benchmarks.photograph import PHOTO_SIDE, photograph
 from benchmarks.report import RESULTS, save_section, write_sections
 from benchmarks.viewer_client import Client, Picture
-from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 
 SCENES = {
     "mip-nerf-small": "bounded/blender",

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 
 LPIPS_MIN_SIZE = 64
 """Shorter image side in pixels below which AlexNet's feature maps are too small for LPIPS to mean anything."""

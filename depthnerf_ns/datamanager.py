@@ -7,8 +7,8 @@ from typing import Literal
 
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from common_ns import distributed
-from common_ns.datamanager import FieldDataManager, FieldDataManagerConfig
+from common_ns.nerfstudio_seam import distributed
+from common_ns.nerfstudio_seam.datamanager import FieldDataManager, FieldDataManagerConfig
 from depthnerf_ns.dataset import DepthDataset
 
 
@@ -37,8 +37,8 @@ class DepthDataManager(FieldDataManager):
         super().setup_train()
 
     def _check_depth(self) -> None:
+        from depthnerf_ns.checks.depth_check import check_dataset, check_depth
         from depthnerf_ns.dataparser import RgbdDataParserConfig, contract_in_words
-        from depthnerf_ns.depth_check import check_dataset, check_depth
 
         outputs = self.train_dataparser_outputs
         parser = self.config.dataparser

@@ -4,9 +4,9 @@ On top of what the host's parser reads, a transforms.json may have
 
 | key | where | meaning |
 |---|---|---|
-| depth_file_path | frame | the depth map; see `depthnerf_ns.depth_data` for formats and what is valid |
+| depth_file_path | frame | the depth map; see `common_ns.data.depth.contract` for formats and what is valid |
 | depth_sigma_file_path | frame | standard deviation of each depth, in the same unit; optional |
-| normal_file_path | frame | surface normals; see `depthnerf_ns.normal_data`; optional |
+| normal_file_path | frame | surface normals; see `common_ns.data.depth.normals`; optional |
 | depth_unit_scale_factor | top | metres (the unit of the poses) per stored step |
 | depth_kind | top | z: along the optical axis; ray: along the ray |
 | normal_space | top | world, opengl or opencv: the axes of the normals |
@@ -33,8 +33,9 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, Nerfst
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from common_ns.checks import InputError, check_transforms, read_json
-from depthnerf_ns.depth_data import (
+from common_ns.cameras.views import spread_views
+from common_ns.data.checks import check_transforms, read_json
+from common_ns.data.depth.contract import (
     INTEGER_UNIT,
     KIND_NAMES,
     DepthContract,
@@ -45,9 +46,9 @@ from depthnerf_ns.depth_data import (
     ray_per_z,
     stored_type,
 )
+from common_ns.data.depth.normals import NormalContract, NormalSpace
+from common_ns.errors import InputError
 from depthnerf_ns.layouts import UNITS, Layout, PixelMap, find_layout, rewrite
-from depthnerf_ns.normal_data import NormalContract, NormalSpace
-from depthnerf_ns.views import spread_views
 
 FILE_KEYS = ("depth_file_path", "depth_sigma_file_path", "normal_file_path")
 """Fields that all frames have, or none."""
@@ -240,7 +241,7 @@ class RgbdDataParser(Nerfstudio):
     def _subset(self, outputs: DataparserOutputs, count: int) -> DataparserOutputs:
         """The training outputs with `count` views that are spread well and are not among the test views."""
         # The host loads this module while it still imports its datamanagers.
-        from common_ns.datamanager import select_frames
+        from common_ns.nerfstudio_seam.datamanager import select_frames
 
         if count < 1:
             raise InputError(f"--num-views is {count}", "Choose at least 1")

@@ -17,10 +17,7 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from torch import Tensor
 
-from common_ns.checks import InputError
-from common_ns.datamanager import FieldDataset
-from depthnerf_ns.depth_cloud import DepthCloud
-from depthnerf_ns.depth_data import (
+from common_ns.data.depth.contract import (
     as_float,
     as_tensor,
     check_depth_files,
@@ -33,7 +30,10 @@ from depthnerf_ns.depth_data import (
     ray_per_z,
     stored_type,
 )
-from depthnerf_ns.normal_data import NormalContract, load_normals, scene_normals
+from common_ns.data.depth.normals import NormalContract, load_normals, scene_normals
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.datamanager import FieldDataset
+from depthnerf_ns.depth_cloud import DepthCloud
 
 STORED = {"depth_image": "stored_depth", "depth_sigma": "stored_sigma", "normal_image": "stored_normal"}
 """Name in a batch → name in the pixel store."""

@@ -21,8 +21,9 @@ from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image
 
-from common_ns.checks import InputError, check_pose, require_path
-from depthnerf_ns.depth_data import map_header
+from common_ns.data.checks import check_pose, require_path
+from common_ns.data.depth.contract import map_header
+from common_ns.errors import InputError
 
 Layout = Literal["nerfstudio", "scannet", "matterport"]
 

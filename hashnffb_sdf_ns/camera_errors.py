@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from common_ns.camera_geometry import nearest_point_to_axes, positions
+from common_ns.cameras.geometry import nearest_point_to_axes, positions
 
 DEGENERATE = 1e-6
 """Ratio of the second to the first singular value of positions, below which they lie on a line."""

@@ -1,28 +1,97 @@
-"""The suite's datamanager for surfaces: masks in batches, and every data set placed in the unit sphere."""
+"""The suite's datamanager for surfaces: every data set is placed in the unit sphere, batches have masks, and draw more
+of the object than its share of the images.
+
+Pixels beside the object say where nothing is, and a few of them say it. Both kinds are drawn uniformly over all images.
+"""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Int
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
-from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
 
-from common_ns import distributed
-from common_ns.checks import InputError
-from common_ns.datamanager import FieldDataManager, FieldDataManagerConfig
-from common_ns.projection import projection_matrices
-from common_ns.scene_bounds import BLENDER_NEAR_FAR
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam import distributed
+from common_ns.nerfstudio_seam.datamanager import (
+    FieldDataManager,
+    FieldDataManagerConfig,
+    FieldDataset,
+    StorePixelSampler,
+)
 from hashnffb_sdf_ns.dataset import MaskedDataset
-from hashnffb_sdf_ns.idr_cameras import Similarity
-from hashnffb_sdf_ns.mask_checks import mask_files_of
-from hashnffb_sdf_ns.normalization import Extent, diagnose, scene_extent
-from hashnffb_sdf_ns.scene_sources import OriginalViews, checked_extent, half_angles
+from hashnffb_sdf_ns.idr_data.cameras import Similarity
+from hashnffb_sdf_ns.object_sphere.normalization import diagnose
+from hashnffb_sdf_ns.object_sphere.placement import extent_of_outputs, renormalised
+
+MASK_NAME = "object_mask"
+"""Name of the masks in the pixel store, in 8 bits."""
+
+
+class MaskRuns:
+    """The true values of a flat mask, as runs: masks are blobs, and lists of pixels would take 8 bytes for each.
+
+    Args:
+        mask: which positions belong to it.
+    """
+
+    def __init__(self, mask: Bool[Tensor, " n"]) -> None:
+        edges = torch.diff(mask.to(torch.int8), prepend=mask.new_zeros(1, dtype=torch.int8))
+        starts, falls = (edges == 1).nonzero()[:, 0], (edges == -1).nonzero()[:, 0]
+        if bool(mask[-1:].any()):
+            falls = torch.cat([falls, falls.new_tensor([len(mask)])])
+        self.ends = torch.cumsum(falls - starts, dim=0)
+        """Number of true values up to the end of each run."""
+        self.shifts = falls - self.ends
+        """What leads from a true value's number to its position."""
+
+    def __len__(self) -> int:
+        """Number of true values."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def positions(self, numbers: Int[Tensor, " k"]) -> Int[Tensor, " k"]:
+        """Positions of true values, given by their number."""
+        return numbers + self.shifts[torch.searchsorted(self.ends, numbers, right=True)]
+
+
+class MaskBalancedSampler(StorePixelSampler):
+    """Draws a given share of each batch from within the masks; the first rays of a batch are those.
+
+    Args:
+        share: of a batch, from 0 to 1.
+        sampler: where the pixels are.
+    """
+
+    def __init__(self, sampler: StorePixelSampler, share: float) -> None:
+        super().__init__(lambda: sampler.store, sampler.alpha_color, sampler.num_rays_per_batch)
+        self.share = share
+
+    @cached_property
+    def runs(self) -> tuple[MaskRuns, MaskRuns] | None:
+        """Pixels inside and outside of the masks; None if one of them is empty, or there are no masks."""
+        if MASK_NAME not in self.store.arrays:
+            return None
+        inside = self.store.arrays[MASK_NAME][:, 0] > 127
+        found = MaskRuns(inside), MaskRuns(~inside)
+        return found if all(len(runs) > 0 for runs in found) else None
+
+    def sample_part(self, num_rays: int, part: slice) -> dict[str, Tensor]:
+        if self.runs is None:
+            return super().sample_part(num_rays, part)
+        counts = (round(self.share * num_rays), num_rays - round(self.share * num_rays))
+        device = self.store.device
+        flat = torch.cat(
+            [runs.positions(torch.randint(len(runs), (n,), device=device)) for runs, n in zip(self.runs, counts)]
+        )[part]
+        batch = {name: array.index_select(0, flat) for name, array in self.store.arrays.items()}
+        return self.finish(batch, self.store.locate(flat))
 
 
 @dataclass
@@ -43,6 +112,9 @@ class SdfDataManagerConfig(FieldDataManagerConfig):
     masks_are: Literal["valid", "object"] = "valid"
     """What the masks of nerfstudio's own dataparsers mean. valid: the pixels to train on, as the host has it; object:
     where the object is. Those of idr-data, and alpha, always mean the object."""
+    mask_ray_share: float | None = 0.6
+    """Share of the training rays that are drawn within the object's masks, where there are masks; None: pixels are
+    drawn uniformly."""
 
 
 class SdfDataManager(FieldDataManager):
@@ -64,10 +136,20 @@ class SdfDataManager(FieldDataManager):
         return renormalised(outputs, self._placed, isinstance(self.config.dataparser, BlenderDataParserConfig))
 
     def setup_train(self) -> None:
+        share = self.config.mask_ray_share
+        if share is not None and not 0.0 <= share <= 1.0:
+            raise InputError(f"mask-ray-share is {share:g}", "Choose a share from 0 to 1; 0.6 is usual")
         if not self.uses_pixel_store and self.train_dataset.metadata["has_masks"]:
             problem = "the host's patch sampling and partial caching draw pixels inside of masks only"
             raise InputError(problem, "Drop these options of the datamanager, or train without masks")
         super().setup_train()
+
+    def _store_sampler(self, dataset: FieldDataset, num_rays: int) -> StorePixelSampler:
+        sampler = super()._store_sampler(dataset, num_rays)
+        share = self.config.mask_ray_share
+        if share is None or dataset is not self.train_dataset or not dataset.metadata.get("has_masks", False):
+            return sampler
+        return MaskBalancedSampler(sampler, share)
 
     def _choose_sphere(self, outputs: DataparserOutputs) -> Similarity:
         """What becomes the unit sphere; in a training, says what was found."""
@@ -109,72 +191,3 @@ class SdfDataManager(FieldDataManager):
             config.unit_sphere = (x, y, z, float(extent.sphere.radius))
             self.has_completed_config = True
         return extent.sphere
-
-
-def extent_of_outputs(outputs: DataparserOutputs, refuse: bool = True) -> Extent | None:
-    """Where the object is in the coordinates of a dataparser's outputs. Lens distortion is left out of account.
-
-    Args:
-        outputs: of the training views.
-        refuse: whether bad masks are an error.
-    Raises: InputError if masks are bad.
-    """
-    poses = outputs.cameras.camera_to_worlds.double().cpu().numpy()
-    views = outputs.metadata.get("original_views") or views_of_outputs(outputs)
-    inner, sizes = views.inner, views.sizes
-    masks = mask_files_of(views.images, views.masks)
-    if masks is not None:
-        extent = checked_extent(masks, projection_matrices(inner, poses), sizes, poses, refuse)
-        if extent is not None:
-            return extent
-    points = outputs.metadata.get("points3D_xyz")
-    cloud = None if points is None else torch.as_tensor(points).double().cpu().numpy()
-    return scene_extent(poses, half_angles(inner, sizes), points=cloud)
-
-
-def views_of_outputs(outputs: DataparserOutputs) -> OriginalViews:
-    """The views of a dataparser that tells no more than what is trained."""
-    cameras = outputs.cameras
-    fx, fy, cx, cy = (getattr(cameras, name).double().reshape(-1).cpu().numpy() for name in ("fx", "fy", "cx", "cy"))
-    inner = np.zeros((len(fx), 3, 3))
-    inner[:, 0, 0], inner[:, 1, 1], inner[:, 0, 2], inner[:, 1, 2], inner[:, 2, 2] = fx, fy, cx, cy, 1.0
-    sizes = torch.cat([cameras.width, cameras.height], dim=-1).reshape(-1, 2).cpu().numpy()
-    return OriginalViews(outputs.image_filenames, outputs.metadata.get("object_mask_filenames"), sizes, inner)
-
-
-def renormalised(outputs: DataparserOutputs, placed: Similarity, blender: bool = False) -> DataparserOutputs:
-    """Outputs in coordinates in which a sphere is the unit sphere; their transform still leads to the data's own.
-
-    Args:
-        outputs: of any split.
-        placed: map from the unit sphere to the outputs' coordinates.
-        blender: whether rays have the near and far planes of Blender scenes, which then scale as well.
-    """
-    if placed.radius == 1.0 and not placed.center.any():
-        return outputs
-    cameras, metadata = copy.deepcopy(outputs.cameras), dict(outputs.metadata)
-    poses = placed.normalised_poses(cameras.camera_to_worlds.double().cpu().numpy())
-    cameras.camera_to_worlds = torch.from_numpy(poses).to(cameras.camera_to_worlds)
-    scale = float(outputs.dataparser_scale)
-    if "points3D_xyz" in metadata:
-        points = torch.as_tensor(metadata["points3D_xyz"])
-        moved = placed.normalised_points(points.double().cpu().numpy())
-        metadata["points3D_xyz"] = torch.from_numpy(moved).to(points)
-    if "reference_camera_to_worlds" in metadata:
-        reference = np.stack([pose.double().cpu().numpy() for pose in metadata["reference_camera_to_worlds"]])
-        metadata["reference_camera_to_worlds"] = list(torch.from_numpy(placed.normalised_poses(reference)).float())
-    if blender and "near_far" not in metadata:
-        metadata["near_far"] = tuple(plane * scale for plane in BLENDER_NEAR_FAR)
-    if "near_far" in metadata:
-        metadata["near_far"] = tuple(float(plane) / placed.radius for plane in metadata["near_far"])
-    # x = scale · T(x₀), and what is wanted is Rᵀ (x − center) / radius = scale / radius · Rᵀ (T(x₀) − center / scale).
-    transform = outputs.dataparser_transform.double().cpu().numpy()[:3].copy()
-    transform[:, 3] -= placed.center / scale
-    return replace(
-        outputs,
-        cameras=cameras,
-        metadata=metadata,
-        scene_box=SceneBox(aabb=torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])),
-        dataparser_transform=torch.from_numpy(placed.rotation.T @ transform).float(),
-        dataparser_scale=scale / placed.radius,
-    )

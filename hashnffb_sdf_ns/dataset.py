@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 
-from common_ns.datamanager import FieldDataset
-from hashnffb_sdf_ns.mask_checks import check_mask_sizes, read_mask
+from common_ns.nerfstudio_seam.datamanager import FieldDataset
+from hashnffb_sdf_ns.object_sphere.mask_checks import check_mask_sizes, read_mask
 
 
 class MaskedDataset(FieldDataset):

@@ -12,9 +12,9 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from torch import Tensor
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
+from hashnffb_sdf_ns.base_model import SurfaceModel, SurfaceModelConfig
 from hashnffb_sdf_ns.idr import differentiable_intersection, mask_alpha, mask_error
-from hashnffb_sdf_ns.model import SurfaceModel, SurfaceModelConfig
 from hashnffb_sdf_ns.neus import eikonal_error
 from hashnffb_sdf_ns.sampling import random_in_ball
 from hashnffb_sdf_ns.sdf_field import Geometry

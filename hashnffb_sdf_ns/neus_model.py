@@ -12,9 +12,9 @@ from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 from torch.nn import Parameter
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from hashnffb_sdf_ns.background import BackgroundField, BackgroundOptions, background_sections
-from hashnffb_sdf_ns.model import SurfaceModel, SurfaceModelConfig
+from hashnffb_sdf_ns.base_model import SurfaceModel, SurfaceModelConfig
 from hashnffb_sdf_ns.neus import (
     annealed_slope,
     eikonal_error,

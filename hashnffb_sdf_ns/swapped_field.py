@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from hashnffb_sdf_ns.sdf_field import Geometry, SdfField
 
 NEWTON_STEPS = 8

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from nerfstudio.viewer.viewer_elements import ViewerButton
 from numpy.typing import NDArray
 
-from common_ns.checks import InputError
-from common_ns.iso_field import IsoField
-from common_ns.mesh_io import Mesh
-from common_ns.meshing import extract_mesh
+from common_ns.errors import InputError
+from common_ns.meshing.extraction import extract_mesh
+from common_ns.meshing.iso_field import IsoField
+from common_ns.meshing.mesh_io import Mesh
 
 NODE = "/surface"
 """Name of the mesh among the scene's nodes."""

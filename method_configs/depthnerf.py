@@ -6,15 +6,15 @@ from dataclasses import replace
 
 from nerfstudio.plugins.types import MethodSpecification
 
-from common_ns.compat import apply
 from common_ns.hash_grid import HashGridOptions
-from common_ns.param_groups import adam
-from common_ns.pipeline import FieldPipelineConfig
-from common_ns.trainer import SafeTrainerConfig
+from common_ns.nerfstudio_seam.compat import apply
+from common_ns.nerfstudio_seam.param_groups import adam
+from common_ns.nerfstudio_seam.pipeline import FieldPipelineConfig
+from common_ns.nerfstudio_seam.trainer import SafeTrainerConfig
 from depthnerf_ns.datamanager import DepthDataManagerConfig
 from depthnerf_ns.dataparser import RgbdDataParserConfig
 from depthnerf_ns.hash_model import DepthHashModelConfig
-from depthnerf_ns.model import DepthMipNerfModelConfig
+from depthnerf_ns.mipnerf_model import DepthMipNerfModelConfig
 
 apply()
 

@@ -7,18 +7,18 @@ from typing import Any
 
 from nerfstudio.plugins.types import MethodSpecification
 
-from common_ns.compat import apply
 from common_ns.hash_grid import HashGridOptions
-from common_ns.param_groups import adam
-from common_ns.pipeline import FieldPipelineConfig
-from common_ns.trainer import SafeTrainerConfig
+from common_ns.nerfstudio_seam.compat import apply
+from common_ns.nerfstudio_seam.param_groups import adam
+from common_ns.nerfstudio_seam.pipeline import FieldPipelineConfig
+from common_ns.nerfstudio_seam.trainer import SafeTrainerConfig
+from hashnffb_sdf_ns.base_model import SdfFieldConfig
 from hashnffb_sdf_ns.camera_refinement import CameraRefinementConfig
+from hashnffb_sdf_ns.datamanager import SdfDataManagerConfig
 from hashnffb_sdf_ns.dataparser import IdrDataParserConfig
 from hashnffb_sdf_ns.encodings import EncodingConfig
 from hashnffb_sdf_ns.encodings.nffb import NFFBOptions
 from hashnffb_sdf_ns.idr_model import IdrModelConfig
-from hashnffb_sdf_ns.mask_sampling import BalancedDataManagerConfig
-from hashnffb_sdf_ns.model import SdfFieldConfig
 from hashnffb_sdf_ns.neus_model import NeusModelConfig
 from hashnffb_sdf_ns.optimizers import FusedAdamConfig
 from hashnffb_sdf_ns.sphere_tracing import TracingOptions
@@ -56,7 +56,7 @@ _hash = SafeTrainerConfig(
     method_name="hash-neus",
     max_num_iterations=20000,
     pipeline=FieldPipelineConfig(
-        datamanager=BalancedDataManagerConfig(
+        datamanager=SdfDataManagerConfig(
             dataparser=IdrDataParserConfig(), train_num_rays_per_batch=2048, eval_num_rays_per_batch=1024
         ),
         model=NeusModelConfig(
@@ -91,7 +91,7 @@ _hash_small = replace(
     steps_per_eval_batch=1000,
     steps_per_eval_image=4000,
     pipeline=FieldPipelineConfig(
-        datamanager=BalancedDataManagerConfig(
+        datamanager=SdfDataManagerConfig(
             dataparser=IdrDataParserConfig(), train_num_rays_per_batch=512, eval_num_rays_per_batch=512
         ),
         model=NeusModelConfig(
@@ -139,7 +139,7 @@ _hash_idr = replace(
     method_name="hash-idr",
     max_num_iterations=30000,
     pipeline=FieldPipelineConfig(
-        datamanager=BalancedDataManagerConfig(
+        datamanager=SdfDataManagerConfig(
             dataparser=IdrDataParserConfig(),
             train_num_rays_per_batch=2048,
             eval_num_rays_per_batch=1024,

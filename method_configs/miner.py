@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from nerfstudio.plugins.types import MethodSpecification
 
-from common_ns.compat import apply
-from common_ns.trainer import SafeTrainerConfig
+from common_ns.nerfstudio_seam.compat import apply
+from common_ns.nerfstudio_seam.trainer import SafeTrainerConfig
 from miner_ns.datamanager import SignalDataManagerConfig
 from miner_ns.dataparser import MinerImageDataParserConfig, MinerOccupancyDataParserConfig
 from miner_ns.model import MinerModelConfig

@@ -15,7 +15,7 @@ from jaxtyping import Shaped
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from miner_ns.signal import require_memory
 
 _DAMAGES = (

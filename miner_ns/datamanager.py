@@ -16,7 +16,7 @@ from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIn
 from nerfstudio.model_components.ray_generators import RayGenerator
 from torch import Tensor
 
-from common_ns import checks
+from common_ns.data import checks
 from miner_ns.signal import Signal, SignalLoader
 
 

@@ -32,7 +32,8 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 
-from common_ns.checks import InputError, require_path
+from common_ns.data.checks import require_path
+from common_ns.errors import InputError
 from miner_ns.image_io import read_header, read_image
 from miner_ns.signal import SignalLoader
 from miner_ns.volume_io import MESH_SUFFIXES, VOLUME_SUFFIXES, kept_as, read_grid, read_mesh, read_volume, voxelize_file

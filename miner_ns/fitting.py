@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from common_ns import distributed
-from common_ns.checks import InputError
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam import distributed
 from miner_ns.chunk import Chunk, restored, split_saved
 from miner_ns.hierarchy import Hierarchy, Level
 from miner_ns.kernels import (

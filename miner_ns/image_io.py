@@ -29,8 +29,9 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from common_ns.checks import InputError, has_alpha, require_path
-from common_ns.pixels import scratch_folder
+from common_ns.data.checks import has_alpha, require_path
+from common_ns.data.pixels import scratch_folder
+from common_ns.errors import InputError
 from miner_ns.arrays import array_header, damage_explained, load_array
 from miner_ns.signal import Signal, chunks, require_memory
 

@@ -20,8 +20,8 @@ from jaxtyping import Shaped, UInt8
 from numpy.typing import DTypeLike, NDArray
 from rich.progress import Progress
 
-from common_ns.checks import InputError
-from common_ns.files import written_whole
+from common_ns.data.files import written_whole
+from common_ns.errors import InputError
 from miner_ns.signal import chunks
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".npy")

@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from miner_ns.kernels.reference import MAX_POINTS_IN_FLIGHT
 from miner_ns.networks import BlockNetwork
 

@@ -18,10 +18,10 @@ from nerfstudio.viewer.viewer_elements import ViewerCheckbox, ViewerDropdown, Vi
 from torch import Tensor
 from torch.nn import Parameter
 
-from common_ns import distributed
-from common_ns.checks import InputError
-from common_ns.iso_field import IsoField
-from common_ns.viewer_pace import ViewerPace
+from common_ns.errors import InputError
+from common_ns.meshing.iso_field import IsoField
+from common_ns.nerfstudio_seam import distributed
+from common_ns.nerfstudio_seam.viewer_pace import ViewerPace
 from miner_ns.fitting import Fitting, Progress
 from miner_ns.kernels import resolve
 from miner_ns.options import FitOptions

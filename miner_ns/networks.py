@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from common_ns.polyhedron import basis_directions
+from common_ns.rays.icosahedron import basis_directions
 
 NetworkKind = Literal["mlp", "gabor"]
 OutputKind = Literal["sigmoid", "sine", "linear"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from miner_ns.options import FitOptions
 
 MAX_LEVELS = 20

@@ -14,9 +14,9 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
-from common_ns import distributed
-from common_ns.pipeline import FieldPipeline, FieldPipelineConfig, StepResult
-from common_ns.pixels import available_memory
+from common_ns.data.pixels import available_memory
+from common_ns.nerfstudio_seam import distributed
+from common_ns.nerfstudio_seam.pipeline import FieldPipeline, FieldPipelineConfig, StepResult
 from miner_ns.fitting import Fitting, intersection_over_union, mean_squared_error
 from miner_ns.memory import GIB
 from miner_ns.model import LEVEL_COLORS, MinerModel

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 from numpy.typing import DTypeLike, NDArray
 
-from common_ns.checks import InputError
-from common_ns.pixels import available_memory
+from common_ns.data.pixels import available_memory
+from common_ns.errors import InputError
 
 CHUNK_SAMPLES = 2**24
 """Most samples that are looked at at once when a whole signal is scanned: 64 MiB of float32."""

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from common_ns.checks import InputError
-from common_ns.iso_field import IsoField
+from common_ns.errors import InputError
+from common_ns.meshing.iso_field import IsoField
 from miner_ns.hierarchy import Hierarchy
 
 MAX_SAMPLES = 2**27

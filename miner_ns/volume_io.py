@@ -26,8 +26,9 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from common_ns.checks import InputError, require_path
-from common_ns.files import written_whole
+from common_ns.data.checks import require_path
+from common_ns.data.files import written_whole
+from common_ns.errors import InputError
 from miner_ns.arrays import array_header, damage_explained, load_array, load_member
 from miner_ns.signal import Signal, chunks, find_extremes, require_memory
 from miner_ns.voxelize import Grid, VoxelizeOptions, Voxels, check_closedness, voxelize

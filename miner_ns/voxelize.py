@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int64
 from numpy.typing import NDArray
 from rich.progress import track
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from miner_ns.columns import (
     MAX_RESOLUTION,
     ONE,

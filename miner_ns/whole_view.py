@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from common_ns.camera_geometry import normalise
-from common_ns.first_view import MARGIN, FirstView, View
+from common_ns.cameras.first_view import MARGIN, FirstView, View
+from common_ns.cameras.geometry import normalise
 
 CORNER = (0.5, 0.35, 1.0)
 """Direction from which a volume is seen at first."""

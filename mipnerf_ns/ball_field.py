@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from common_ns.appearance import AppearanceCodes
-from common_ns.iso_field import IsoField, default_density_level
-from common_ns.radiance_model import RadianceModel
+from common_ns.base_model import RadianceModel
+from common_ns.meshing.iso_field import IsoField, default_density_level
 
 
 class BallField(Protocol):

@@ -29,7 +29,8 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.utils.colors import get_color
 
-from common_ns.checks import InputError, check_pose, read_json
+from common_ns.data.checks import check_pose, read_json
+from common_ns.errors import InputError
 
 METADATA_FILE = "metadata.json"
 REQUIRED_KEYS = ("file_path", "cam2world", "width", "height", "focal", "label", "near", "far")

@@ -16,7 +16,7 @@ from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
-from common_ns.polyhedron import BasisName, basis_directions
+from common_ns.rays.icosahedron import BasisName, basis_directions
 from mipnerf_ns import ipe_triton
 from mipnerf_ns.colored_field import ColoredField
 from mipnerf_ns.cones import MAX_RADIUS, cylinder_moments, frustum_moments, pixel_radius

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from common_ns.polyhedron import basis_directions
+from common_ns.rays.icosahedron import basis_directions
 from mipnerf_ns.contraction import lift_frustum
 from mipnerf_ns.ipe import integrated_pos_enc
 

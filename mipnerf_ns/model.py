@@ -21,14 +21,14 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
 
-from common_ns.checks import InputError
-from common_ns.iso_field import IsoField
+from common_ns.base_model import RadianceModel, RadianceModelConfig
+from common_ns.errors import InputError
+from common_ns.meshing.iso_field import IsoField
 from common_ns.metrics import psnr
-from common_ns.radiance_model import RadianceModel, RadianceModelConfig
+from common_ns.rays.stepfun import blur_weights
 from mipnerf_ns.ball_field import ball_iso_field
 from mipnerf_ns.field import MipNerfField, position_scale_for
 from mipnerf_ns.networks import Precision
-from mipnerf_ns.stepfun import blur_weights
 
 SAMPLERS = {
     "uniform": UniformSampler,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from common_ns.polyhedron import BasisName
+from common_ns.rays.icosahedron import BasisName
+from mipnerf_ns.base_model import ProposalModel, ProposalModelConfig
 from mipnerf_ns.field360 import ContractedDensityField, Encoding, MipNerf360Field
 from mipnerf_ns.networks import Precision
-from mipnerf_ns.proposal_model import ProposalModel, ProposalModelConfig
 
 
 @dataclass

@@ -16,12 +16,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common_ns.checks import InputError, explained, read_json, report_input_errors
-from common_ns.iso_field import iso_field_of
-from common_ns.mesh_culling import Views, keep_vertices, seen_vertices, within_masks
-from common_ns.mesh_io import Mesh, check_mesh_path
-from common_ns.meshing import check_box, extract_mesh
-from common_ns.runs import read_run_config
+from common_ns.data.checks import explained, read_json
+from common_ns.errors import InputError
+from common_ns.meshing.culling import Views, keep_vertices, seen_vertices, within_masks
+from common_ns.meshing.extraction import check_box, extract_mesh
+from common_ns.meshing.iso_field import iso_field_of
+from common_ns.meshing.mesh_io import Mesh, check_mesh_path
+from common_ns.nerfstudio_seam.last_words import report_input_errors
+from common_ns.nerfstudio_seam.runs import read_run_config
 
 if TYPE_CHECKING:
     from nerfstudio.pipelines.base_pipeline import Pipeline

@@ -15,7 +15,7 @@ import tyro
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from common_ns.camera_geometry import (
+from common_ns.cameras.geometry import (
     azimuth_coverage,
     in_words,
     orbit_centre,
@@ -24,9 +24,11 @@ from common_ns.camera_geometry import (
     spherical_coordinates,
     up_axis,
 )
-from common_ns.camera_path import camera_path_json, even, write_camera_path
-from common_ns.checks import InputError, check_pose, explained, report_input_errors
-from common_ns.runs import read_run_config
+from common_ns.cameras.paths import camera_path_json, even, write_camera_path
+from common_ns.data.checks import check_pose, explained
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.last_words import report_input_errors
+from common_ns.nerfstudio_seam.runs import read_run_config
 
 if TYPE_CHECKING:
     from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from common_ns.checks import InputError, report_input_errors, require_path
-from common_ns.pose_figure import draw_figure
-from common_ns.pose_set import load_poses, summary
-from common_ns.pose_viewer import show_in_viewer
+from common_ns.cameras.pose_figure import draw_figure
+from common_ns.cameras.pose_set import load_poses, summary
+from common_ns.cameras.pose_viewer import show_in_viewer
+from common_ns.data.checks import require_path
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.last_words import report_input_errors
 
 if TYPE_CHECKING:
     from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig

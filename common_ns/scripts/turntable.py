@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from common_ns.checks import InputError, report_input_errors, require_path
+from common_ns.data.checks import require_path
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.last_words import report_input_errors
 
 SUFFIXES = (".mp4", ".png", ".jpg")
 
@@ -57,7 +59,7 @@ class Turntable:
     def main(self) -> None:
         """Draw and write."""
         self.check()
-        from common_ns.mesh_pictures import MeshPictures
+        from common_ns.meshing.pictures import MeshPictures
 
         mesh = MeshPictures(self.mesh, self.up, self.size, oversampling=2)
         self.output_path.parent.mkdir(parents=True, exist_ok=True)

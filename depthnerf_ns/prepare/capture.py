@@ -18,8 +18,9 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-from common_ns.checks import InputError, check_transforms, explained, read_json, require_path
-from depthnerf_ns.depth_data import DepthContract, DepthKind
+from common_ns.data.checks import check_transforms, explained, read_json, require_path
+from common_ns.data.depth.contract import DepthContract, DepthKind
+from common_ns.errors import InputError
 from depthnerf_ns.layouts import UNITS, layout_of, rewrite
 from depthnerf_ns.prepare.colmap_model import ColmapModel, find_model
 from depthnerf_ns.prepare.monosdf import camera_file, read_monosdf

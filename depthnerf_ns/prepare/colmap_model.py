@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from depthnerf_ns.prepare.sparse import SparsePoints
 
 FILES = ("cameras", "images", "points3D")

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
-from common_ns.checks import InputError, decode_image
+from common_ns.data.checks import decode_image
+from common_ns.errors import InputError
 from depthnerf_ns.prepare.predictions import Kind, checked
 
 INSTALL = "Install it with: pip install 'fieldsuite[mono]'"

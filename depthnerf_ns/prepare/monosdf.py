@@ -17,8 +17,9 @@ from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image
 
-from common_ns.checks import InputError, require_path
-from common_ns.projection import take_apart
+from common_ns.cameras.projection import take_apart
+from common_ns.data.checks import require_path
+from common_ns.errors import InputError
 
 CAMERA_FILES = ("cameras.npz", "cameras_sphere.npz")
 ORIGINALS = ((1600, 1200), (1200, 680), (960, 540))
@@ -100,7 +101,7 @@ def write_normals(cue: Path, target: Path) -> None:
 
     Raises: InputError if it is no array of three channels.
     """
-    from depthnerf_ns.depth_data import decode_map
+    from common_ns.data.depth.contract import decode_map
 
     values = decode_map(cue, "file of normals").astype(np.float64)
     if values.ndim == 3 and values.shape[0] == 3 and values.shape[2] != 3:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 
 Source = Literal["sensor", "mono", "sfm", "composite"]
 

@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-from common_ns.checks import InputError, require_path
+from common_ns.data.checks import require_path
+from common_ns.errors import InputError
 
 Matching = Literal["exhaustive", "sequential"]
 SUFFIXES = (".jpg", ".jpeg", ".png")

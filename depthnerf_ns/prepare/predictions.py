@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from common_ns.checks import InputError, require_path
-from depthnerf_ns.depth_data import NO_HIT, decode_map
+from common_ns.data.checks import require_path
+from common_ns.data.depth.contract import NO_HIT, decode_map
+from common_ns.errors import InputError
 
 Kind = Literal["depth", "inverse-depth", "metric"]
 KINDS: dict[Kind, str] = {"depth": "depth", "inverse-depth": "inverse depth", "metric": "metric depth"}

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from depthnerf_ns.prepare.capture import Capture, frame_number, poses
 from depthnerf_ns.prepare.colmap_model import ColmapModel
 from depthnerf_ns.prepare.sparse import PointDepth, SparsePoints

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import ndarray
 
-from common_ns._sample.writers import write_json
-from common_ns.checks import decode_image
+from common_ns.data.checks import decode_image
+from common_ns.sample_scene.writers import write_json
 from depthnerf_ns.prepare.sources import FrameStats
 from depthnerf_ns.prepare.writer import GENERATOR
 

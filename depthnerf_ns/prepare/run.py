@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from common_ns.checks import InputError
-from depthnerf_ns.depth_data import KIND_NAMES
+from common_ns.data.depth.contract import KIND_NAMES
+from common_ns.errors import InputError
 from depthnerf_ns.prepare.alignment import AlignmentError
 from depthnerf_ns.prepare.capture import Capture, DepthSettings, read_capture
 from depthnerf_ns.prepare.options import PrepareOptions

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
-from common_ns.checks import InputError
-from depthnerf_ns.depth_data import as_float, as_tensor, image_ray_per_z, load_depth, load_sigma
+from common_ns.data.depth.contract import as_float, as_tensor, image_ray_per_z, load_depth, load_sigma
+from common_ns.errors import InputError
 from depthnerf_ns.prepare.alignment import AlignmentError, align_scale_shift, explained_share
 from depthnerf_ns.prepare.capture import Capture
 from depthnerf_ns.prepare.predictions import Kind, Predictor

@@ -17,9 +17,10 @@ from nerfstudio.cameras.cameras import Cameras
 from numpy import ndarray
 from rich.progress import track
 
-from common_ns.checks import InputError, decode_image
+from common_ns.cameras.views import views_to_compare
+from common_ns.data.checks import decode_image
+from common_ns.errors import InputError
 from depthnerf_ns.prepare.sparse import SparsePoints
-from depthnerf_ns.views import views_to_compare
 
 NUM_OTHERS = 6
 """Views that each is matched with."""

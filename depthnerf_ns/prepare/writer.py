@@ -12,9 +12,10 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image
 
-from common_ns._sample.writers import write_json
-from common_ns.checks import InputError, read_json
-from depthnerf_ns.depth_data import SATURATED, DepthKind
+from common_ns.data.checks import read_json
+from common_ns.data.depth.contract import SATURATED, DepthKind
+from common_ns.errors import InputError
+from common_ns.sample_scene.writers import write_json
 from depthnerf_ns.prepare.capture import Capture
 
 GENERATOR = "ns-depth-prepare"

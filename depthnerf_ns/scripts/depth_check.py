@@ -16,7 +16,8 @@ from typing import Literal
 
 import tyro
 
-from common_ns.checks import InputError, report_input_errors
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.last_words import report_input_errors
 
 
 @dataclass
@@ -45,9 +46,9 @@ class DepthCheck:
 
         Raises: InputError if the depth is evidently wrong, or cannot be read.
         """
+        from common_ns.data.depth.photo_check import photo_support
+        from depthnerf_ns.checks.depth_check import all_outputs, check_depth
         from depthnerf_ns.dataparser import RgbdDataParserConfig, contract_in_words
-        from depthnerf_ns.depth_check import all_outputs, check_depth
-        from depthnerf_ns.photo_check import photo_support
 
         names = ("data", "layout", "depth_unit", "depth_kind", "depth_min", "depth_max", "depth_resize")
         config = RgbdDataParserConfig(**{name: getattr(self, name) for name in names})
@@ -55,7 +56,7 @@ class DepthCheck:
         print(contract_in_words(outputs[0].metadata))
         report = check_depth(*outputs)
         if self.output_path is not None:
-            from depthnerf_ns.depth_figure import draw_figure
+            from depthnerf_ns.checks.depth_figure import draw_figure
 
             try:
                 self.output_path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from common_ns.checks import report_input_errors
+from common_ns.nerfstudio_seam.last_words import report_input_errors
 from depthnerf_ns.prepare.options import PrepareOptions
 
 

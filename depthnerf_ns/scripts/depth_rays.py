@@ -13,7 +13,8 @@ from typing import Literal
 
 import tyro
 
-from common_ns.checks import InputError, report_input_errors
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.last_words import report_input_errors
 
 
 @dataclass
@@ -35,9 +36,9 @@ class DepthRays:
     def main(self) -> Path:
         """Draw, and print measured and rendered depth."""
         from common_ns.scripts.mesh import load_pipeline
+        from depthnerf_ns.base_model import DepthModel
+        from depthnerf_ns.checks.ray_profile import draw_profiles, ray_profile
         from depthnerf_ns.datamanager import DepthDataManager
-        from depthnerf_ns.model import DepthModel
-        from depthnerf_ns.ray_profile import draw_profiles, ray_profile
 
         pipeline = load_pipeline(self.load_config)
         model, datamanager = pipeline.model, pipeline.datamanager

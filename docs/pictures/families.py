@@ -12,9 +12,9 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw, ImageFont
 
-from common_ns._demo.chapters import first_frame
-from common_ns._demo.page import panels, pixels
-from common_ns.mesh_pictures import MeshPictures, as_bytes
+from common_ns.meshing.pictures import MeshPictures, as_bytes
+from demo.chapters import first_frame
+from demo.page import panels, pixels
 
 LABEL = 26
 """Height of a label in pixels."""

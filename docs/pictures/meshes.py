@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from common_ns.mesh_pictures import MeshPictures, as_bytes
+from common_ns.meshing.pictures import MeshPictures, as_bytes
 
 
 @dataclass

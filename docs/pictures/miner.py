@@ -19,7 +19,8 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
-from common_ns.checks import InputError, report_input_errors
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.last_words import report_input_errors
 from miner_ns.scripts.zoom_path import FIELD_OF_VIEW, zoom_poses
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class Occupancy:
         """Draw the panels and write the picture."""
         from nerfstudio.cameras.cameras import Cameras
 
-        from common_ns.camera_geometry import look_at
+        from common_ns.cameras.geometry import look_at
 
         model = load(self.load_config)
         angle = math.radians(self.azimuth)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from hashnffb_sdf_ns.encodings.base import Encoding, active_levels
 from hashnffb_sdf_ns.encodings.fourier_bands import fourier_bands, quarter_turns
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from common_ns.hash_grid import HashGrid, HashGridOptions
 from hashnffb_sdf_ns.encodings.base import Encoding, active_levels
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
 from hashnffb_sdf_ns.encodings.fourier import require_range
 from hashnffb_sdf_ns.encodings.fourier_bands import fourier_bands, quarter_turns

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
 from hashnffb_sdf_ns.encodings.base import Encoding
 from hashnffb_sdf_ns.encodings.fourier import FourierOptions, RandomFourierFeatures

@@ -19,12 +19,13 @@ from rich.console import Console
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from common_ns.checks import InputError, report_input_errors
-from common_ns.files import written_whole
-from hashnffb_sdf_ns.dtu_protocol import MAX_DISTANCE, DtuMetrics, Observability
-from hashnffb_sdf_ns.dtu_protocol import evaluate as evaluate_dtu
-from hashnffb_sdf_ns.mesh_metrics import DEFAULT_SAMPLES, MeshMetrics, compare
-from hashnffb_sdf_ns.surface_points import Progress, read_geometry
+from common_ns.data.files import written_whole
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.last_words import report_input_errors
+from hashnffb_sdf_ns.mesh_evaluation.dtu_protocol import MAX_DISTANCE, DtuMetrics, Observability
+from hashnffb_sdf_ns.mesh_evaluation.dtu_protocol import evaluate as evaluate_dtu
+from hashnffb_sdf_ns.mesh_evaluation.mesh_metrics import DEFAULT_SAMPLES, MeshMetrics, compare
+from hashnffb_sdf_ns.mesh_evaluation.surface_points import Progress, read_geometry
 
 
 @dataclass

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from common_ns.checks import InputError, read_json, report_input_errors, require_path
+from common_ns.data.checks import read_json, require_path
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.last_words import report_input_errors
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
@@ -108,7 +110,7 @@ def swap_fields(pipeline: Pipeline, other: Pipeline, options: SwapAppearance) ->
 
     Raises: InputError if one of them is of another kind of method, or their features do not fit.
     """
-    from hashnffb_sdf_ns.model import SurfaceModel
+    from hashnffb_sdf_ns.base_model import SurfaceModel
     from hashnffb_sdf_ns.sdf_field import SdfField
     from hashnffb_sdf_ns.swapped_field import SwappedField
 

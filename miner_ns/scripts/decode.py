@@ -12,7 +12,8 @@ import tyro
 from jaxtyping import Shaped
 from numpy.typing import NDArray
 
-from common_ns.checks import InputError, report_input_errors
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.last_words import report_input_errors
 from common_ns.scripts.mesh import load_pipeline
 from miner_ns.hierarchy import Hierarchy
 from miner_ns.image_writer import check_image_path, write_image

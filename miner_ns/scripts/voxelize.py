@@ -10,7 +10,8 @@ from typing import Annotated
 
 import tyro
 
-from common_ns.checks import InputError, report_input_errors
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.last_words import report_input_errors
 from miner_ns.volume_io import VOLUME_SUFFIXES, read_mesh, voxelize_file, write_volume
 from miner_ns.voxelize import VoxelizeOptions, Voxels
 

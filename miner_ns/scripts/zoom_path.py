@@ -16,9 +16,11 @@ import tyro
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 
-from common_ns.camera_path import camera_path_json, even, write_camera_path
-from common_ns.checks import InputError, report_input_errors, require_path
-from common_ns.runs import read_run_config
+from common_ns.cameras.paths import camera_path_json, even, write_camera_path
+from common_ns.data.checks import require_path
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.last_words import report_input_errors
+from common_ns.nerfstudio_seam.runs import read_run_config
 
 FIELD_OF_VIEW = 2.0 * math.atan(0.5)
 """Vertical, in radians: the picture is as high as the camera is far away."""

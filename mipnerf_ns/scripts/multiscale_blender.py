@@ -22,7 +22,9 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
-from common_ns.checks import InputError, check_transforms, decode_image, read_json, report_input_errors
+from common_ns.data.checks import check_transforms, decode_image, read_json
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.last_words import report_input_errors
 from mipnerf_ns.dataparser import METADATA_FILE
 
 SPLITS = ("train", "val", "test")

@@ -15,9 +15,9 @@ from nerfstudio.data.scene_box import SceneBox
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from common_ns.checks import InputError
-from common_ns.sample_scene import look_at
-from common_ns.scene_bounds import RayBounds
+from common_ns.data.scene_bounds import RayBounds
+from common_ns.errors import InputError
+from common_ns.sample_scene.generate import look_at
 from mipnerf_ns.model360 import MipNerf360ModelConfig
 
 

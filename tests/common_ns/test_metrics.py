@@ -7,7 +7,7 @@ import torch
 from torchvision.models import alexnet
 
 from common_ns import metrics
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 
 RESOLUTION = 48
 

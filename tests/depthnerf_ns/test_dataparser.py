@@ -12,13 +12,13 @@ import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
-from common_ns.checks import InputError
-from common_ns.sample_scene import Scene
-from common_ns.scene_bounds import ray_bounds
+from common_ns.cameras.views import spread_views, view_distances, views_to_compare
+from common_ns.data.depth.contract import load_depth, read_depth
+from common_ns.data.scene_bounds import ray_bounds
+from common_ns.errors import InputError
+from common_ns.sample_scene.generate import Scene
 from depthnerf_ns.dataparser import RgbdDataParserConfig, contract_in_words, covered_share
-from depthnerf_ns.depth_data import load_depth, read_depth
 from depthnerf_ns.layouts import find_layout
-from depthnerf_ns.views import spread_views, view_distances, views_to_compare
 
 PLAIN = {"orientation_method": "none", "center_method": "none", "auto_scale_poses": False}
 """Options that leave poses as they are in the files."""

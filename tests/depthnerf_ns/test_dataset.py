@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from common_ns.checks import InputError
-from common_ns.datamanager import FieldDataManagerConfig
-from common_ns.sample_scene import Scene
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.datamanager import FieldDataManagerConfig
+from common_ns.sample_scene.generate import Scene
 from depthnerf_ns.datamanager import DepthDataManagerConfig
 from depthnerf_ns.dataparser import RgbdDataParserConfig
 
@@ -155,7 +155,7 @@ def test_depth_is_kept_in_two_bytes(depth_scene):
 
 
 def test_devices_share_the_batch(depth_scene, monkeypatch):
-    from common_ns import distributed
+    from common_ns.nerfstudio_seam import distributed
 
     _, whole = manager(depth_scene).next_train(5)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 
-from common_ns.sample_scene import Scene
+from common_ns.sample_scene.generate import Scene
 from depthnerf_ns.dataparser import RgbdDataParserConfig
 from depthnerf_ns.depth_cloud import DepthCloud, draw
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from depthnerf_ns.prepare.model import ModelPredictions, kind_of_model
 from depthnerf_ns.prepare.options import PrepareOptions
 from depthnerf_ns.prepare.run import prepare

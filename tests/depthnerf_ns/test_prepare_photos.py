@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from depthnerf_ns.prepare import photos
 from depthnerf_ns.prepare.options import PrepareOptions
 from depthnerf_ns.prepare.run import prepare

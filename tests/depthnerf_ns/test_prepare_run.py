@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common_ns.checks import InputError
-from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
+from common_ns.errors import InputError
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 from depthnerf_ns.dataparser import RgbdDataParserConfig
 from depthnerf_ns.dataset import DepthDataset
 from depthnerf_ns.prepare.capture import read_capture

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from nerfstudio.data.utils import colmap_parsing_utils as host
 
-from common_ns.checks import InputError
-from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
-from depthnerf_ns.depth_data import load_depth
+from common_ns.data.depth.contract import load_depth
+from common_ns.errors import InputError
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 from depthnerf_ns.prepare.capture import Capture, frame_number, poses, read_capture
 from depthnerf_ns.prepare.colmap_model import APPLIED, ColmapModel, find_model
 from depthnerf_ns.prepare.options import PrepareOptions
@@ -296,7 +296,7 @@ def test_sfm_depth_of_a_colmap_folder(colmap_scene, scene, tmp_path):
     assert ((sigma > 0) == (depth > 0)).all()
     # Twice as large as the sample scene, whose world COLMAP does not know.
     view = exact.names.index(Path(outputs.image_filenames[0]).name)
-    from depthnerf_ns.depth_data import read_depth
+    from common_ns.data.depth.contract import read_depth
 
     truth = exact.depth_files[view]
     assert truth is not None and exact.contract is not None

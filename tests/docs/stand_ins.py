@@ -20,7 +20,7 @@ from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.data.utils import colmap_parsing_utils as colmap
 from PIL import Image
 
-from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 from mipnerf_ns.scripts.multiscale_blender import MultiscaleBlender
 from tests.e2e.tiny import SAMPLE_SCENE
 

@@ -22,11 +22,11 @@ from nerfstudio.scripts.eval import ComputePSNR
 from nerfstudio.utils.eval_utils import eval_setup
 
 import method_configs
-from common_ns.checks import InputError
-from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
-from common_ns.scene_bounds import RayBounds
+from common_ns.data.scene_bounds import RayBounds
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.trainer import SafeTrainer
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 from common_ns.scripts.mesh import MeshCommand
-from common_ns.trainer import SafeTrainer
 from tests import test_methods
 from tests.e2e.running import run_config, train
 
@@ -157,6 +157,6 @@ def test_the_pages_own_tests_pass(package, monkeypatch):
 
 def test_every_file_that_the_page_names_is_there():
     named = set(re.findall(r"`((?:\w+/)+\w+\.(?:py|md))`", PAGE))
-    assert {"common_ns/radiance_model.py", "tests/e2e/running.py"} <= named
+    assert {"common_ns/base_model.py", "tests/e2e/running.py"} <= named
     missing = {name for name in named if not (ROOT / name).is_file()}
     assert missing - set(FILES) == {"benchmarks/voxelgrid.py", "docs/voxelgrid.md"}  # the page asks for them

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common_ns.runs import read_run_config
+from common_ns.nerfstudio_seam.runs import read_run_config
 from tests.e2e.commands import Outcome, run_command, without_paths
 from tests.e2e.products import (
     assert_camera_path,

@@ -26,7 +26,7 @@ from nerfstudio.scripts import train
 from nerfstudio.scripts.viewer import run_viewer
 from nerfstudio.utils import writer
 
-from common_ns.compat import apply
+from common_ns.nerfstudio_seam.compat import apply
 from common_ns.scripts import show_poses
 
 

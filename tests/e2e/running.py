@@ -13,7 +13,7 @@ import torch
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.scripts.train import train_loop
 
-from common_ns.trainer import SafeTrainer
+from common_ns.nerfstudio_seam.trainer import SafeTrainer
 
 
 def run_config(method: str, data: Path, output: Path, steps: int, rays: int = 256, **model: Any) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common_ns.hash_grid import HashGridOptions
-from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 from hashnffb_sdf_ns.encodings import EncodingConfig
 from hashnffb_sdf_ns.encodings.fourier import FourierOptions
 from hashnffb_sdf_ns.encodings.nffb import NFFBOptions

@@ -13,9 +13,9 @@ from nerfstudio.scripts import exporter, render
 from nerfstudio.scripts.eval import ComputePSNR
 from PIL import Image
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
-from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 from common_ns.scripts.mesh import MeshCommand
 from depthnerf_ns.scripts.depth_rays import DepthRays
 from tests.e2e.running import assert_resumes_exactly, assert_video, run_config, train

@@ -15,7 +15,7 @@ from nerfstudio.scripts import exporter, render
 from nerfstudio.scripts.eval import ComputePSNR
 from PIL import Image
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from common_ns.scripts.mesh import MeshCommand
 from miner_ns.fitting import FitOptions
 from miner_ns.scripts.decode import DecodeCommand

@@ -18,7 +18,7 @@ import trimesh
 from nerfstudio.scripts.eval import ComputePSNR
 from PIL import Image
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from miner_ns import signal as signal_module
 from miner_ns.fitting import FitOptions
 from miner_ns.scripts.decode import DecodeCommand

@@ -21,8 +21,8 @@ from nerfstudio.scripts import exporter, render
 from nerfstudio.scripts.eval import ComputePSNR
 from PIL import Image
 
-from common_ns.checks import InputError
-from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
+from common_ns.errors import InputError
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 from common_ns.scripts.mesh import MeshCommand
 from common_ns.scripts.orbit_path import OrbitPath
 from mipnerf_ns.scripts.multiscale_blender import MultiscaleBlender

@@ -12,7 +12,7 @@ from nerfstudio.scripts import exporter, render
 from nerfstudio.scripts.eval import ComputePSNR
 from PIL import Image
 
-from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 from common_ns.scripts.mesh import MeshCommand
 from tests.e2e.commands import coarse_poisson
 from tests.e2e.running import assert_resumes_exactly, assert_video, run_config, train

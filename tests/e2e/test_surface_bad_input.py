@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from tests.e2e.running import train
 from tests.e2e.surface_runs import surface_config
 from tests.hashnffb_sdf_ns import idr_scene

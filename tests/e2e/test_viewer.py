@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 from tests.e2e.browsing import Page, Picture, like, needs_browser, unlike, varied, viewed_run
 
 RUNS = {

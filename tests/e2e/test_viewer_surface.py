@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common_ns.sample_scene import SampleSceneConfig, write_sample_scene
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 from tests.e2e.browsing import like, needs_browser, unlike, varied, viewed_run
 
 QUICK = (

@@ -10,7 +10,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from scipy.spatial.transform import Rotation
 
-from common_ns.camera_geometry import look_at
+from common_ns.cameras.geometry import look_at
 from hashnffb_sdf_ns.camera_errors import Alignment, pose_errors
 from hashnffb_sdf_ns.camera_refinement import (
     CameraRefinement,

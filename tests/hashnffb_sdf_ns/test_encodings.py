@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
 from hashnffb_sdf_ns.encodings import Encoding, EncodingConfig, EncodingName, make_encoding
 from hashnffb_sdf_ns.encodings.fourier import FourierOptions, RandomFourierFeatures

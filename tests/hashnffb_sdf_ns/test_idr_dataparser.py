@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from common_ns.checks import InputError
-from common_ns.sample_scene import SampleSceneConfig, Scene, write_sample_scene
+from common_ns.errors import InputError
+from common_ns.sample_scene.generate import SampleSceneConfig, Scene, write_sample_scene
 from hashnffb_sdf_ns.camera_errors import pose_errors
 from hashnffb_sdf_ns.dataparser import IdrDataParserConfig
-from hashnffb_sdf_ns.downscaled import downscaled_copies
-from hashnffb_sdf_ns.idr_layout import list_images, pair_views
+from hashnffb_sdf_ns.idr_data.downscaled import downscaled_copies
+from hashnffb_sdf_ns.idr_data.layout import list_images, pair_views
 from tests.hashnffb_sdf_ns import idr_scene
 
 ALL = {"eval_mode": "all"}

@@ -8,13 +8,13 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.engine.callbacks import TrainingCallbackAttributes
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
+from hashnffb_sdf_ns.base_model import SdfFieldConfig
 from hashnffb_sdf_ns.camera_refinement import CameraRefinementConfig
 from hashnffb_sdf_ns.encodings import EncodingConfig
 from hashnffb_sdf_ns.encodings.hash import HashEncoding
 from hashnffb_sdf_ns.idr_model import IdrModel, IdrModelConfig
-from hashnffb_sdf_ns.model import SdfFieldConfig
 from hashnffb_sdf_ns.sphere_tracing import TracingOptions
 
 GRID = HashGridOptions(num_levels=3, log2_table_size=9, base_resolution=4, max_resolution=12)

@@ -10,10 +10,11 @@ import torch
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from PIL import Image
 
-from common_ns.checks import InputError
-from hashnffb_sdf_ns.datamanager import SdfDataManagerConfig, renormalised
+from common_ns.errors import InputError
+from hashnffb_sdf_ns.datamanager import SdfDataManagerConfig
 from hashnffb_sdf_ns.dataparser import IdrDataParserConfig
-from hashnffb_sdf_ns.idr_cameras import Similarity
+from hashnffb_sdf_ns.idr_data.cameras import Similarity
+from hashnffb_sdf_ns.object_sphere.placement import renormalised
 from tests.hashnffb_sdf_ns import idr_scene
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hashnffb_sdf_ns.model import masked_metrics
+from hashnffb_sdf_ns.base_model import masked_metrics
 
 
 def test_masked_metrics():

@@ -16,18 +16,18 @@ from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
-from common_ns.checks import InputError
-from common_ns.datamanager import StorePixelSampler, seed_step
+from common_ns.data.pixels import PixelStore
+from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
-from common_ns.meshing import extract_mesh
-from common_ns.pipeline import FieldPipeline, FieldPipelineConfig
-from common_ns.pixels import PixelStore
+from common_ns.meshing.extraction import extract_mesh
+from common_ns.nerfstudio_seam.datamanager import StorePixelSampler, seed_step
+from common_ns.nerfstudio_seam.pipeline import FieldPipeline, FieldPipelineConfig
 from hashnffb_sdf_ns.background import BackgroundOptions
+from hashnffb_sdf_ns.base_model import SdfFieldConfig
 from hashnffb_sdf_ns.camera_refinement import CameraRefinementConfig
+from hashnffb_sdf_ns.datamanager import MaskBalancedSampler, MaskRuns, SdfDataManagerConfig
 from hashnffb_sdf_ns.encodings import EncodingConfig
 from hashnffb_sdf_ns.encodings.nffb import NFFBOptions
-from hashnffb_sdf_ns.mask_sampling import BalancedDataManagerConfig, MaskBalancedSampler, MaskRuns
-from hashnffb_sdf_ns.model import SdfFieldConfig
 from hashnffb_sdf_ns.neus_model import NeusModel, NeusModelConfig
 from hashnffb_sdf_ns.optimizers import FusedAdamConfig
 from hashnffb_sdf_ns.slice_plane import EMPTY_COLOR, distance_colors, slice_picture
@@ -422,7 +422,7 @@ def test_a_batch_has_its_share_of_the_object_and_belongs_to_the_step():
 
 def pipeline_on(data: Path, **options) -> FieldPipeline:
     torch.manual_seed(0)
-    datamanager = BalancedDataManagerConfig(
+    datamanager = SdfDataManagerConfig(
         data=data,
         dataparser=BlenderDataParserConfig(),
         train_num_rays_per_batch=48,

@@ -11,13 +11,13 @@ import torch
 from nerfstudio.data.scene_box import SceneBox
 
 import common_ns.scripts.mesh
-from common_ns.camera_geometry import look_at
-from common_ns.camera_path import camera_path_json
-from common_ns.checks import InputError
+from common_ns.cameras.geometry import look_at
+from common_ns.cameras.paths import camera_path_json
+from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
+from hashnffb_sdf_ns.base_model import SdfFieldConfig
 from hashnffb_sdf_ns.encodings import EncodingConfig, make_encoding
 from hashnffb_sdf_ns.idr_model import IdrModelConfig
-from hashnffb_sdf_ns.model import SdfFieldConfig
 from hashnffb_sdf_ns.scripts.swap_appearance import SwapAppearance, read_camera_path
 from hashnffb_sdf_ns.sdf_field import NetworkOptions, SdfField
 from hashnffb_sdf_ns.swapped_field import SwappedField, onto_surface

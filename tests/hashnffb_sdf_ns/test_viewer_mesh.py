@@ -18,10 +18,10 @@ from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer_elements import ViewerElement
 
 from common_ns.hash_grid import HashGridOptions
-from common_ns.iso_field import IsoField
-from common_ns.mesh_io import Mesh
+from common_ns.meshing.iso_field import IsoField
+from common_ns.meshing.mesh_io import Mesh
+from hashnffb_sdf_ns.base_model import SdfFieldConfig, SurfaceModel
 from hashnffb_sdf_ns.encodings import EncodingConfig
-from hashnffb_sdf_ns.model import SdfFieldConfig, SurfaceModel
 from hashnffb_sdf_ns.neus_model import NeusModelConfig
 from hashnffb_sdf_ns.viewer_mesh import MeshSnapshot, glb_of, linear_from_srgb
 

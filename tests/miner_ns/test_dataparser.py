@@ -13,7 +13,7 @@ import tyro
 import yaml
 from PIL import Image
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from miner_ns import dataparser as dataparser_module
 from miner_ns.dataparser import MinerImageDataParserConfig, MinerOccupancyDataParserConfig
 from miner_ns.voxelize import VoxelizeOptions

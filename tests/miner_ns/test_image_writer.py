@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from miner_ns import image_writer
 from miner_ns.image_io import read_image
 from miner_ns.image_writer import write_image

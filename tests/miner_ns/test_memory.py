@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from miner_ns import signal as signal_module
 from miner_ns.fitting import Fitting, intersection_over_union, mean_squared_error
 from miner_ns.kernels import BlockState, TrainOptions, epoch_permutations, steps_per_epoch, train_epochs

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from common_ns.polyhedron import basis_directions
+from common_ns.rays.icosahedron import basis_directions
 from miner_ns.networks import BlockNetwork, encode_positions, encoding_dim
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from miner_ns.fitting import Fitting, mean_squared_error
 from miner_ns.options import FitOptions
 from miner_ns.signal import Signal

@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from miner_ns import signal as signal_module
 from miner_ns.signal import Signal, SignalLoader, chunks, require_memory
 

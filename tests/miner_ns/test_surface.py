@@ -12,8 +12,8 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.exporter import marching_cubes
 from torch import Tensor
 
-from common_ns.checks import InputError
-from common_ns.meshing import extract_mesh
+from common_ns.errors import InputError
+from common_ns.meshing.extraction import extract_mesh
 from miner_ns.hierarchy import Hierarchy, Level
 from miner_ns.model import MinerModelConfig
 from miner_ns.networks import BlockNetwork

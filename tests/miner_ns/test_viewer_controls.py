@@ -14,8 +14,8 @@ from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCall
 from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer_elements import ViewerElement
 
-from common_ns.camera_geometry import look_at
-from common_ns.first_view import MARGIN
+from common_ns.cameras.first_view import MARGIN
+from common_ns.cameras.geometry import look_at
 from miner_ns.model import MinerModel, MinerModelConfig
 from miner_ns.options import FitOptions
 from miner_ns.signal import Signal

@@ -9,7 +9,7 @@ import pytest
 import trimesh
 import tyro
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from miner_ns import signal as signal_module
 from miner_ns import volume_io
 from miner_ns.scripts.voxelize import VoxelizeCommand

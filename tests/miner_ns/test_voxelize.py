@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from miner_ns import signal as signal_module
 from miner_ns import voxelize as voxelize_module
 from miner_ns.voxelize import VoxelizeOptions, bounding_grid, check_closedness, voxelize

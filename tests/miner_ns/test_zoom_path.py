@@ -12,7 +12,7 @@ import yaml
 from nerfstudio.cameras.camera_paths import get_path_from_json
 from PIL import Image
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from method_configs.miner import miner_image, miner_occupancy
 from miner_ns.scripts.zoom_path import ZoomPath, entrypoint
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from common_ns.polyhedron import BasisName, basis_directions
+from common_ns.rays.icosahedron import BasisName, basis_directions
 from mipnerf_ns.cones import frustum_moments
 from mipnerf_ns.contraction import contract, contraction_scales, lift_frustum
 from tests.mipnerf_ns.full_covariance import contract_gaussian

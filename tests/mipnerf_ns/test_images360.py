@@ -88,7 +88,7 @@ def test_code_is_reset_when_rendering_fails(monkeypatch):
     with pytest.raises(RuntimeError, match="out of memory"):
         model.evaluate_image(camera(), {"image": torch.rand(16, 24, 3)})
     assert model.field.appearance.rendered_code is None
-    monkeypatch.setattr("mipnerf_ns.proposal_model.fit_code", fail)
+    monkeypatch.setattr("mipnerf_ns.base_model.fit_code", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         model.evaluate_image(camera(), {"image": torch.rand(16, 24, 3)})
     assert model.field.appearance.rendered_code is None
@@ -102,8 +102,8 @@ def test_fitting_sees_an_even_selection_of_the_left_half(monkeypatch):
         assert torch.allclose(render(start), expected, atol=1e-5)
         return fit_code(render, target, start, steps=1)
 
-    monkeypatch.setattr("mipnerf_ns.proposal_model.fit_code", remember)
-    monkeypatch.setattr("mipnerf_ns.proposal_model.FIT_PIXELS", 50)
+    monkeypatch.setattr("mipnerf_ns.base_model.fit_code", remember)
+    monkeypatch.setattr("mipnerf_ns.base_model.FIT_PIXELS", 50)
     model = coded_model(eval_num_rays_per_chunk=13)
     target = torch.rand(16, 24, 4)
     chosen = torch.linspace(0, 16 * 12 - 1, 50).long()

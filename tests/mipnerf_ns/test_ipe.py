@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from common_ns.polyhedron import basis_directions
+from common_ns.rays.icosahedron import basis_directions
 from mipnerf_ns.ipe import integrated_pos_enc, pos_enc
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common_ns.polyhedron import basis_directions
+from common_ns.rays.icosahedron import basis_directions
 from mipnerf_ns import ipe_triton
 from mipnerf_ns.contraction import lift_frustum
 from mipnerf_ns.ipe import integrated_pos_enc

@@ -8,8 +8,8 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.model_components.ray_samplers import UniformLinDispPiecewiseSampler, UniformSampler
 
-from common_ns.checks import InputError
-from common_ns.scene_bounds import RayBounds
+from common_ns.data.scene_bounds import RayBounds
+from common_ns.errors import InputError
 from mipnerf_ns.model import MipNerfModel, MipNerfModelConfig
 
 OBJECT = RayBounds(2.0, 6.0, bounded=True, extent=2.0, reason="test")

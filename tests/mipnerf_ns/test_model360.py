@@ -8,11 +8,11 @@ import yaml
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.cameras.rays import RayBundle
 
-from common_ns.checks import InputError
-from common_ns.scene_bounds import RayBounds
+from common_ns.data.scene_bounds import RayBounds
+from common_ns.errors import InputError
 from method_configs.mipnerf import mip_nerf_360, mip_nerf_360_minus, mip_nerf_360_small
+from mipnerf_ns.base_model import CAPTURE_NEAR_FAR
 from mipnerf_ns.model360 import MipNerf360ModelConfig
-from mipnerf_ns.proposal_model import CAPTURE_NEAR_FAR
 from tests.mipnerf_ns.tiny360 import CAPTURE, OBJECT, build, rays, rounds_of
 
 

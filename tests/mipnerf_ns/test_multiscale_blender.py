@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common_ns.checks import InputError
+from common_ns.errors import InputError
 from mipnerf_ns.dataparser import REQUIRED_KEYS, MultiscaleBlenderDataParserConfig
 from mipnerf_ns.scripts.multiscale_blender import MultiscaleBlender, area_average, downscale, pixel_to_camera
 

@@ -10,9 +10,9 @@ from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.model_components.losses import distortion_loss, interlevel_loss
 
-from common_ns.schedulers import LogLinearSchedulerConfig
+from common_ns.nerfstudio_seam.schedulers import LogLinearSchedulerConfig
+from common_ns.rays.stepfun import schlick_bias
 from mipnerf_ns.model360 import MipNerf360Model
-from mipnerf_ns.stepfun import schlick_bias
 from tests.mipnerf_ns.tiny360 import CAPTURE, NOISE, NUM_IMAGES, OBJECT, build, rays, rounds_of, training_rays
 
 # Losses.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common_ns.scene_bounds import RayBounds
-from mipnerf_ns.proposal_model import CAPTURE_NEAR_FAR
+from common_ns.data.scene_bounds import RayBounds
+from mipnerf_ns.base_model import CAPTURE_NEAR_FAR
 from tests.mipnerf_ns.tiny360 import CAPTURE, OBJECT, build, rays, rounds_of, training_rays
 
 

@@ -6,9 +6,9 @@ import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
 
-from common_ns.scene_bounds import RayBounds
+from common_ns.data.scene_bounds import RayBounds
 from mipnerf_ns.model360 import MipNerf360Model, MipNerf360ModelConfig
-from mipnerf_ns.proposal import Round
+from mipnerf_ns.proposal_sampler import Round
 
 OBJECT = RayBounds(2.0, 6.0, bounded=True, extent=2.0, reason="test")
 CAPTURE = RayBounds(0.1, 8.0, bounded=False, extent=9.0, reason="test")

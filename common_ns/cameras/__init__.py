@@ -1,0 +1,1 @@
+"""Where cameras stand and what they see: geometry, projections, paths, pictures of poses, the viewer's first view."""

@@ -1,0 +1,1 @@
+"""Everything that knows nerfstudio's insides: compatibility, trainer, pipeline, datamanager, viewer."""

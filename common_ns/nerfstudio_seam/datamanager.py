@@ -1,0 +1,344 @@
+"""The data set and the datamanager that all families train with.
+
+They differ from the host's in five ways: input is checked and errors name the file; pixels are drawn uniformly over
+images of any sizes from a store that keeps them as 8-bit; the random numbers of a training step follow from the step
+alone, so that a resumed run sees the batches an uninterrupted run would have seen; a batch has the same number of rays,
+and the same rays, on any number of devices; and it carries the footprint of its pixels.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.data.pixel_samplers import PixelSampler, PixelSamplerConfig
+from nerfstudio.data.utils.data_utils import get_image_mask_tensor_from_path
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
+from nerfstudio.model_components.ray_generators import RayGenerator
+from nerfstudio.utils.rich_utils import CONSOLE
+from PIL import Image
+from torch import Tensor
+
+from common_ns.data import checks
+from common_ns.data.pixels import PixelStore
+from common_ns.data.scene_bounds import ray_bounds
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam import distributed
+
+
+class FieldDataset(InputDataset):
+    """The host's image data set with checked input and images of any 8-bit kind.
+
+    Args:
+        dataparser_outputs: where the images are and how their cameras stand.
+        scale_factor: factor on the resolution.
+        check_files: look at every image's header first; off when no image will be read.
+    """
+
+    def __init__(
+        self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0, check_files: bool = True
+    ) -> None:
+        _mend_cameras(dataparser_outputs.cameras)
+        super().__init__(dataparser_outputs, scale_factor)
+        files = dataparser_outputs.image_filenames
+        cameras = dataparser_outputs.cameras
+        for file, pose in zip(files, cameras.camera_to_worlds.cpu().numpy()):
+            checks.check_pose(pose, Path(file).name)
+        if check_files:
+            sizes = torch.cat([cameras.width, cameras.height], dim=-1).reshape(-1, 2).tolist()
+            checks.check_images(files, [(width, height) for width, height in sizes])
+        # Models choose their background by it, so it must be the same where images are not checked (rendering).
+        present = bool(files) and Path(files[0]).exists()
+        self.metadata["images_have_alpha"] = present and checks.image_has_alpha(Path(files[0]))
+
+    def get_numpy_image(self, image_idx: int) -> np.ndarray:
+        """The image [height, width, 3 or 4] in 8 bits."""
+        image = checks.decode_image(self._dataparser_outputs.image_filenames[image_idx])
+        if self.scale_factor != 1.0:
+            height, width = image.shape[:2]
+            size = (int(width * self.scale_factor), int(height * self.scale_factor))
+            image = np.asarray(Image.fromarray(image).resize(size, resample=Image.Resampling.BILINEAR))
+        return image
+
+    def get_metadata(self, data: dict) -> dict:
+        """Adds the scale (1, 2, 4, 8) of an image of a multi-scale data set, for evaluation by scale."""
+        scales = self.metadata.get("image_scale")
+        return {} if scales is None else {"image_scale": int(scales[data["image_idx"]])}
+
+    def pixel_arrays(self, image_idx: int) -> dict[str, np.ndarray]:
+        """What a training batch draws from: the image as stored, and the mask where there is one."""
+        arrays = {"image": self.get_numpy_image(image_idx)}
+        if self._dataparser_outputs.mask_filenames is not None:
+            file = self._dataparser_outputs.mask_filenames[image_idx]
+            with checks.explained(file):
+                mask = get_image_mask_tensor_from_path(filepath=file, scale_factor=self.scale_factor)
+            if mask.shape[:2] != arrays["image"].shape[:2]:
+                shapes = f"{mask.shape[1]}×{mask.shape[0]} pixels, its image {arrays['image'].shape[1::-1]}"
+                raise InputError(f"the mask has {shapes}", "Give masks the size of their images", file)
+            arrays["mask"] = mask.numpy()
+        return arrays
+
+    def finish_batch(self, batch: dict[str, Any], rays: RayBundle) -> dict[str, Any]:
+        """What a training batch holds of what `pixel_arrays` stored. A data set with more maps than the image stores
+        them as compactly as it likes, and converts the drawn pixels here.
+
+        Args:
+            batch: "image" as colours, "indices", and the drawn pixels of any further arrays as they were stored.
+            rays: the pixels' rays.
+        """
+        return batch
+
+
+class StorePixelSampler(PixelSampler):
+    """Draws from a `PixelStore`. Stands where the host's exporters set `num_rays_per_batch`.
+
+    Args:
+        fill: makes the store, when it is first drawn from: evaluation alone needs no training pixels.
+        alpha_color: colour that images with alpha are composited on; None: they keep their alpha.
+        num_rays_per_batch: pixels of a batch.
+    """
+
+    def __init__(self, fill: Callable[[], PixelStore], alpha_color: Tensor | None, num_rays_per_batch: int) -> None:
+        super().__init__(PixelSamplerConfig(), num_rays_per_batch=num_rays_per_batch)
+        self._fill = fill
+        self.alpha_color = alpha_color
+
+    @cached_property
+    def store(self) -> PixelStore:
+        """The pixels."""
+        return self._fill()
+
+    def sample(self, image_batch: Any = None) -> dict[str, Tensor]:
+        """Draw a batch: "image" in [0, 1] (composited on the data set's colour where it has one), and "indices"."""
+        return self.sample_part(self.num_rays_per_batch, slice(None))
+
+    def sample_part(self, num_rays: int, part: slice) -> dict[str, Tensor]:
+        """Draw a batch of `num_rays`, and return a part of it: the random numbers are those of the whole."""
+        return self.finish(*self.store.sample(num_rays, part))
+
+    def finish(self, batch: dict[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
+        """A batch of pixels as they are stored, with colours in [0, 1] and "indices"."""
+        image = batch["image"]
+        if image.dtype == torch.uint8:
+            image = image.float() / 255.0
+        if self.alpha_color is not None and image.shape[-1] == 4:
+            alpha = image[:, 3:]
+            image = image[:, :3] * alpha + self.alpha_color.to(image) * (1.0 - alpha)
+        return {**batch, "image": image, "indices": indices}
+
+
+@dataclass
+class FieldDataManagerConfig(VanillaDataManagerConfig):
+    """Checked input, flat 8-bit pixel store, and random numbers that follow from the step. On several devices,
+    train_num_rays_per_batch counts the rays of all of them together."""
+
+    _target: type = field(default_factory=lambda: FieldDataManager)
+    """target class to instantiate"""
+    skip_missing_images: bool = False
+    """Leave out frames whose image file does not exist, after naming them, instead of ending with an error."""
+    pixels_on_disk: bool = False
+    """Keep decoded pixels in a temporary memory-mapped file instead of in memory, for captures larger than the
+    memory."""
+
+
+class FieldDataManager(VanillaDataManager[FieldDataset]):
+    """Datamanager of all families. With the host's patch sampling or partial caching set, the host's path is used:
+    several devices then draw each its own rays, as many on each as fit into train_num_rays_per_batch."""
+
+    config: FieldDataManagerConfig
+    dataset_class: type[FieldDataset] = FieldDataset
+    """Reads the images, and whatever else a batch needs of a pixel."""
+    has_completed_config: bool = False
+    """Whether a training has put into the config what it found in the data, for later commands to use."""
+
+    def __init__(self, config: FieldDataManagerConfig, *args, **kwargs) -> None:
+        # Taken before anything is drawn: machine.seed + rank, when a run is started by ns-train. Rank 0's counts.
+        seed = distributed.gather(torch.initial_seed())[0]
+        data = Path(config.data if config.data is not None else config.dataparser.data)
+        checks.require_path(data)
+        _check_layout(data, config)
+        with checks.explained(data):
+            super().__init__(config, *args, **kwargs)
+        self.seed = seed
+        bounds = ray_bounds(self.train_dataparser_outputs, config.dataparser)
+        self.train_dataset.metadata.setdefault("ray_bounds", bounds)
+        self.train_dataset.metadata["camera_to_worlds"] = self.train_dataset.cameras.camera_to_worlds
+
+    @property
+    def uses_pixel_store(self) -> bool:
+        """Whether no option asks for the host's own batches."""
+        config = self.config
+        partial = config.train_num_images_to_sample_from != -1 or config.eval_num_images_to_sample_from != -1
+        return not partial and config.patch_size <= 1 and type(config.pixel_sampler) is PixelSamplerConfig
+
+    def create_train_dataset(self) -> FieldDataset:
+        self.train_dataparser_outputs = self._present(self.train_dataparser_outputs)
+        return self._dataset(self.train_dataparser_outputs)
+
+    def create_eval_dataset(self) -> FieldDataset:
+        return self._dataset(self._present(self.dataparser.get_dataparser_outputs(split=self.test_split)))
+
+    def _dataset(self, outputs: DataparserOutputs) -> FieldDataset:
+        scale = self.config.camera_res_scale_factor
+        return self.dataset_class(outputs, scale_factor=scale, check_files=self.test_mode != "inference")
+
+    def _present(self, outputs: DataparserOutputs) -> DataparserOutputs:
+        """The outputs without frames whose image is missing, if the user asked for that."""
+        if not self.config.skip_missing_images:
+            return outputs
+        keep = [index for index, file in enumerate(outputs.image_filenames) if Path(file).exists()]
+        missing = sorted(set(range(len(outputs.image_filenames))) - set(keep))
+        if not missing:
+            return outputs
+        names = ", ".join(str(outputs.image_filenames[index]) for index in missing)
+        CONSOLE.print(f"[yellow]Left out {len(missing)} frames whose image is missing: {names}")
+        return select_frames(outputs, keep)
+
+    def setup_train(self) -> None:
+        total, world_size = self.config.train_num_rays_per_batch, distributed.world_size()
+        if not self.uses_pixel_store:
+            super().setup_train()
+            assert self.train_pixel_sampler is not None
+            self.train_pixel_sampler.set_num_rays_per_batch(total // world_size)
+            return
+        self.train_part = distributed.share(total, distributed.rank(), world_size)
+        num_rays = self.train_part.stop - self.train_part.start
+        self.train_pixel_sampler = self._store_sampler(self.train_dataset, num_rays)
+        if self.test_mode == "val":  # a run that trains: bad images are found before anything else is set up
+            _ = self.train_pixel_sampler.store
+        self.train_ray_generator = RayGenerator(self.train_dataset.cameras.to(self.device))
+        self.train_footprint = pixel_footprint(self.train_dataset.cameras)
+
+    def setup_eval(self) -> None:
+        if not self.uses_pixel_store:
+            super().setup_eval()
+            return
+        # Pixels of evaluation images are only needed if evaluation batches are drawn: filled at the first one.
+        self.eval_pixel_sampler = None
+        self.eval_ray_generator = RayGenerator(self.eval_dataset.cameras.to(self.device))
+        self.fixed_indices_eval_dataloader = FixedIndicesEvalDataloader(
+            input_dataset=self.eval_dataset, device=self.device
+        )
+        self.eval_dataloader = RandIndicesEvalDataloader(input_dataset=self.eval_dataset, device=self.device)
+
+    def _store_sampler(self, dataset: FieldDataset, num_rays: int) -> StorePixelSampler:
+        def fill() -> PixelStore:
+            cameras = dataset.cameras
+            sizes = torch.cat([cameras.height, cameras.width], dim=-1).reshape(-1, 2).tolist()
+            store = PixelStore(
+                dataset.pixel_arrays,
+                [(height, width) for height, width in sizes],
+                device=self.device if self.config.images_on_gpu else "cpu",
+                on_disk=self.config.pixels_on_disk,
+            )
+            if len(store) == 0:
+                problem = "the masks leave no pixel to train on"
+                raise InputError(problem, "Mark valid pixels white", self.config.data)
+            CONSOLE.print(f"Loaded {len(dataset)} images: {len(store):,} pixels, {store.nbytes / 2**20:.0f} MiB.")
+            return store
+
+        return StorePixelSampler(fill, dataset._dataparser_outputs.alpha_color, num_rays)
+
+    def next_train(self, step: int) -> tuple[RayBundle, dict]:
+        """This device's rays of the step's batch. In evaluation mode, as the exporters call it with step 0 again and
+        again: as many new rays as `train_pixel_sampler.num_rays_per_batch` says."""
+        if not self.uses_pixel_store:
+            if self.training:
+                seed_step(self.seed + distributed.rank(), step)
+            return super().next_train(step)
+        self.train_count += 1
+        assert isinstance(self.train_pixel_sampler, StorePixelSampler)
+        if self.training:
+            seed_step(self.seed, step)
+            batch = self.train_pixel_sampler.sample_part(self.config.train_num_rays_per_batch, self.train_part)
+        else:
+            batch = self.train_pixel_sampler.sample({})
+        batch["footprint"] = self.train_footprint[batch["indices"][:, 0].cpu()]
+        rays = self.train_ray_generator(batch["indices"])
+        return rays, self.train_dataset.finish_batch(batch, rays)
+
+    def next_eval(self, step: int) -> tuple[RayBundle, dict]:
+        if not self.uses_pixel_store:
+            return super().next_eval(step)
+        self.eval_count += 1
+        if self.eval_pixel_sampler is None:
+            self.eval_pixel_sampler = self._store_sampler(self.eval_dataset, self.config.eval_num_rays_per_batch)
+        batch = self.eval_pixel_sampler.sample({})
+        rays = self.eval_ray_generator(batch["indices"])
+        return rays, self.eval_dataset.finish_batch(batch, rays)
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Set torch's and Python's random state to a value that depends on the run's seed and the absolute step only.
+
+    The multiplier spreads neighbouring steps over the seed space (Knuth's multiplicative hashing).
+    """
+    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + 1) % 2**63
+    torch.manual_seed(mixed)
+    random.seed(mixed)
+
+
+def pixel_footprint(cameras: Cameras) -> Float[Tensor, "n 1"]:
+    """Area of each camera's pixels, from the focal lengths in pixels, relative to the mean over the pixels of all.
+
+    Multi-scale training weights the loss by it, so that each image counts by the area that its pixels stand for
+    (mip-NeRF, section 4.1: "loss multiplied by the pixel's footprint"). The mean weight of rays is then 1, whichever
+    chunk or device they are in.
+    """
+    area = 1.0 / (cameras.fx * cameras.fy).reshape(-1, 1).cpu().double()
+    pixels = (cameras.height * cameras.width).reshape(-1, 1).cpu()
+    return (area * pixels.sum() / (area * pixels).sum()).float()
+
+
+def select_frames(outputs: DataparserOutputs, keep: list[int]) -> DataparserOutputs:
+    """Dataparser outputs with only the frames `keep`; per-frame lists in the metadata are cut as well."""
+    count = len(outputs.image_filenames)
+    index = torch.tensor(keep, dtype=torch.long)
+    metadata = {
+        name: [value[i] for i in keep] if isinstance(value, list) and len(value) == count else value
+        for name, value in (outputs.metadata or {}).items()
+    }
+    return replace(
+        outputs,
+        image_filenames=[outputs.image_filenames[i] for i in keep],
+        cameras=outputs.cameras[index],
+        mask_filenames=None if outputs.mask_filenames is None else [outputs.mask_filenames[i] for i in keep],
+        metadata=metadata,
+    )
+
+
+def _mend_cameras(cameras: Cameras) -> None:
+    """Remove what the host's own commands stumble over in cameras of the host's own parsers."""
+    if cameras.metadata is None:
+        cameras.metadata = {}  # ns-export cameras asserts that it is not None
+    for name in ("fx", "fy", "cx", "cy"):  # Blender's focal lengths come as float64, which ns-render spiral refuses
+        setattr(cameras, name, getattr(cameras, name).float())
+
+
+def _check_layout(data: Path, config: FieldDataManagerConfig) -> None:
+    """Look at the JSON files of the two layouts that users write by hand before the host's parser reads them."""
+    parser = config.dataparser
+    if getattr(parser, "checks_own_input", False):
+        return
+    if isinstance(parser, BlenderDataParserConfig):
+        train = data / "transforms_train.json"
+        checks.read_json(train, required=["frames", "camera_angle_x"])
+        for path in sorted(data.glob("transforms_*.json")):
+            if path.name in ("transforms_train.json", "transforms_val.json", "transforms_test.json"):
+                checks.check_transforms(path)
+    elif isinstance(parser, NerfstudioDataParserConfig):
+        checks.check_transforms(data if data.suffix == ".json" else data / "transforms.json")

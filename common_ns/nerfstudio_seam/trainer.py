@@ -1,0 +1,206 @@
+"""A trainer that leaves out steps it cannot take, and writes checkpoints whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
+from nerfstudio.utils import profiler
+from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from common_ns.data.checks import require_path
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam import distributed
+from common_ns.nerfstudio_seam.compat import default_device
+from common_ns.nerfstudio_seam.pipeline import FieldPipeline
+
+MAX_SKIPPED_STEPS = 10
+
+
+def _warn(text: str) -> None:
+    """Print one line in yellow, however long it is and whatever brackets its file names hold."""
+    CONSOLE.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def save_whole(state: Any, path: Path) -> None:
+    """Write `state` with `torch.save` so that `path` never holds part of it.
+
+    The bytes go to a file in the parent of the checkpoint folder first (the host takes every file inside that folder
+    for a checkpoint), reach the disk, and are then moved in one step.
+
+    Raises: InputError if they cannot be written; an earlier file at `path` is then unharmed.
+    """
+    partial = path.parent.parent / f".{path.name}.{os.getpid()}.partial"
+    try:
+        with open(partial, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
+        written = partial.stat().st_size if partial.exists() else 0
+        partial.unlink(missing_ok=True)
+        free = shutil.disk_usage(partial.parent).free if partial.parent.exists() else 0
+        problem = (
+            f"the checkpoint cannot be written ({' '.join(str(error).split())[:200]}; "
+            f"{written / 2**20:.1f} MiB written, {free / 2**20:.0f} MiB free); earlier checkpoints are unharmed"
+        )
+        raise InputError(problem, "Free space, then resume with --load-dir on that folder", file=path) from error
+
+
+@dataclass
+class SafeTrainerConfig(TrainerConfig):
+    """The host's training options as all methods of the suite start from them, and when to give up."""
+
+    _target: type = field(default_factory=lambda: SafeTrainer)
+    """target class to instantiate"""
+    machine: MachineConfig = field(default_factory=lambda: MachineConfig(device_type=default_device()))
+    """Machine configuration"""
+    viewer: ViewerConfig = field(default_factory=lambda: ViewerConfig(websocket_host="127.0.0.1"))
+    """Viewer configuration. It listens on this machine only, unless websocket_host says otherwise."""
+    steps_per_save: int = 5000
+    """Steps between checkpoints."""
+    steps_per_eval_batch: int = 1000
+    """Steps between evaluations of a batch of rays."""
+    steps_per_eval_image: int = 5000
+    """Steps between evaluations of one image."""
+    steps_per_eval_all_images: int = 100000
+    """Steps between evaluations of all images."""
+    max_skipped_steps: int = MAX_SKIPPED_STEPS
+    """Training ends with an error after so many steps in a row whose loss or gradient was not finite."""
+
+
+class SafeTrainer(Trainer):
+    """Differs from the host's trainer in four ways.
+
+    Checkpoints are written whole or not at all: nerfstudio 1.1.5 writes them in place, so that a full disk leaves a
+    broken file as the latest checkpoint, which the next resume or evaluation then picks. A step whose losses or
+    gradients are not finite changes no parameter, is reported, and ends the run if too many follow each other. A
+    learning-rate schedule that is not as long as the run is pointed out. What a datamanager has found in the data for
+    later commands to use goes into config.yml.
+
+    Args: those of the host's trainer. Any `TrainerConfig` will do.
+    """
+
+    skipped_steps = 0
+    """Steps of this run that were left out."""
+    skipped_in_a_row = 0
+    """Those since the last step that was taken."""
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Set up as the host does; then look at the schedules of a run that starts anew, and save the config again if
+        what was found in the data belongs into it."""
+        super().setup(test_mode)
+        if getattr(self.pipeline.datamanager, "has_completed_config", False) and distributed.rank() == 0:
+            (self.base_dir / "config.yml").write_text(yaml.dump(self.config), "utf8")
+        if self.config.load_dir is None and self.config.load_checkpoint is None:
+            self._compare_schedules()
+
+    @check_main_thread
+    def _compare_schedules(self) -> None:
+        """Say so if a learning-rate schedule and the run differ in length by more than 1 %."""
+        steps = self.config.max_num_iterations
+        for group in self.optimizers.schedulers:
+            scheduled = getattr(self.config.optimizers[group]["scheduler"], "max_steps", None)
+            if scheduled is not None and abs(scheduled - steps) > 0.01 * steps:
+                option = f"--optimizers.{group.replace('_', '-')}.scheduler.max-steps {steps}"
+                lengths = f"scheduled over {scheduled} steps, and the run has {steps}"
+                _warn(f"The learning rate of {group} is {lengths}. To make them agree: {option}")
+
+    @profiler.time_function
+    def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
+        """Run one step as the host does, except that gradients come from the pipeline's `backward` and are dropped if
+        they cannot be used. The schedule of the learning rate then advances all the same: it follows the step.
+
+        Raises: InputError after too many such steps in a row, with the last good checkpoint unharmed.
+        """
+        if not isinstance(self.pipeline, FieldPipeline):
+            return super().train_iteration(step)
+        every = {group: self.gradient_accumulation_steps[group] for group in self.optimizers.parameters}
+        self.optimizers.zero_grad_some([group for group in every if step % every[group] == 0])
+        result = self.pipeline.backward(step, self.grad_scaler, self.mixed_precision)
+        scale = self.grad_scaler.get_scale()
+        if result.problem is None:
+            self.skipped_in_a_row = 0
+            ready = [group for group in every if step % every[group] == every[group] - 1]
+            self.optimizers.optimizer_scaler_step_some(self.grad_scaler, ready)
+        else:
+            self.optimizers.zero_grad_all()
+        if self.config.log_gradients:
+            gradients = {n: p.grad.norm() for n, p in self.pipeline.model.named_parameters() if p.grad is not None}
+            result.metrics_dict |= {f"Gradients/{name}": norm for name, norm in gradients.items()}
+            result.metrics_dict["Gradients/Total"] = sum(gradients.values(), torch.zeros((), device=self.device))
+        if result.problem is None:
+            self.grad_scaler.update()
+        # Where the scaler has lowered its scale, it has left the step out, and the schedule waits.
+        if scale <= self.grad_scaler.get_scale():
+            self.optimizers.scheduler_step_all(step)
+        if result.problem is not None:
+            self._report_skipped(step, result.problem)
+        if self.skipped_steps > 0:
+            result.metrics_dict["skipped_steps"] = torch.tensor(self.skipped_steps)
+        return result.loss, result.loss_dict, result.metrics_dict
+
+    def _report_skipped(self, step: int, problem: str) -> None:
+        """Count a step that was left out, and say why; on all devices alike.
+
+        Raises: InputError if it was one too many.
+        """
+        self.skipped_steps += 1
+        self.skipped_in_a_row += 1
+        if distributed.rank() == 0:
+            _warn(f"Step {step} is left out: {problem}. {self.skipped_steps} left out so far.")
+        if self.skipped_in_a_row < getattr(self.config, "max_skipped_steps", MAX_SKIPPED_STEPS):
+            return
+        # From rank 0, which alone has checkpoints; and no process ends before rank 0 has written one.
+        checkpoint = distributed.gather(self._last_good_checkpoint(step))[0]
+        raise InputError(
+            f"training ends at step {step}: {self.skipped_in_a_row} in a row had to be left out, the last because "
+            f"{problem}; last good checkpoint: {checkpoint}",
+            "Check that image, or lower the learning rate (--optimizers.GROUP.optimizer.lr), and resume",
+        )
+
+    def _last_good_checkpoint(self, step: int) -> str:
+        """The run's last checkpoint. If it has none, the parameters are saved unless they are damaged themselves."""
+        finite = all(bool(torch.isfinite(parameter).all()) for parameter in self.pipeline.model.parameters())
+        if finite and not any(self.checkpoint_dir.glob("step-*.ckpt")):
+            self.save_checkpoint(step)
+        return str(max(self.checkpoint_dir.glob("step-*.ckpt"), default="none"))
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        """Save the model and the optimizers; then delete earlier checkpoints if the config says so."""
+        self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
+        pipeline: Any = getattr(self.pipeline, "module", self.pipeline)
+        state = {
+            "step": step,
+            "pipeline": pipeline.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.optimizers.items()},
+            "schedulers": {name: scheduler.state_dict() for name, scheduler in self.optimizers.schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+        }
+        save_whole(state, path)
+        if self.config.save_only_latest_checkpoint:
+            for other in self.checkpoint_dir.glob("*.ckpt"):
+                if other != path:
+                    other.unlink()
+
+    def _load_checkpoint(self) -> None:
+        """Resume as the host does, after checking that there is something to resume from."""
+        folder, file = self.config.load_dir, self.config.load_checkpoint
+        if folder is not None:
+            require_path(folder, "checkpoint folder")
+            if not list(folder.glob("step-*.ckpt")):
+                raise InputError("the folder holds no checkpoint", "Give a run's nerfstudio_models folder", folder)
+        elif file is not None:
+            require_path(file, "checkpoint")
+        super()._load_checkpoint()

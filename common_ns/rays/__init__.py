@@ -1,0 +1,1 @@
+"""Mathematics along rays, in tensors only: step functions, transmittance and positional encodings."""

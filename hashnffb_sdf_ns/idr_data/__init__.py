@@ -1,0 +1,1 @@
+"""Files of the IDR and NeuS layout: cameras, names, smaller copies."""

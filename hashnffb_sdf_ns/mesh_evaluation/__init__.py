@@ -1,0 +1,1 @@
+"""How far a mesh is from a reference: distances between surfaces, and the protocol of the DTU data set."""

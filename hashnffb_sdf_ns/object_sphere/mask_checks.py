@@ -1,0 +1,173 @@
+"""Masks of an object: read from mask files or the alpha of images, and checked before a training relies on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from common_ns.data.checks import image_has_alpha
+from common_ns.errors import InputError
+from hashnffb_sdf_ns.object_sphere.visual_hull import Hull, View, carve, likely_region
+
+CARVE_SIZE = 256
+"""Most pixels along a side of the masks that hulls are carved from."""
+CARVE_VIEWS = 60
+"""Most views that hulls are carved from, evenly over all."""
+WHOLE = 0.999
+"""Share of white pixels from which a mask is all white."""
+BAD_AGREEMENT = 0.2
+"""A mask that holds less of the hull than this is not of the same object."""
+MIN_COVERAGE = 0.8
+"""Share of the masks that a hull of good masks and cameras explains at least."""
+
+
+def mask_files_of(images: Sequence[Path], masks: Sequence[Path] | None) -> list[Path] | None:
+    """The files that masks are read from: mask files where there are any, else images with alpha; None if neither."""
+    if masks is not None:
+        return list(masks)
+    return list(images) if images and Path(images[0]).exists() and image_has_alpha(Path(images[0])) else None
+
+
+def read_mask(file: Path, size: tuple[int, int] | None = None) -> UInt8[NDArray, "h w"]:
+    """A mask in 8 bits, 255 where the object is: the alpha channel of a file that has one, else its brightness.
+
+    Args:
+        file: an image of any mode; 16 bits are cut to 8.
+        size: (width, height) to average it to; None: as it is.
+    Raises: InputError if it cannot be read.
+    """
+    try:
+        with Image.open(file) as image:
+            if image.mode == "P" and "transparency" in image.info:
+                image = image.convert("RGBA")
+            if "A" in image.getbands():
+                channel = image.getchannel("A")
+                # Masks saved by an editor that always adds alpha: it is white, and the colours are the mask.
+                if channel.getextrema()[0] == 255:
+                    channel = image.convert("RGB").convert("L")
+            elif image.mode.startswith(("I", "F")):
+                values = np.asarray(image, dtype=np.float64)
+                channel = Image.fromarray((values * (255.0 / max(values.max(), 1.0))).astype(np.uint8))
+            else:
+                channel = image.convert("L")
+            if size is not None and channel.size != size:
+                channel = channel.resize(size, Image.Resampling.BOX)
+            mask = np.asarray(channel)
+    except FileNotFoundError:
+        raise InputError("the mask does not exist", "Put it there", file) from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise InputError(f"the mask cannot be read ({error})", "Replace it; it may be cut off", file) from error
+    # Files of 0 and 1 instead of 0 and 255.
+    return mask * np.uint8(255) if 0 < mask.max() <= 1 else mask
+
+
+def check_mask_sizes(masks: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> None:
+    """Raises: InputError about the first mask that has not the (width, height) of its image, from the headers."""
+    for file, size in zip(masks, sizes):
+        try:
+            with Image.open(file) as image:
+                found = image.size
+        except FileNotFoundError:
+            raise InputError("the mask does not exist", "Put it there", file) from None
+        except (UnidentifiedImageError, OSError) as error:
+            raise InputError(f"the mask cannot be read ({error})", "Replace it; it may be cut off", file) from None
+        if found != size:
+            problem = f"the mask has {found[0]}×{found[1]} pixels, its image {size[0]}×{size[1]}"
+            raise InputError(problem, "Give masks the size of their images", file)
+
+
+def views_of(
+    masks: Sequence[Path], projections: Float[NDArray, "v 3 4"], sizes: Sequence[tuple[int, int]]
+) -> tuple[list[View], list[Path]]:
+    """Small masks with their projections, of at most `CARVE_VIEWS` views, and the files that they are from.
+
+    Args:
+        masks: one file for each view.
+        projections: to the pixels of the images, in any coordinates of the world.
+        sizes: (width, height) of the images.
+    """
+    some = np.unique(np.linspace(0, len(masks) - 1, min(len(masks), CARVE_VIEWS)).round().astype(int))
+
+    def view(index: int) -> View:
+        width, height = sizes[index]
+        factor = min(1.0, CARVE_SIZE / max(width, height))
+        small = (max(1, round(width * factor)), max(1, round(height * factor)))
+        scale = np.array([small[0] / width, small[1] / height, 1.0])
+        return View(scale[:, None] * projections[index], read_mask(masks[index], small) > 127)
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(view, some)), [masks[index] for index in some]
+
+
+def check_contents(views: Sequence[View], files: Sequence[Path]) -> None:
+    """Look at each mask alone.
+
+    Raises: InputError if one is empty, or all are white everywhere.
+    """
+    shares = np.array([view.mask.mean() for view in views])
+    empty = np.flatnonzero(shares == 0.0)
+    if len(empty):
+        others = f", as are {len(empty) - 1} others of {len(files)}" if len(empty) > 1 else ""
+        remedy = "Draw the object white on black, or remove the view; without the mask folder, training needs no masks"
+        raise InputError(f"the mask is empty{others}", remedy, files[int(empty[0])])
+    if (shares > WHOLE).all():
+        problem = "all masks are white everywhere, and say nothing about the object"
+        raise InputError(problem, "Remove the mask folder to train without masks", Path(files[0]).parent)
+
+
+def check_agreement(views: Sequence[View], files: Sequence[Path], hull: Hull | None) -> list[str]:
+    """Look at the masks together.
+
+    Masks are inverted if they are white along most of the border of the pictures, and black regions are those of one
+    object seen from all sides: they have a visual hull of their own, which fills them. Neither alone would do: the
+    surroundings of an object have a hull too, and an object may fill pictures up to the border.
+
+    Args:
+        views: with their masks.
+        files: their files.
+        hull: their visual hull; None if there is none.
+    Returns: warnings, one line each.
+    Raises: InputError if all masks are inverted, or some of them are.
+    """
+    if _are_inverted(views):
+        problem = "the masks are inverted: they are white where the object is not"
+        raise InputError(problem, "Invert them, so that the object is white on black", Path(files[0]).parent)
+    if hull is None or len(hull.points) == 0:
+        return []
+    bad = np.flatnonzero(hull.agreement < BAD_AGREEMENT)
+    turned = [index for index in bad if border_share(views[index].mask) > 0.5]
+    if turned:
+        names = ", ".join(files[index].name for index in turned[:5])
+        problem = f"{len(turned)} of {len(files)} masks are inverted, unlike the others: {names}"
+        raise InputError(problem, "Invert them, so that the object is white on black", files[turned[0]])
+    warnings = [
+        f"the mask {files[index].name} holds {hull.agreement[index]:.0%} of the object that the others agree on"
+        for index in bad
+    ]
+    common = float(np.median(hull.coverage))
+    if common < MIN_COVERAGE:
+        reason = "the cameras are rough, or masks do not belong to their images"
+        warnings.append(f"what nearly all masks agree on explains {common:.0%} of them only: {reason}")
+    return warnings
+
+
+def border_share(mask: Bool[NDArray, "h w"]) -> float:
+    """Share of the pixels along the border of a picture that are in its mask."""
+    return float(np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]]).mean())
+
+
+def _are_inverted(views: Sequence[View]) -> bool:
+    """See `check_agreement`."""
+    if np.median([border_share(view.mask) for view in views]) <= 0.5:
+        return False
+    opposite = [View(view.projection, ~view.mask) for view in views]
+    if sum(view.mask.any() for view in opposite) < 0.9 * len(views):
+        return False
+    hull = carve(opposite, *likely_region(opposite, np.zeros(3)))
+    return len(hull.points) > 0 and float(np.median(hull.coverage)) > 0.6 and float(np.nanmedian(hull.agreement)) > 0.8

@@ -1,0 +1,126 @@
+"""A nerfstudio `transforms.json` in which the object is in the unit sphere."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from common_ns.cameras.projection import projection_matrices
+from common_ns.data.checks import check_transforms, read_json
+from common_ns.errors import InputError
+from hashnffb_sdf_ns.idr_data.cameras import Similarity
+from hashnffb_sdf_ns.idr_data.downscaled import image_size
+from hashnffb_sdf_ns.object_sphere.mask_checks import mask_files_of
+from hashnffb_sdf_ns.object_sphere.normalization import Extent, scene_extent
+from hashnffb_sdf_ns.object_sphere.scene_sources import checked_extent, half_angles, read_points
+
+PLAIN_OPTIONS = "--orientation-method none --center-method none --auto-scale-poses False"
+"""Options of nerfstudio-data with which poses stay as they are in the file."""
+FILE_FIELDS = ("file_path", "mask_path", "depth_file_path", "normal_file_path", "depth_sigma_file_path")
+
+
+@dataclass(frozen=True)
+class TransformsCapture:
+    """The views of a transforms.json in its coordinates."""
+
+    path: Path
+    content: dict[str, Any]
+    images: list[Path]
+    masks: list[Path] | None
+    sizes: NDArray
+    """(width, height) of the images [n, 2]."""
+    inner: Float[NDArray, "n 3 3"]
+    """Intrinsics without distortion; the first pixel's centre is at 0.5."""
+    poses: Float[NDArray, "n 3 4"]
+    """Camera to world, OpenGL axes."""
+    points: Float[NDArray, "m 3"] | None
+    """SfM points of `ply_file_path`."""
+
+    @staticmethod
+    def read(path: Path) -> TransformsCapture:
+        """Raises: InputError if a field or a file is missing or wrong."""
+        check_transforms(path)
+        content = read_json(path)
+        frames, folder = content["frames"], path.parent
+        images = [folder / frame["file_path"] for frame in frames]
+        masks = None
+        if all("mask_path" in frame for frame in frames):
+            masks = [folder / frame["mask_path"] for frame in frames]
+        inner, sizes = zip(*(_intrinsics(frame, content, image, path) for frame, image in zip(frames, images)))
+        poses = np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64)[:, :3]
+        points = read_points(folder / content["ply_file_path"])[0] if "ply_file_path" in content else None
+        return TransformsCapture(path, content, images, masks, np.array(sizes), np.stack(inner), poses, points)
+
+    def extent(self, source: str | None = None) -> Extent:
+        """Where the object is.
+
+        Args:
+            source: masks, points or cameras; None: the first of them that the data has.
+        Raises: InputError if the source is not there or does not tell, or masks are bad.
+        """
+        masks = mask_files_of(self.images, self.masks)
+        if source in (None, "masks") and masks is not None:
+            extent = checked_extent(masks, projection_matrices(self.inner, self.poses), self.sizes, self.poses)
+            assert extent is not None
+            return extent
+        points = self.points if source in (None, "points") else None
+        extent = None if source == "masks" else scene_extent(self.poses, half_angles(self.inner, self.sizes), points)
+        if extent is None or (source is not None and extent.source != source):
+            problem = f"the {source or 'masks, points and cameras'} do not tell where the object is, or are not there"
+            raise InputError(
+                problem, "Add masks (mask_path of each frame, or alpha), or choose another --source", self.path
+            )
+        return extent
+
+    def normalised(self, placed: Similarity, target: Path) -> tuple[dict[str, Any], Float[NDArray, "m 3"] | None]:
+        """The content of a transforms.json in `target`, and its SfM points, in coordinates in which a sphere is the
+        unit sphere. `applied_transform` and `applied_scale` still lead to the coordinates of the capture."""
+        content = copy.deepcopy(self.content)
+        poses = placed.normalised_poses(self.poses)
+        for frame, pose in zip(content["frames"], poses):
+            frame["transform_matrix"] = [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]]
+            for key in FILE_FIELDS:
+                if key in frame:
+                    frame[key] = _relative(self.path.parent / frame[key], target.parent)
+        # x = scale · T(x₀) becomes Rᵀ (x − center) / radius = scale / radius · Rᵀ (T(x₀) − center / scale).
+        scale = float(content.get("applied_scale", 1.0))
+        applied = np.array(content.get("applied_transform", np.eye(4)), dtype=np.float64)[:3].copy()
+        applied[:, 3] -= placed.center / scale
+        content["applied_transform"] = (placed.rotation.T @ applied).tolist()
+        content["applied_scale"] = scale / placed.radius
+        points = None if self.points is None else placed.normalised_points(self.points)
+        return content, points
+
+
+def _intrinsics(
+    frame: dict[str, Any], content: dict[str, Any], image: Path, path: Path
+) -> tuple[Float[NDArray, "3 3"], tuple[int, int]]:
+    """K and the (width, height) of a frame, from its own fields or those of the file."""
+
+    def value(name: str) -> Any:
+        return frame.get(name, content.get(name))
+
+    size = (int(value("w")), int(value("h"))) if value("w") and value("h") else image_size(image)
+    focal = value("fl_x")
+    if focal is None and value("camera_angle_x"):
+        focal = 0.5 * size[0] / math.tan(0.5 * float(value("camera_angle_x")))
+    if focal is None:
+        raise InputError('the field "fl_x" is missing', "Add the focal length in pixels, or camera_angle_x", path)
+    inner = np.eye(3)
+    inner[0, 0], inner[1, 1] = float(focal), float(value("fl_y") or focal)
+    inner[0, 2] = float(size[0] / 2 if value("cx") is None else value("cx"))
+    inner[1, 2] = float(size[1] / 2 if value("cy") is None else value("cy"))
+    return inner, size
+
+
+def _relative(file: Path, folder: Path) -> str:
+    """A file's path as seen from a folder."""
+    return Path(os.path.relpath(file.absolute(), folder.absolute())).as_posix()

@@ -1,0 +1,396 @@
+"""Radiance fields whose samples are found by proposals: rounds of a density network, then one of colour.
+
+mip-NeRF 360 without its networks: a model of this kind says which two fields it has (`build_fields`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.fields.base_field import Field
+from nerfstudio.model_components.losses import lossfun_distortion, lossfun_outer
+from nerfstudio.utils import colormaps
+from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.viewer.viewer_elements import ViewerCheckbox, ViewerDropdown, ViewerSlider
+from torch import Tensor
+from torch.nn import Parameter
+
+from common_ns.appearance import fit_code
+from common_ns.base_model import RadianceModel, RadianceModelConfig
+from common_ns.errors import InputError
+from common_ns.meshing.iso_field import IsoField
+from common_ns.metrics import image_metrics
+from common_ns.rays.stepfun import schlick_bias
+from mipnerf_ns.ball_field import ColorField, ball_iso_field
+from mipnerf_ns.field import position_scale_for
+from mipnerf_ns.proposal_sampler import Guide, ProposalLoop, RayField, Round, Spacing
+from mipnerf_ns.scene_scale import diagnose_scene_scale
+
+CAPTURE_NEAR_FAR = (0.2, 1000.0)
+"""Near and far plane of captures in scene units: the paper's near plane; contracted, the far one is at 1.999 of 2."""
+
+FIT_PIXELS = 2048
+"""Pixels of the left half of a test image that its appearance code is fitted to."""
+
+
+@dataclass
+class ProposalModelConfig(RadianceModelConfig):
+    """Sampling and losses of mip-NeRF 360 (arXiv 2111.12077) with the paper's settings."""
+
+    _target: type = field(default_factory=lambda: ProposalModel)
+    """target class to instantiate"""
+    num_proposal_samples: tuple[int, ...] = (64, 64)
+    """Intervals per ray of each proposal round; all rounds use one network."""
+    num_nerf_samples: int = 32
+    """Intervals per ray of the last round, which renders colour."""
+    sampling: Literal["auto", "uniform", "disparity", "piecewise"] = "auto"
+    """Spacing of the first round: uniform in distance, uniform in disparity, or piecewise (uniform up to distance 1,
+    disparity beyond). auto: uniform for objects seen from outside, disparity for captures."""
+    contraction: Literal["auto", "on", "off"] = "auto"
+    """Squeeze what lies beyond contraction_radius into a shell. auto: for captures, not for objects seen from
+    outside."""
+    contraction_radius: float = 1.0
+    """Radius in scene units of the ball about the origin that the contraction leaves as it is; cameras should lie in
+    it. The run prints how many do."""
+    anneal_slope: float = 10.0
+    """Steepness at the start of training with which proposals gain influence on where samples go; 0: at once."""
+    anneal_steps: int | None = None
+    """Steps over which they gain it; None: as many as the learning-rate schedule has."""
+    dilation_multiplier: float = 0.5
+    """Widening of proposal intervals before resampling, relative to the mean length that intervals should have."""
+    dilation_bias: float = 0.0025
+    """Widening of proposal intervals before resampling, in normalised ray distance."""
+    resample_padding: float = 0.0
+    """Added to the widened weights in proportion to length, so that empty stretches are still looked at."""
+    charbonnier_padding: float = 0.001
+    """Colour errors below this count quadratically, those above linearly."""
+    interlevel_loss_mult: float = 1.0
+    """Weight of the loss that makes proposals enclose the last round's weights."""
+    distortion_loss_mult: float = 0.01
+    """Weight of the loss that gathers each ray's weights in one place: against floaters and fog."""
+    appearance_dim: int = 0
+    """Length of the appearance code that each training image gets, for captures with changing exposure (4 is usual);
+    0: none. Evaluation follows appearance_eval."""
+    appearance_eval: Literal["mean", "fit-left-half"] = "mean"
+    """Code of test images: the mean of all codes; or one fitted to the left half of the image, with metrics on the
+    right half only. Novel views always use the mean code."""
+    camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
+    """Refine the training cameras' poses (mode SO3xR3), for captures with imprecise ones."""
+    max_points_per_chunk: int | None = 2**19
+    """Most samples (rays times samples of all rounds) that go through the networks at once, in training (gradients add
+    up over chunks of the batch) and rendering. Bounds the memory, whatever the batch; None: no bound."""
+
+
+class ProposalModel(RadianceModel):
+    """One proposal network finds where density is, in several rounds; the colour network renders from the last one.
+
+    The proposal network learns from the colour network's weights only, the colour network from the images only.
+
+    Args:
+        config: the model's config.
+    """
+
+    config: ProposalModelConfig
+    field: ColorField
+    proposal: Field
+
+    def populate_modules(self) -> None:
+        """Choose bounds, spacing, contraction and background for the data; build networks and controls."""
+        config = self.config
+        bounds = self.choose_bounds(None if config.contraction == "off" else CAPTURE_NEAR_FAR)
+        finite = self.scene_is_finite()
+        sampling = config.sampling
+        if sampling == "auto":
+            sampling = "uniform" if finite else "disparity"
+        if bounds.near == 0 and sampling == "disparity":
+            raise InputError("near 0 has no disparity", "Choose --pipeline.model.near-plane above 0")
+        if config.contraction_radius <= 0:
+            problem = f"a contraction radius of {config.contraction_radius:g} holds nothing"
+            raise InputError(problem, "Choose --pipeline.model.contraction-radius above 0, in scene units")
+        contracted = config.contraction == "on" or (config.contraction == "auto" and not finite)
+        background = self.choose_background(captures="random")
+        self._report(sampling, contracted, background)
+
+        scale = 1.0 / config.contraction_radius if contracted else position_scale_for(bounds.extent)
+        self.proposal, self.field = self.build_fields(contracted, scale)
+        self.sampler = ProposalLoop(
+            (*config.num_proposal_samples, config.num_nerf_samples),
+            sampling,
+            config.dilation_multiplier,
+            config.dilation_bias,
+            config.resample_padding,
+        )
+        self.camera_optimizer: CameraOptimizer = config.camera_optimizer.setup(
+            num_cameras=self.num_train_data, device="cpu"
+        )
+        # Not modules: the viewer finds its controls among the model's attributes.
+        num_proposals = len(config.num_proposal_samples)
+        self.set_up_viewer()
+        self.shown_near = ViewerSlider("Near plane", bounds.near, 0.0, _slider_end(bounds.near, bounds.far), 0.01)
+        self.shown_depth = ViewerDropdown("Depth", "median", ["median", "mean"])
+        levels = ["nerf", *(f"proposal {index + 1}" for index in range(num_proposals))]
+        self.shown_level = ViewerDropdown("Level of depth and weights", "nerf", levels)
+        self.shown_weights = ViewerCheckbox("Output weights", False)
+        self.train_fraction = 1.0
+        self.noise_per_ray = num_proposals + 1 + 3
+
+    def scene_is_finite(self) -> bool:
+        """Whether all that is seen lies between the near and far planes: no contraction is needed."""
+        return self.ray_bounds.bounded
+
+    @abstractmethod
+    def build_fields(self, contracted: bool, position_scale: float) -> tuple[Field, ColorField]:
+        """The proposal network, and the network of density and colour.
+
+        Args:
+            contracted: squeeze what lies beyond distance 1 (after scaling) into the ball of radius 2.
+            position_scale: factor on positions in scene units.
+        """
+
+    def _report(self, sampling: Spacing, contracted: bool, background: str) -> None:
+        """Print what was chosen and how the scene fits the contraction."""
+        bounds = self.ray_bounds
+        radius = self.config.contraction_radius
+        CONSOLE.print(
+            f"Rays from {bounds.near:.3g} to {bounds.far:.3g} scene units ({bounds.reason}), {sampling} sampling, "
+            f"{f'contraction beyond {radius:g}' if contracted else 'no contraction'}, background {background}."
+        )
+        if contracted and "camera_to_worlds" in self.metadata:
+            points = self.metadata.get("points3D_xyz")
+            for line in diagnose_scene_scale(self.metadata["camera_to_worlds"], points, radius).lines():
+                CONSOLE.print(line)
+
+    @property
+    def points_per_ray(self) -> int:
+        """Samples of all rounds."""
+        return sum(self.sampler.num_samples)
+
+    @property
+    def round_fields(self) -> list[RayField]:
+        """The field of each round: the proposal network, and last the one with colour."""
+        return [*[self.proposal] * len(self.config.num_proposal_samples), self.field]
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        # One group for both networks: the paper clips the norm of the whole gradient.
+        groups = {"fields": [*self.proposal.parameters(), *self.field.parameters()]}
+        self.camera_optimizer.get_param_groups(groups)
+        return groups
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        trainer = training_callback_attributes.trainer
+        steps = self.config.anneal_steps
+        if steps is None and trainer is not None:
+            scheduler = trainer.config.optimizers["fields"]["scheduler"]
+            steps = getattr(scheduler, "max_steps", trainer.config.max_num_iterations)
+
+        def set_train_fraction(step: int) -> None:
+            self.train_fraction = min(step / steps, 1.0) if steps else 1.0
+
+        return [TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], set_train_fraction)]
+
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
+        """Render rays [n].
+
+        Returns: rgb, accumulation, depth (ray distance, of the chosen kind), depth_median, depth_mean, distortion;
+            for each proposal round depth_proposal_N, accumulation_proposal_N and missed_proposal_N (how far its weights
+            fail to enclose the last round's); normals in [0, 1] outside of training; weights, if asked for in the
+            viewer. In training also what the losses need.
+        """
+        noise = None
+        if self.training:
+            ray_bundle, noise = self._training_rays(ray_bundle)
+        else:
+            ray_bundle = self._viewed_rays(ray_bundle)
+        slope = self.config.anneal_slope
+        anneal = schlick_bias(self.train_fraction, slope) if self.training and slope > 0 else 1.0
+        rounds = self.sampler(ray_bundle, self.round_fields, anneal, noise, self.guide_of(ray_bundle, noise))
+        last = rounds[-1]
+        outputs = {
+            "rgb": self.renderer_rgb(last.outputs[FieldHeadNames.RGB], last.weights),
+            "accumulation": self.renderer_accumulation(last.weights),
+        }
+        if noise is not None and self.renderer_rgb.background_color == "random":
+            outputs["background"] = noise[:, -3:]
+        outputs |= self._regularizers(rounds)
+        outputs |= self.further_outputs(rounds, ray_bundle)
+        with torch.no_grad():
+            outputs |= self._inspections(rounds)
+            if self.config.compute_normals and not self.training:
+                outputs["normals"] = self.render_normals(
+                    last.weights, lambda where: self.field.normals_of(last.samples, where)
+                )
+        return outputs
+
+    def guide_of(self, rays: RayBundle, noise: Float[Tensor, "n k"] | None) -> Guide | None:
+        """What moves the last round's samples; None: nothing. For models that know more of a ray than its colour."""
+        return None
+
+    def further_outputs(self, rounds: list[Round], rays: RayBundle) -> dict[str, Tensor]:
+        """Outputs [n, c] beyond those of `get_outputs`, with their graph in training."""
+        return {}
+
+    def _training_rays(self, rays: RayBundle) -> tuple[RayBundle, Float[Tensor, "n k"]]:
+        """Rays with refined cameras, and their random numbers: those that came with them, or fresh ones."""
+        noise = rays.metadata.get("noise")
+        if noise is None:
+            noise = torch.rand(len(rays), self.noise_per_ray, device=rays.origins.device)
+        if self.config.camera_optimizer.mode != "off":
+            rays = rays[...]  # a shallow copy: refinement replaces its origins and directions
+            assert rays.camera_indices is not None
+            # The optimizer's own apply_to_raybundle fails for a single ray.
+            correction = self.camera_optimizer(rays.camera_indices[..., 0])
+            rays.origins = rays.origins + correction[..., :3, 3]
+            rays.directions = (correction[..., :3, :3] @ rays.directions[..., None])[..., 0]
+        return rays, noise
+
+    def _viewed_rays(self, rays: RayBundle) -> RayBundle:
+        """Rays that start at the viewer's near plane, if that was moved."""
+        near = self.shown_near.value
+        if near != self.ray_bounds.near and rays.nears is not None and rays.fars is not None:
+            fars, rays = rays.fars, rays[...]
+            rays.nears = torch.full_like(fars, near).minimum(0.99 * fars)
+        return rays
+
+    def _regularizers(self, rounds: list[Round]) -> dict[str, Tensor]:
+        """Per-ray losses [n, 1] of where samples went; the viewer shows them as images."""
+        *proposals, last = rounds
+        weights = last.weights[..., 0]
+        outputs = {"distortion": lossfun_distortion(last.bins, weights)[..., None]}
+        for index, proposal in enumerate(proposals, start=1):
+            missed = lossfun_outer(last.bins, weights.detach(), proposal.bins, proposal.weights[..., 0])
+            outputs[f"missed_proposal_{index}"] = missed.mean(-1, keepdim=True)
+        return outputs
+
+    def _inspections(self, rounds: list[Round]) -> dict[str, Tensor]:
+        """Depth of all kinds and rounds, and the weights if they were asked for."""
+        *proposals, last = rounds
+        outputs = {
+            "depth_median": self.renderer_depth(last.weights, last.samples),
+            "depth_mean": self.renderer_expected_depth(last.weights, last.samples),
+        }
+        for index, proposal in enumerate(proposals, start=1):
+            outputs[f"depth_proposal_{index}"] = self._depth(proposal)
+            outputs[f"accumulation_proposal_{index}"] = self.renderer_accumulation(proposal.weights)
+        shown = rounds[self.shown_level.options.index(self.shown_level.value) - 1]
+        outputs["depth"] = self._depth(shown)
+        if self.shown_weights.value and not self.training:
+            outputs["weights"] = shown.weights[..., 0]
+        return outputs
+
+    def _depth(self, round_: Round) -> Float[Tensor, "n 1"]:
+        renderer = self.renderer_depth if self.shown_depth.value == "median" else self.renderer_expected_depth
+        return renderer(round_.weights, round_.samples)
+
+    def get_loss_dict(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict | None = None
+    ) -> dict[str, Tensor]:
+        prediction, target = self.blended(outputs, batch)
+        padding = self.config.charbonnier_padding
+        losses = {"rgb_loss": self.mean_over_rays(((prediction - target).square() + padding**2).sqrt(), batch)}
+        if self.training:
+            missed = [outputs[name] for name in outputs if name.startswith("missed_proposal_")]
+            if missed and self.config.interlevel_loss_mult > 0:
+                losses["interlevel_loss"] = self.config.interlevel_loss_mult * torch.cat(missed, dim=-1).sum(-1).mean()
+            if self.config.distortion_loss_mult > 0:
+                losses["distortion_loss"] = self.config.distortion_loss_mult * outputs["distortion"].mean()
+            self.camera_optimizer.get_loss_dict(losses)
+        return losses
+
+    def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        metrics = super().get_metrics_dict(outputs, batch)
+        metrics["distortion"] = outputs["distortion"].mean()
+        self.camera_optimizer.get_metrics_dict(metrics)
+        return metrics
+
+    def evaluate_image(self, camera: Cameras, batch: dict) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Metrics and pictures of a test image, by the rule of `appearance_eval`."""
+        codes = self.field.appearance
+        if codes is None or self.config.appearance_eval == "mean":
+            return self.get_image_metrics_and_images(self.outputs_for_test_image(camera, batch), batch)
+        codes.rendered_code = self._fit_appearance(camera, batch["image"])
+        try:
+            outputs = self.outputs_for_test_image(camera, batch)
+        finally:
+            codes.rendered_code = None
+        metrics, images = self.get_image_metrics_and_images(outputs, batch)
+        target = self.renderer_rgb.blend_background(batch["image"].to(outputs["rgb"].device))
+        half = target.shape[1] // 2
+        metrics = image_metrics(outputs["rgb"][:, half:], target[:, half:], self.config.lpips_weights)
+        return metrics, images
+
+    def outputs_for_test_image(self, camera: Cameras, batch: dict) -> dict[str, Tensor]:
+        """Render a test image; models that compare more than colours may use what else the batch has."""
+        del batch
+        return self.get_outputs_for_camera(camera)
+
+    @torch.no_grad()
+    def _fit_appearance(self, camera: Cameras, image: Float[Tensor, "h w c"]) -> Float[Tensor, " d"]:
+        """Code fitted to an even selection of pixels of the image's left half."""
+        target = self.renderer_rgb.blend_background(image.to(self.device))
+        left = target[:, : target.shape[1] // 2]
+        rays = camera.generate_rays(camera_indices=0, keep_shape=True)[:, : target.shape[1] // 2].flatten()
+        chosen = torch.linspace(0, len(rays) - 1, min(FIT_PIXELS, len(rays))).long()
+        rays = rays[chosen].to(self.device)
+        codes = self.field.appearance
+        assert self.collider is not None and codes is not None
+        parts: list[tuple[Tensor, ...]] = []
+        chunk: list[Tensor] = []
+
+        def keep_features(samples: RaySamples) -> dict[FieldHeadNames, Tensor]:
+            density, hidden = self.field.get_density(samples)
+            chunk[:] = [hidden, samples.frustums.directions[..., :1, :]]
+            return {FieldHeadNames.DENSITY: density}
+
+        # Geometry does not depend on the code: what enters the colour head is computed once.
+        fields = [*self.round_fields[:-1], keep_features]
+        for start in range(0, len(rays), self.eval_rays_per_chunk):
+            last = self.sampler(self.collider(rays[start : start + self.eval_rays_per_chunk]), fields)[-1]
+            parts.append((*chunk, last.weights))
+        hidden, directions, weights = (torch.cat(part) for part in zip(*parts))
+
+        def render(code: Float[Tensor, " d"]) -> Float[Tensor, "n 3"]:
+            codes.rendered_code = code
+            return self.renderer_rgb(self.field.color(hidden, directions), weights)
+
+        try:
+            return fit_code(render, left.reshape(-1, 3)[chosen.to(left.device)], codes.weight.mean(0))
+        finally:
+            codes.rendered_code = None
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        target, metrics = self.image_target_and_metrics(outputs, batch)
+        depths = [self.depth_picture(outputs["depth"], outputs["accumulation"])]
+        for index in range(1, len(self.config.num_proposal_samples) + 1):
+            accumulation = outputs[f"accumulation_proposal_{index}"]
+            depths.insert(-1, self.depth_picture(outputs[f"depth_proposal_{index}"], accumulation))
+        images = {
+            "img": torch.cat([target, outputs["rgb"]], dim=1),
+            "accumulation": colormaps.apply_colormap(outputs["accumulation"]),
+            "depth": torch.cat(depths, dim=1),
+            "distortion": colormaps.apply_float_colormap((outputs["distortion"] * 10.0).clamp(0, 1)),
+        }
+        if "normals" in outputs:
+            images["normals"] = outputs["normals"]
+        return metrics, images
+
+    def iso_field(self, level: float | None = None, voxel_size: float | None = None) -> IsoField:
+        """The density as ns-mesh reads it; arguments as those of `ball_iso_field`."""
+        return ball_iso_field(self, self.field, level, voxel_size)
+
+
+def _slider_end(near: float, far: float) -> float:
+    """Upper end of the near-plane slider: what is worth cutting away lies around the cameras."""
+    return min(far, max(2.0, 10.0 * near))

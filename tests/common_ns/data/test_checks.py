@@ -1,0 +1,168 @@
+"""Every mistake a user can make with input gives one line that names file, value and remedy."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common_ns.data import checks
+from common_ns.errors import InputError
+
+
+def test_error_is_one_line_with_file_and_remedy():
+    error = InputError("holds\n nothing", "Write something.", file="data.json")
+    assert str(error) == "data.json: holds nothing. Write something."
+
+
+def test_uncaught_input_error_ends_with_one_line_and_exit_code_1():
+    code = (
+        "from common_ns.errors import InputError\n"
+        "from common_ns.nerfstudio_seam.last_words import report_input_errors\n"
+        "report_input_errors(); report_input_errors()\n"
+        "raise InputError('value -3 is negative', 'Give a positive one', file='x.json')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.strip() == "Error: x.json: value -3 is negative. Give a positive one."
+
+
+def test_error_in_a_worker_process_is_one_line_too(tmp_path):
+    script = tmp_path / "several_devices.py"
+    script.write_text(
+        "import torch\n"
+        "from common_ns.errors import InputError\n"
+        "from common_ns.nerfstudio_seam.last_words import report_input_errors\n"
+        "def work(rank):\n    raise InputError('value -3 is negative', 'Give a positive one', file='x.json')\n"
+        "if __name__ == '__main__':\n    report_input_errors()\n    torch.multiprocessing.spawn(work, nprocs=1)\n"
+    )
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "Error: x.json: value -3 is negative. Give a positive one." in result.stderr.splitlines()
+
+
+def test_other_exceptions_keep_their_traceback():
+    code = (
+        "from common_ns.nerfstudio_seam.last_words import report_input_errors\n"
+        "report_input_errors()\nraise RuntimeError('bug')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and "Traceback" in result.stderr
+
+
+def test_missing_path_names_what_is_there(tmp_path):
+    (tmp_path / "lego").mkdir()
+    with pytest.raises(InputError, match=r"legoo: the data path does not exist; .* holds: lego"):
+        checks.require_path(tmp_path / "legoo")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"frames": [', "not valid JSON .line 1 column"),
+        ("[1, 2]", "holds a list"),
+        ('{"other": 1}', 'the field "frames" is missing'),
+    ],
+)
+def test_broken_json(tmp_path, text, message):
+    file = tmp_path / "transforms.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        checks.read_json(file, required=["frames"])
+    assert str(file) in str(caught.value)
+
+
+def test_absent_json(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        checks.read_json(tmp_path / "transforms.json")
+
+
+def test_good_poses_pass():
+    checks.check_pose(np.eye(4), "a.png")
+    checks.check_pose(np.eye(4)[:3], "a.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda pose: pose.__setitem__((0, 3), np.nan), "holds nan at row 0 column 3"),
+        (lambda pose: pose.__setitem__((1, 1), 2.0), "not rigid"),
+        (lambda pose: pose.__setitem__((0, 0), -1.0), "det R = -1"),
+    ],
+)
+def test_bad_poses(change, message):
+    pose = np.eye(4)
+    change(pose)
+    with pytest.raises(InputError, match=message):
+        checks.check_pose(pose, "a.png")
+
+
+def test_transforms_frames(tmp_path):
+    file = tmp_path / "transforms.json"
+    file.write_text(json.dumps({"frames": []}))
+    with pytest.raises(InputError, match="list of frames is empty"):
+        checks.check_transforms(file)
+    file.write_text(json.dumps({"frames": [{"file_path": "a.png"}]}))
+    with pytest.raises(InputError, match='frame 0 lacks the field "transform_matrix"'):
+        checks.check_transforms(file)
+    file.write_text(json.dumps({"frames": [{"file_path": "a.png", "transform_matrix": [["x"]]}]}))
+    with pytest.raises(InputError, match=r"the pose of a\.png is not a matrix"):
+        checks.check_transforms(file)
+
+
+def image(path, size=(8, 6), mode="RGB"):
+    Image.new(mode, size).save(path)
+    return path
+
+
+def test_images_of_one_kind_pass(tmp_path):
+    files = [image(tmp_path / f"{i}.png") for i in range(3)]
+    assert checks.check_images(files, [(8, 6)] * 3) == ["RGB"] * 3
+
+
+def test_images_that_do_not_fit(tmp_path):
+    good = image(tmp_path / "good.png")
+    with pytest.raises(InputError, match=r"gone\.png: the image does not exist"):
+        checks.check_images([good, tmp_path / "gone.png"], [(8, 6)] * 2)
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    with pytest.raises(InputError, match=r"text\.png: the image cannot be read \(not an image\)"):
+        checks.check_images([text], [(8, 6)])
+    with pytest.raises(InputError, match=r"large\.png: the image has 9×6 pixels, its camera 8×6"):
+        checks.check_images([good, image(tmp_path / "large.png", (9, 6))], [(8, 6)] * 2)
+    with pytest.raises(InputError, match=r"alpha\.png: the image has an alpha channel and other images"):
+        checks.check_images([good, good, image(tmp_path / "alpha.png", mode="RGBA")], [(8, 6)] * 3)
+    with pytest.raises(InputError, match=r"deep\.png: the image has mode I"):
+        checks.check_images([image(tmp_path / "deep.png", mode="I;16")], [(8, 6)])
+    with pytest.raises(InputError, match="the split has no images"):
+        checks.check_images([], [])
+
+
+def test_the_minority_is_named_when_alpha_is_missing(tmp_path):
+    files = [image(tmp_path / f"{i}.png", mode="RGBA") for i in range(3)]
+    files.append(image(tmp_path / "plain.png"))
+    with pytest.raises(InputError, match=r"plain\.png: the image lacks an alpha channel"):
+        checks.check_images(files, [(8, 6)] * 4)
+
+
+def test_truncated_image(tmp_path):
+    file = tmp_path / "cut.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(file)
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(InputError, match=r"cut\.png: the image cannot be decoded"):
+        checks.decode_image(file)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 3), ("P", 3), ("LA", 4), ("RGB", 3), ("RGBA", 4)])
+def test_decoding_expands_grey_and_palette(tmp_path, mode, channels):
+    assert checks.decode_image(image(tmp_path / "a.png", mode=mode)).shape == (6, 8, channels)
+
+
+def test_defects_outside_of_dataparsers_are_not_explained_away():
+    with pytest.raises(KeyError), checks.explained("data"):
+        {}["bug"]
+    with pytest.raises(InputError, match="gone"), checks.explained("data"):
+        Path("gone").read_text()

@@ -1,0 +1,64 @@
+"""The host's remedies do what they say."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from common_ns.nerfstudio_seam import compat
+
+
+def test_checkpoints_with_numpy_scalars_load(tmp_path):
+    file = tmp_path / "host.ckpt"
+    torch.save({"lr": np.float64(1e-3), "half": np.float16(2.0), "count": np.int64(3), "flag": np.bool_(True)}, file)
+    compat.allow_numpy_scalars_in_checkpoints()
+    loaded = torch.load(file, weights_only=True)
+    assert loaded == {"lr": 1e-3, "half": 2.0, "count": 3, "flag": True}
+
+
+@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_checkpoints_of_either_numpy_load(tmp_path, module):
+    """A checkpoint names the module of the numpy that wrote it; rewrite the name to play the other one."""
+    file = tmp_path / "other.ckpt"
+    torch.save({"lr": np.float64(1e-3)}, file, _use_new_zipfile_serialization=False)
+    data = file.read_bytes()  # torch pickles with protocol 2, which names modules in plain text
+    own = next(name for name in ("numpy.core.multiarray", "numpy._core.multiarray") if f"c{name}\n".encode() in data)
+    file.write_bytes(data.replace(f"c{own}\n".encode(), f"c{module}\n".encode()))
+    compat.allow_numpy_scalars_in_checkpoints()
+    assert torch.load(file, weights_only=True) == {"lr": 1e-3}
+
+
+def test_ffmpeg_is_found_when_none_is_on_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    compat.provide_ffmpeg()
+    compat.provide_ffmpeg()
+    result = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("ffmpeg version")
+    assert os.environ["PATH"].count("fieldsuite") == 1
+
+
+def test_an_ffmpeg_on_path_is_left_alone(tmp_path, monkeypatch):
+    own = tmp_path / "ffmpeg"
+    own.write_text("#!/bin/sh\n")
+    own.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    compat.provide_ffmpeg()
+    assert os.environ["PATH"] == str(tmp_path)
+
+
+def test_default_device_follows_the_machine(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert compat.default_device() == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert compat.default_device() == "cpu"
+
+
+def test_importing_the_packages_is_light():
+    heavy = ("open3d", "pymeshlab", "transformers", "trimesh", "skimage")
+    code = f"import sys, common_ns, mipnerf_ns, method_configs; print([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
