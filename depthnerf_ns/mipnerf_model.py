@@ -19,7 +19,7 @@ class DepthMipNerfModelConfig(DepthModelConfig, MipNerf360ModelConfig):
     num_proposal_samples: tuple[int, ...] = (64,)
     """Intervals per ray of each proposal round; all rounds use one network."""
     num_nerf_samples: int = 64
-    """Intervals per ray of the last round, which renders colour."""
+    """Intervals per ray of the last round, which renders color."""
     appearance_dim: int = 4
     """Length of the appearance code that each training image gets, for captures with changing exposure (4 is usual);
     0: none. Evaluation follows appearance_eval."""

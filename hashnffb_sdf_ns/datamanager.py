@@ -29,7 +29,7 @@ from common_ns.nerfstudio_seam.datamanager import (
 from hashnffb_sdf_ns.dataset import MaskedDataset
 from hashnffb_sdf_ns.idr_data.cameras import Similarity
 from hashnffb_sdf_ns.object_sphere.normalization import diagnose
-from hashnffb_sdf_ns.object_sphere.placement import extent_of_outputs, renormalised
+from hashnffb_sdf_ns.object_sphere.placement import extent_of_outputs, renormalized
 
 MASK_NAME = "object_mask"
 """Name of the masks in the pixel store, in 8 bits."""
@@ -104,7 +104,7 @@ class SdfDataManagerConfig(FieldDataManagerConfig):
     """Find where the object is, from masks, SfM points or the cameras. If it is not in the unit sphere, or fills little
     of it, fix: move and scale the scene; refuse: end with an error; warn: say so. off: do not look."""
     unit_sphere: tuple[float, float, float, float] | None = None
-    """Centre (x, y, z) and radius of what becomes the unit sphere, in the coordinates of the dataparser; None: as
+    """Center (x, y, z) and radius of what becomes the unit sphere, in the coordinates of the dataparser; None: as
     scale_check has it. What `fix` finds is kept here in the run's config.yml, so that later commands see the scene as
     training did, whatever has become of masks and points."""
     mask_check: Literal["refuse", "warn"] = "refuse"
@@ -133,7 +133,7 @@ class SdfDataManager(FieldDataManager):
             outputs = replace(outputs, mask_filenames=None, metadata={**outputs.metadata, **masks})
         if self._placed is None:
             self._placed = self._choose_sphere(outputs)
-        return renormalised(outputs, self._placed, isinstance(self.config.dataparser, BlenderDataParserConfig))
+        return renormalized(outputs, self._placed, isinstance(self.config.dataparser, BlenderDataParserConfig))
 
     def setup_train(self) -> None:
         share = self.config.mask_ray_share
@@ -158,7 +158,7 @@ class SdfDataManager(FieldDataManager):
             *center, radius = config.unit_sphere
             if not (np.isfinite(config.unit_sphere).all() and radius > 0):
                 problem = f"--pipeline.datamanager.unit-sphere is {' '.join(f'{x:g}' for x in config.unit_sphere)}"
-                raise InputError(problem, "Give x, y, z of its centre and a radius above 0")
+                raise InputError(problem, "Give x, y, z of its center and a radius above 0")
             return Similarity(np.array(center), radius)
         if config.scale_check == "off":
             return unit

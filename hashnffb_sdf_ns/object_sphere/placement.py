@@ -49,7 +49,7 @@ def views_of_outputs(outputs: DataparserOutputs) -> OriginalViews:
     return OriginalViews(outputs.image_filenames, outputs.metadata.get("object_mask_filenames"), sizes, inner)
 
 
-def renormalised(outputs: DataparserOutputs, placed: Similarity, blender: bool = False) -> DataparserOutputs:
+def renormalized(outputs: DataparserOutputs, placed: Similarity, blender: bool = False) -> DataparserOutputs:
     """Outputs in coordinates in which a sphere is the unit sphere; their transform still leads to the data's own.
 
     Args:
@@ -60,16 +60,16 @@ def renormalised(outputs: DataparserOutputs, placed: Similarity, blender: bool =
     if placed.radius == 1.0 and not placed.center.any():
         return outputs
     cameras, metadata = copy.deepcopy(outputs.cameras), dict(outputs.metadata)
-    poses = placed.normalised_poses(cameras.camera_to_worlds.double().cpu().numpy())
+    poses = placed.normalized_poses(cameras.camera_to_worlds.double().cpu().numpy())
     cameras.camera_to_worlds = torch.from_numpy(poses).to(cameras.camera_to_worlds)
     scale = float(outputs.dataparser_scale)
     if "points3D_xyz" in metadata:
         points = torch.as_tensor(metadata["points3D_xyz"])
-        moved = placed.normalised_points(points.double().cpu().numpy())
+        moved = placed.normalized_points(points.double().cpu().numpy())
         metadata["points3D_xyz"] = torch.from_numpy(moved).to(points)
     if "reference_camera_to_worlds" in metadata:
         reference = np.stack([pose.double().cpu().numpy() for pose in metadata["reference_camera_to_worlds"]])
-        metadata["reference_camera_to_worlds"] = list(torch.from_numpy(placed.normalised_poses(reference)).float())
+        metadata["reference_camera_to_worlds"] = list(torch.from_numpy(placed.normalized_poses(reference)).float())
     if blender and "near_far" not in metadata:
         metadata["near_far"] = tuple(plane * scale for plane in BLENDER_NEAR_FAR)
     if "near_far" in metadata:
