@@ -23,8 +23,10 @@ from torch import Tensor
 
 from common_ns.cameras.first_view import FirstView, ViewOfPhotograph, ViewOfSphere
 from common_ns.data.scene_bounds import RayBounds
+from common_ns.data.scene_metadata import SceneMetadata
 from common_ns.errors import InputError
 from common_ns.metrics import image_metrics
+from common_ns.nerfstudio_seam.model_hooks import ModelHooks
 from common_ns.nerfstudio_seam.viewer_pace import CPU_RESOLUTION, ViewerPace
 from common_ns.nerfstudio_seam.viewer_renders import is_shown
 
@@ -72,7 +74,7 @@ class RadianceModelConfig(ModelConfig):
     up over chunks of the batch) and rendering. Bounds the memory, whatever the batch; None: no bound."""
 
 
-class RadianceModel(Model):
+class RadianceModel(Model, ModelHooks):
     """Base of the suite's radiance fields: subclasses set `field` and implement `get_outputs` and `points_per_ray`.
 
     Args:
@@ -169,8 +171,8 @@ class RadianceModel(Model):
         return ViewOfSphere(tuple(center.tolist()), radius, poses)
 
     @property
-    def metadata(self) -> dict:
-        """The training data set's metadata."""
+    def metadata(self) -> SceneMetadata:
+        """What is known of the training data set's scene."""
         return self.kwargs.get("metadata") or {}
 
     @property

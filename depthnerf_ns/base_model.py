@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,6 +21,7 @@ from common_ns.errors import InputError
 from common_ns.metrics import depth_errors
 from common_ns.nerfstudio_seam import distributed
 from common_ns.nerfstudio_seam.viewer_renders import is_shown
+from common_ns.rays.random_numbers import RayRandomness
 from depthnerf_ns import depth_losses
 from depthnerf_ns.checks.guard import DepthGuard
 from depthnerf_ns.dataparser import DepthReach
@@ -48,6 +49,8 @@ OBJECT_MARGIN = 1.2
 """Least distance of the cameras from an object, relative to its radius."""
 NEAR_MARGIN, FAR_MARGIN = 0.5, 1.1
 """Near and far plane relative to the nearest and farthest depth."""
+DEPTH_LOSSES = "depth_losses"
+"""The training output that holds `DepthLosses`."""
 BESIDE_MEASURED = ("depth_error", "opacity_at_depth", "depth_measured")
 """Outputs of a free view for which the depth maps' points are drawn into it."""
 
@@ -97,6 +100,28 @@ class DepthModelConfig(ProposalModelConfig):
     """Weight of the loss on visible normals that face away from the camera."""
 
 
+class DepthNumbers(NamedTuple):
+    """Uniform random numbers in [0, 1) of training rays: those of `ProposalNumbers`, and one more."""
+
+    jitter: Float[Tensor, "n rounds"]
+    """Shift of each round's samples along the ray."""
+    around_depth: Float[Tensor, "n 1"]
+    """Shift of the samples that are put around the measured depth."""
+    background: Float[Tensor, "n 3"]
+    """Color behind the ray, where it is random."""
+
+
+class DepthLosses(NamedTuple):
+    """Losses of training rays that know more than their color, not weighted; None: not asked for, or nothing known."""
+
+    depth: Float[Tensor, "n 1"] | None
+    """The chosen loss on depth; 0 for rays without depth."""
+    normal: Float[Tensor, "n 1"] | None
+    """One minus the cosine between the density's normals and predicted ones."""
+    orientation: Float[Tensor, "n 1"] | None
+    """Of visible normals that face away from the camera."""
+
+
 class DepthModel(ProposalModel):
     """Adds depth to the losses, and what depth says of a rendered ray to the outputs.
 
@@ -133,7 +158,6 @@ class DepthModel(ProposalModel):
         self.guard = DepthGuard() if config.depth_guard and self.depth_mult > 0 else None
         self.step = 0
         self.schedule_steps: int | None = None
-        self.noise_per_ray += 1
         if config.normal_loss_mult > 0 and self.metadata.get("normal_filenames") is None:
             remedy = "Name normal maps as normal_file_path in transforms.json, or leave it 0"
             raise InputError(
@@ -211,14 +235,15 @@ class DepthModel(ProposalModel):
         steps = round(self.config.depth_anneal_share * (self.schedule_steps or 0))
         return annealed(self.step, initial, 1.0, steps, "exponential")
 
-    def guide_of(self, rays: RayBundle, noise: Float[Tensor, "n k"] | None) -> Guide | None:
+    def declare_randomness(self, num_rounds: int) -> RayRandomness:
+        return RayRandomness(DepthNumbers, jitter=num_rounds, around_depth=1, background=3)
+
+    def guide_of(self, rays: RayBundle, numbers: DepthNumbers | None) -> Guide | None:
         share = self.config.depth_sample_share
         depth = rays.metadata.get("depth")
-        if noise is None or depth is None or share == 0.0 or self.depth_weight() == 0.0:
+        if numbers is None or depth is None or share == 0.0 or self.depth_weight() == 0.0:
             return None
-        # The background's random color has the last three numbers of a ray.
-        jitter = noise[:, -4:-3]
-        return lambda t: guide_samples(t, depth[..., 0], self._epsilon_of(rays), share, jitter)
+        return lambda t: guide_samples(t, depth[..., 0], self._epsilon_of(rays), share, numbers.around_depth)
 
     def _epsilon_of(self, rays: RayBundle) -> float | Float[Tensor, " n"]:
         """Standard deviation of where each ray ends at the present step, in scene units."""
@@ -237,9 +262,10 @@ class DepthModel(ProposalModel):
         outputs: dict[str, Tensor] = {}
         depth = rays.metadata.get("depth")
         if self.training:
+            loss = None
             if depth is not None and self.depth_mult > 0:
-                outputs["depth_loss"] = self._depth_loss(t, weights, depth[..., 0], self._epsilon_of(rays))[..., None]
-            outputs |= self._normal_losses(last, rays)
+                loss = self._depth_loss(t, weights, depth[..., 0], self._epsilon_of(rays))[..., None]
+            outputs[DEPTH_LOSSES] = DepthLosses(loss, *self._normal_losses(last, rays))  # type: ignore[assignment]
         elif depth is not None:
             with torch.no_grad():
                 valid = has_depth(depth)
@@ -284,26 +310,27 @@ class DepthModel(ProposalModel):
             case _:
                 return torch.zeros_like(depth)
 
-    def _normal_losses(self, last: Round, rays: RayBundle) -> dict[str, Tensor]:
-        """Losses on the density's normals of each ray, where they are asked for."""
+    def _normal_losses(
+        self, last: Round, rays: RayBundle
+    ) -> tuple[Float[Tensor, "n 1"] | None, Float[Tensor, "n 1"] | None]:
+        """Losses of each ray on the density's normals and on their orientation, where they are asked for."""
         config = self.config
         if config.normal_loss_mult == 0 and config.orientation_loss_mult == 0:
-            return {}
+            return None, None
         weights = last.weights[..., 0]
         where = weights > 1e-3
         normals = weights.new_zeros((*where.shape, 3))
         if where.any():
             normals[where] = self.field.normals_of(last.samples, where, differentiable=True)
-        outputs = {}
+        orientation = cosine = None
         if config.orientation_loss_mult > 0:
             # The weights say where a normal is seen; that loss must not move them.
             directions = torch.nn.functional.normalize(rays.directions, dim=-1)
-            loss = depth_losses.orientation_loss(weights.detach(), normals, directions)
-            outputs["orientation_loss"] = loss[..., None]
+            orientation = depth_losses.orientation_loss(weights.detach(), normals, directions)[..., None]
         target = rays.metadata.get("normal")
         if config.normal_loss_mult > 0 and target is not None:
-            outputs["normal_loss"] = depth_losses.normal_cosine_loss(weights.detach(), normals, target)[..., None]
-        return outputs
+            cosine = depth_losses.normal_cosine_loss(weights.detach(), normals, target)[..., None]
+        return cosine, orientation
 
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict | None = None
@@ -312,20 +339,21 @@ class DepthModel(ProposalModel):
         if not self.training:
             return losses
         config = self.config
-        if "depth_loss" in outputs:
-            losses["depth_loss"] = self.depth_weight() * self._mean(outputs["depth_loss"], batch, "with_depth")
-        if "normal_loss" in outputs:
-            losses["normal_loss"] = config.normal_loss_mult * self._mean(outputs["normal_loss"], batch, "with_normals")
-        if "orientation_loss" in outputs:
-            losses["orientation_loss"] = config.orientation_loss_mult * outputs["orientation_loss"].mean()
+        found: DepthLosses = outputs[DEPTH_LOSSES]  # type: ignore[assignment]
+        if found.depth is not None:
+            losses["depth_loss"] = self.depth_weight() * self._mean(found.depth, batch, "with_depth")
+        if found.normal is not None:
+            losses["normal_loss"] = config.normal_loss_mult * self._mean(found.normal, batch, "with_normals")
+        if found.orientation is not None:
+            losses["orientation_loss"] = config.orientation_loss_mult * found.orientation.mean()
         return losses
 
     def _mean(self, loss: Float[Tensor, "n 1"], batch: dict[str, Any], name: str) -> Float[Tensor, ""]:
         """Mean over those rays of the whole batch, of all chunks and devices, that have what a loss needs."""
-        share = batch.get(f"share_{name}")
-        if share is None:  # not from the suite's pipeline: the batch is all there is
-            share = float(self._valid(batch)[name].float().mean())
-        return loss.mean() / max(share, 1e-12)
+        fraction = batch.get(f"fraction_{name}")
+        if fraction is None:  # not from the suite's pipeline: the batch is all there is
+            fraction = float(self._valid(batch)[name].float().mean())
+        return loss.mean() / max(fraction, 1e-12)
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         metrics = super().get_metrics_dict(outputs, batch)

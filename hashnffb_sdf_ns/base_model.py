@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -78,6 +78,19 @@ class SurfaceModelConfig(RadianceModelConfig):
     initial step to the last; 0: all at once."""
     camera_optimizer: CameraRefinementConfig = field(default_factory=CameraRefinementConfig)
     """Refine the training cameras' poses (mode SO3xR3), for captures with imprecise ones."""
+
+
+FIELD_LOSSES = "field_losses"
+"""The training output that holds `FieldLosses`."""
+
+
+class FieldLosses(NamedTuple):
+    """Losses of training rays on the distance field itself, not weighted."""
+
+    eikonal: Float[Tensor, "n 1"]
+    """How far the field's gradient is from length 1, at points of the ray and at a random one."""
+    curvature: Float[Tensor, "n 1"] | None
+    """Magnitude of the distance's Laplacian there, if it is asked for."""
 
 
 class SphereCollider(SceneCollider):
@@ -236,7 +249,7 @@ class SurfaceModel(RadianceModel):
         """Render rays [n].
 
         Returns: rgb, accumulation, depth (ray distance), and outside of training normals in [0, 1] and sdf_slice; in
-            training "eikonal" [n, 1], and "curvature" [n, 1] if it is asked for.
+            training `FieldLosses`.
         """
 
     def slice_output(self, rays: RayBundle) -> Float[Tensor, "n 3"]:
@@ -275,10 +288,10 @@ class SurfaceModel(RadianceModel):
         colored = self._colored(batch)
         if colored is None:
             return self.mean_over_rays(loss, batch)
-        share = batch.get("share_colored")
-        if share is None:  # not from the suite's pipeline: the batch is all there is
-            share = float(colored.float().mean())
-        return self.mean_over_rays(loss * colored, batch) / max(share, 1e-12)
+        fraction = batch.get("fraction_colored")
+        if fraction is None:  # not from the suite's pipeline: the batch is all there is
+            fraction = float(colored.float().mean())
+        return self.mean_over_rays(loss * colored, batch) / max(fraction, 1e-12)
 
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Any], metrics_dict: dict | None = None
@@ -288,9 +301,10 @@ class SurfaceModel(RadianceModel):
         if mask_loss is not None:
             losses["mask_loss"] = self.config.mask_loss_mult * mask_loss
         if self.training:
-            losses["eikonal_loss"] = self.config.eikonal_loss_mult * outputs["eikonal"].mean()
-            if "curvature" in outputs:
-                losses["curvature_loss"] = self.config.curvature_loss_mult * outputs["curvature"].mean()
+            found: FieldLosses = outputs[FIELD_LOSSES]  # type: ignore[assignment]
+            losses["eikonal_loss"] = self.config.eikonal_loss_mult * found.eikonal.mean()
+            if found.curvature is not None:
+                losses["curvature_loss"] = self.config.curvature_loss_mult * found.curvature.mean()
             self.camera_optimizer.get_loss_dict(losses)
         return losses
 
@@ -309,8 +323,9 @@ class SurfaceModel(RadianceModel):
         if colored is not None:
             square = square[colored[..., 0]]
         metrics = {"psnr": -10.0 * torch.log10(square.mean().clamp_min(1e-10))}
-        if "eikonal" in outputs:
-            metrics["eikonal"] = outputs["eikonal"].detach().mean()
+        if FIELD_LOSSES in outputs:
+            found: FieldLosses = outputs[FIELD_LOSSES]  # type: ignore[assignment]
+            metrics["eikonal"] = found.eikonal.detach().mean()
         self.camera_optimizer.get_metrics_dict(metrics)
         return metrics
 

@@ -24,6 +24,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
+from common_ns.data.scene_metadata import SceneMetadata
 from hashnffb_sdf_ns.camera_errors import Alignment, align_poses, pose_errors
 
 NUM_PARALLAX = 2
@@ -217,7 +218,7 @@ def ball_points(count: int) -> Float[Tensor, "count 3"]:
     return directions * (index * 2.0**0.5 % 1.0).pow(1.0 / 3.0)[:, None]
 
 
-def camera_metrics(refinement: CameraRefinement, metadata: dict[str, Any]) -> dict[str, float]:
+def camera_metrics(refinement: CameraRefinement, metadata: SceneMetadata) -> dict[str, float]:
     """Errors of the training cameras against reference poses, after alignment; empty where the data has none.
 
     Args:
@@ -230,7 +231,7 @@ def camera_metrics(refinement: CameraRefinement, metadata: dict[str, Any]) -> di
     return pose_errors(_refined(refinement, metadata), _stacked(reference)).metrics()
 
 
-def alignment_to_refined(refinement: CameraRefinement, metadata: dict[str, Any]) -> Alignment | None:
+def alignment_to_refined(refinement: CameraRefinement, metadata: SceneMetadata) -> Alignment | None:
     """The similarity from the frame of test views to that of the refined cameras, which may have drifted together.
 
     Test views are in the frame of the reference poses, where there are any, else in that of the training cameras as
@@ -258,7 +259,7 @@ def aligned_camera(camera: Cameras, pose: Float[Tensor, "3 4"] | None, alignment
     return camera
 
 
-def _refined(refinement: CameraRefinement, metadata: dict[str, Any]) -> Float[np.ndarray, "n 3 4"]:
+def _refined(refinement: CameraRefinement, metadata: SceneMetadata) -> Float[np.ndarray, "n 3 4"]:
     with torch.no_grad():
         return refinement.refined_poses(metadata["camera_to_worlds"].double()).cpu().numpy()
 

@@ -13,7 +13,8 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from torch import Tensor
 
 from common_ns.errors import InputError
-from hashnffb_sdf_ns.base_model import SurfaceModel, SurfaceModelConfig
+from common_ns.rays.random_numbers import RayRandomness
+from hashnffb_sdf_ns.base_model import FIELD_LOSSES, FieldLosses, SurfaceModel, SurfaceModelConfig
 from hashnffb_sdf_ns.idr import differentiable_intersection, mask_alpha, mask_error
 from hashnffb_sdf_ns.neus import eikonal_error
 from hashnffb_sdf_ns.sampling import random_in_ball
@@ -41,6 +42,32 @@ class IdrModelConfig(SurfaceModelConfig):
     """How thoroughly surfaces are searched along rays."""
 
 
+COMPARED_RAYS = "compared_rays"
+"""The training output that holds `ComparedRays`."""
+
+
+class IdrNumbers(NamedTuple):
+    """Uniform random numbers in [0, 1) of training rays."""
+
+    outline: Float[Tensor, "n 1"]
+    """Shift of the points along a ray among which the least distance is looked for."""
+    point: Float[Tensor, "n 3"]
+    """A point in the sphere, at which the field's gradient is looked at."""
+    background: Float[Tensor, "n 3"]
+    """Color behind the ray, where it is random."""
+
+
+class ComparedRays(NamedTuple):
+    """What each training ray is compared in."""
+
+    surface: Bool[Tensor, "n 1"]
+    """Rays that meet the surface, and should: in color."""
+    outline: Bool[Tensor, "n 1"]
+    """Other rays through the sphere: by their masks."""
+    least_sdf: Float[Tensor, "n 1"]
+    """Least signed distance along the latter; 0 for all others."""
+
+
 class Seen(NamedTuple):
     """Which of a batch's rays teach what."""
 
@@ -63,6 +90,7 @@ class IdrModel(SurfaceModel):
     """
 
     config: IdrModelConfig
+    randomness: RayRandomness[IdrNumbers]
 
     def populate_modules(self) -> None:
         config = self.config
@@ -73,7 +101,7 @@ class IdrModel(SurfaceModel):
             raise InputError(problem, "Choose the first above 0 and the second at least 1")
         self.alpha = config.mask_alpha
         super().populate_modules()
-        self.noise_per_ray = 1 + 3 + 3
+        self.randomness = RayRandomness(IdrNumbers, outline=1, point=3, background=3)
         self.report("rendered by sphere tracing")
 
     def get_training_callbacks(
@@ -111,8 +139,7 @@ class IdrModel(SurfaceModel):
         """Render rays [n].
 
         Returns: rgb, accumulation (0 or 1), depth (ray distance; of rays that meet nothing, that of the sphere's far
-            side); outside of training normals in [0, 1] and sdf_slice; in training surface (whether the ray's color
-            counts), least_sdf (along all others), eikonal, and curvature if it is asked for.
+            side); outside of training normals in [0, 1] and sdf_slice; in training `ComparedRays` and `FieldLosses`.
         """
         rays = self.training_rays(ray_bundle) if self.training else ray_bundle
         assert rays.nears is not None and rays.fars is not None
@@ -160,35 +187,36 @@ class IdrModel(SurfaceModel):
         outputs["sdf_slice"] = self.slice_output(rays)
         return outputs
 
-    def _learn(self, rays: RayBundle, hits: Hits) -> dict[str, Tensor]:
+    def _learn(self, rays: RayBundle, hits: Hits) -> dict[str, Any]:
         """What rays see in training, with derivatives, and what the losses need."""
-        noise = rays.metadata.get("noise")
-        if noise is None:
-            noise = torch.rand(len(rays), self.noise_per_ray, device=rays.origins.device)
-        seen = self._sort(rays, hits, noise)
+        numbers = self.randomness.of(rays.metadata, len(rays), rays.origins.device)
+        seen = self._sort(rays, hits, numbers)
         surface = self._intersections(rays, seen.surface, hits.t[seen.surface])
         outline = torch.addcmul(rays.origins[seen.outline], rays.directions[seen.outline], seen.outline_t[:, None])
-        at_random = random_in_ball(noise[:, 1:4], noise.new_tensor(self.center), self.radius)
+        at_random = random_in_ball(numbers.point, numbers.point.new_tensor(self.center), self.radius)
         geometry = self.field.geometry(torch.cat([surface, outline, at_random]))
         counts = [len(surface), len(outline), len(at_random)]
         on_surface = Geometry(*(None if part is None else part[: counts[0]] for part in geometry))  # type: ignore[arg-type]
         color, _ = self._color(rays, seen.surface, surface, on_surface)
-        outputs = self._composite(color, hits.hit[:, None].to(color))
-        flag = torch.zeros_like(outputs["accumulation"])
-        outputs["surface"] = flag.index_fill(0, seen.surface, 1.0)
+        outputs: dict[str, Any] = self._composite(color, hits.hit[:, None].to(color))
         least = geometry.sdf[counts[0] : counts[0] + counts[1]]
-        outputs["least_sdf"] = flag.index_put((seen.outline,), least[:, None])
-        outputs["outline"] = flag.index_fill(0, seen.outline, 1.0)
+        no_ray = torch.zeros_like(outputs["accumulation"], dtype=torch.bool)
+        outputs[COMPARED_RAYS] = ComparedRays(
+            surface=no_ray.index_fill(0, seen.surface, True),
+            outline=no_ray.index_fill(0, seen.outline, True),
+            least_sdf=torch.zeros_like(outputs["accumulation"]).index_put((seen.outline,), least[:, None]),
+        )
         rows = torch.cat([seen.surface, seen.outline])
-        outputs["eikonal"] = _per_ray(eikonal_error(geometry.gradient), rows)
+        curvature = None
         if self.config.curvature_loss_mult > 0 and geometry.laplacian is not None:
-            outputs["curvature"] = _per_ray(geometry.laplacian.abs(), rows)
+            curvature = _per_ray(geometry.laplacian.abs(), rows)
+        outputs[FIELD_LOSSES] = FieldLosses(_per_ray(eikonal_error(geometry.gradient), rows), curvature)
         if self.renderer_rgb.background_color == "random":
-            outputs["background"] = noise[:, -3:]
+            outputs["background"] = numbers.background
         return outputs
 
     @torch.no_grad()
-    def _sort(self, rays: RayBundle, hits: Hits, noise: Float[Tensor, "n k"]) -> Seen:
+    def _sort(self, rays: RayBundle, hits: Hits, numbers: IdrNumbers) -> Seen:
         """Which rays are compared in color, which by their masks, and the latter's nearest points."""
         assert rays.nears is not None and rays.fars is not None
         surface, crosses = hits.hit, (rays.fars > rays.nears)[:, 0]
@@ -205,7 +233,7 @@ class IdrModel(SurfaceModel):
             rays.nears[rows],
             rays.fars[rows],
             self.config.tracing.num_mask_samples,
-            noise[rows, :1],
+            numbers.outline[rows],
             self.radius,
         )
         return Seen(surface.nonzero()[:, 0], rows, t)
@@ -219,7 +247,7 @@ class IdrModel(SurfaceModel):
         return differentiable_intersection(origins, directions, t, self.field.sdf(points), gradient)
 
     def surface_and_mask(
-        self, outputs: dict[str, Tensor], batch: dict[str, Any]
+        self, outputs: dict[str, Any], batch: dict[str, Any]
     ) -> tuple[Bool[Tensor, "n 1"], Float[Tensor, "n 1"]]:
         """Which rays' colors count, and the masks.
 
@@ -229,8 +257,9 @@ class IdrModel(SurfaceModel):
         if mask is None:
             self._require_masks()
             raise InputError("the batch has no masks", "Use a datamanager of this package")
-        surface = outputs.get("surface", outputs["accumulation"])
-        return (surface > 0.5) & (mask > 0.5), mask
+        compared: ComparedRays | None = outputs.get(COMPARED_RAYS)
+        surface = outputs["accumulation"] > 0.5 if compared is None else compared.surface
+        return surface & (mask > 0.5), mask
 
     def color_loss(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> Float[Tensor, ""]:
         """Error of the colors, summed over channels, over rays that meet the surface where it should be; relative to
@@ -241,14 +270,15 @@ class IdrModel(SurfaceModel):
         surface, _ = self.surface_and_mask(outputs, batch)
         return 3.0 * self.mean_over_rays(torch.where(surface, loss, 0.0), batch)
 
-    def mask_loss(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> Float[Tensor, ""] | None:
+    def mask_loss(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Float[Tensor, ""] | None:
         """Cross entropy over the other rays, relative to the number of all rays (IDR, equation 7); None outside of
         training, where no ray has looked for its least distance."""
-        if "least_sdf" not in outputs:
+        compared: ComparedRays | None = outputs.get(COMPARED_RAYS)
+        if compared is None:
             return None
         surface, mask = self.surface_and_mask(outputs, batch)
-        counts = (outputs["outline"] > 0.5) & ~surface
-        return torch.where(counts, mask_error(outputs["least_sdf"], mask, self.alpha), 0.0).mean()
+        counts = compared.outline & ~surface
+        return torch.where(counts, mask_error(compared.least_sdf, mask, self.alpha), 0.0).mean()
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
         metrics = super().get_metrics_dict(outputs, batch)

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from common_ns.errors import InputError
+from common_ns.rays.random_numbers import RayRandomness
 from hashnffb_sdf_ns.background import BackgroundField, BackgroundOptions, background_sections
-from hashnffb_sdf_ns.base_model import SurfaceModel, SurfaceModelConfig
+from hashnffb_sdf_ns.base_model import FIELD_LOSSES, FieldLosses, SurfaceModel, SurfaceModelConfig
 from hashnffb_sdf_ns.neus import (
     annealed_slope,
     eikonal_error,
@@ -56,6 +57,21 @@ class NeusModelConfig(SurfaceModelConfig):
     """Size of the background's field."""
 
 
+class NeusNumbers(NamedTuple):
+    """Uniform random numbers in [0, 1) of training rays."""
+
+    sections: Float[Tensor, "n r"]
+    """Shift of the even intervals, and of the bounds that each further round adds."""
+    turn: Float[Tensor, "n 3"]
+    """Turn of the direction in which colors are seen."""
+    point: Float[Tensor, "n 3"]
+    """A point in the sphere, at which the field's gradient is looked at."""
+    behind: Float[Tensor, "n 1"]
+    """Shift of the background's samples."""
+    background: Float[Tensor, "n 3"]
+    """Color behind the ray, where it is random."""
+
+
 class Shading(NamedTuple):
     """The intervals of a batch of rays that count, as a flat list."""
 
@@ -77,6 +93,7 @@ class NeusModel(SurfaceModel):
     """
 
     config: NeusModelConfig
+    randomness: RayRandomness[NeusNumbers]
 
     def populate_modules(self) -> None:
         """Build the sharpness and the background besides what surfaces have."""
@@ -101,7 +118,9 @@ class NeusModel(SurfaceModel):
         if not 0.0 <= config.direction_noise < 1.0:
             problem = f"direction-noise is {config.direction_noise:g}"
             raise InputError(problem, "Choose it from 0 to 1, in radians; 0.1 is usual")
-        self.noise_per_ray = 1 + len(config.num_upsamples) + 3 + 3 + 1 + 3
+        self.randomness = RayRandomness(
+            NeusNumbers, sections=1 + len(config.num_upsamples), turn=3, point=3, behind=1, background=3
+        )
         self.report(f"background model {kind}")
 
     def set_step(self, step: int) -> None:
@@ -127,15 +146,12 @@ class NeusModel(SurfaceModel):
         """Render rays [n].
 
         Returns: rgb, accumulation, depth (median, ray distance), foreground (opacity of the surface alone, where there
-            is a background model); outside of training normals in [0, 1] and sdf_slice; in training eikonal, and
-            curvature if it is asked for.
+            is a background model); outside of training normals in [0, 1] and sdf_slice; in training `FieldLosses`.
         """
-        noise = None
+        numbers: NeusNumbers | None = None
         if self.training:
             ray_bundle = self.training_rays(ray_bundle)
-            noise = ray_bundle.metadata.get("noise")
-            if noise is None:
-                noise = torch.rand(len(ray_bundle), self.noise_per_ray, device=ray_bundle.origins.device)
+            numbers = self.randomness.of(ray_bundle.metadata, len(ray_bundle), ray_bundle.origins.device)
         rays = ray_bundle
         assert rays.nears is not None and rays.fars is not None
         rounds = self.config.num_upsamples
@@ -148,12 +164,13 @@ class NeusModel(SurfaceModel):
             self.config.num_samples,
             rounds,
             self.radius,
-            None if noise is None else noise[:, : 1 + len(rounds)],
+            None if numbers is None else numbers.sections,
         )
-        optical_depth, color, normals, outputs = self._shade(rays, sections, noise)
+        optical_depth, color, normals, losses = self._shade(rays, sections, numbers)
+        outputs: dict[str, Any] = {} if losses is None else {FIELD_LOSSES: losses}
         starts, ends = sections.t[:, :-1], sections.t[:, 1:]
         if self.background is not None:
-            behind_t, behind_depth, behind_color = self._behind(rays, noise)
+            behind_t, behind_depth, behind_color = self._behind(rays, numbers)
             optical_depth = torch.cat([optical_depth, behind_depth], dim=-1)
             color = torch.cat([color, behind_color], dim=1)
             starts, ends = torch.cat([starts, behind_t], dim=-1), torch.cat([ends, behind_t], dim=-1)
@@ -162,8 +179,8 @@ class NeusModel(SurfaceModel):
         outputs["accumulation"] = weights.sum(-1, keepdim=True)
         if self.background is not None:
             outputs["foreground"] = weights[:, : self.num_sections].sum(-1, keepdim=True)
-        if noise is not None and self.renderer_rgb.background_color == "random":
-            outputs["background"] = noise[:, -3:]
+        if numbers is not None and self.renderer_rgb.background_color == "random":
+            outputs["background"] = numbers.background
         with torch.no_grad():
             outputs["depth"] = median_depth(starts, ends, weights)
             if not self.training:
@@ -174,9 +191,9 @@ class NeusModel(SurfaceModel):
         return outputs
 
     def _shade(
-        self, rays: RayBundle, sections: RaySections, noise: Float[Tensor, "n k"] | None
-    ) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s 3"], Float[Tensor, "n s 3"], dict[str, Tensor]]:
-        """Optical depth, color and unit normal of all intervals, and the losses of the field itself."""
+        self, rays: RayBundle, sections: RaySections, numbers: NeusNumbers | None
+    ) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s 3"], Float[Tensor, "n s 3"], FieldLosses | None]:
+        """Optical depth, color and unit normal of all intervals, and in training the losses of the field itself."""
         directions = F.normalize(rays.directions, dim=-1)
         speed = rays.directions.norm(dim=-1, keepdim=True)
         length = (sections.t[:, 1:] - sections.t[:, :-1]) * speed.detach()
@@ -193,9 +210,9 @@ class NeusModel(SurfaceModel):
         t = 0.5 * (sections.t[:, 1:] + sections.t[:, :-1])[where]
         points = torch.addcmul(rays.origins[ray], rays.directions[ray], t[:, None])
         count = len(points)
-        if noise is not None:
+        if numbers is not None:
             center = points.new_tensor(self.center)
-            at_random = random_in_ball(noise[:, -7:-4], center, self.radius)
+            at_random = random_in_ball(numbers.point, center, self.radius)
             points = torch.cat([points, at_random])
         geometry = self.field.geometry(points)
         gradient = geometry.gradient[:count]
@@ -204,7 +221,7 @@ class NeusModel(SurfaceModel):
         optical_depth = estimate.index_put(
             where, midpoint_optical_depth(geometry.sdf[:count], slope, length[where], inv_s)
         )
-        seen_along = self.field.encode_directions(self._turned(directions, noise))
+        seen_along = self.field.encode_directions(self._turned(directions, numbers))
         codes = self.field.codes_of(rays.camera_indices, len(directions))
         shown = self.field.color(
             points[:count],
@@ -214,21 +231,22 @@ class NeusModel(SurfaceModel):
             None if codes is None else codes[ray],
         )
         empty = shown.new_zeros(*keep.shape, 3)
-        outputs: dict[str, Tensor] = {}
-        if noise is not None:
-            outputs["eikonal"] = self._per_ray(eikonal_error(geometry.gradient), where, keep.shape)
+        losses = None
+        if numbers is not None:
+            eikonal = self._per_ray(eikonal_error(geometry.gradient), where, keep.shape)
+            curvature = None
             if self.config.curvature_loss_mult > 0 and geometry.laplacian is not None:
-                outputs["curvature"] = self._per_ray(geometry.laplacian.abs(), where, keep.shape)
+                curvature = self._per_ray(geometry.laplacian.abs(), where, keep.shape)
+            losses = FieldLosses(eikonal, curvature)
         dense_normals = empty if self.training else empty.index_put(where, normals.detach())
-        return optical_depth, empty.index_put(where, shown), dense_normals, outputs
+        return optical_depth, empty.index_put(where, shown), dense_normals, losses
 
-    def _turned(self, directions: Float[Tensor, "n 3"], noise: Float[Tensor, "n k"] | None) -> Float[Tensor, "n 3"]:
+    def _turned(self, directions: Float[Tensor, "n 3"], numbers: NeusNumbers | None) -> Float[Tensor, "n 3"]:
         """Directions, in training turned at random."""
-        if noise is None or self.config.direction_noise == 0.0:
+        if numbers is None or self.config.direction_noise == 0.0:
             return directions
-        first = 1 + len(self.config.num_upsamples)
         # Uniform in a cube, whose standard deviation along each axis is half of its side by the root of three.
-        shift = (2.0 * noise[:, first : first + 3] - 1.0) * 3.0**0.5
+        shift = (2.0 * numbers.turn - 1.0) * 3.0**0.5
         return F.normalize(directions + self.config.direction_noise * shift, dim=-1)
 
     def _per_ray(
@@ -243,14 +261,14 @@ class NeusModel(SurfaceModel):
         return (at_random + errors.new_zeros(rays).index_add(0, where.ray, shaded) / sections)[:, None]
 
     def _behind(
-        self, rays: RayBundle, noise: Float[Tensor, "n k"] | None
+        self, rays: RayBundle, numbers: NeusNumbers | None
     ) -> tuple[Float[Tensor, "n b"], Float[Tensor, "n b"], Float[Tensor, "n b 3"]]:
         """Ray distance, optical depth and color of the samples beyond the sphere. The last one stands for infinity and
         is opaque."""
         assert self.background is not None and rays.fars is not None
         origins = self.field.to_unit(rays.origins)
         directions = rays.directions / self.radius
-        jitter = None if noise is None else noise[:, -4:-3]
+        jitter = None if numbers is None else numbers.behind
         count = self.config.background.num_samples
         t, length = background_sections(origins, directions, rays.fars, count, jitter)
         u = torch.addcmul(origins[:, None], directions[:, None], t[..., None]).reshape(-1, 3)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ from common_ns.base_model import RadianceModel, RadianceModelConfig
 from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
 from common_ns.metrics import image_metrics
+from common_ns.rays.random_numbers import RayRandomness
 from common_ns.rays.stepfun import schlick_bias
 from mipnerf_ns.ball_field import ColorField, ball_iso_field
 from mipnerf_ns.field import position_scale_for
@@ -40,6 +41,10 @@ CAPTURE_NEAR_FAR = (0.2, 1000.0)
 
 FIT_PIXELS = 2048
 """Pixels of the left half of a test image that its appearance code is fitted to."""
+
+
+PROPOSAL_LOSSES = "proposal_losses"
+"""The training output that holds `ProposalLosses`."""
 
 
 @dataclass
@@ -88,6 +93,24 @@ class ProposalModelConfig(RadianceModelConfig):
     max_points_per_chunk: int | None = 2**19
     """Most samples (rays times samples of all rounds) that go through the networks at once, in training (gradients add
     up over chunks of the batch) and rendering. Bounds the memory, whatever the batch; None: no bound."""
+
+
+class ProposalNumbers(NamedTuple):
+    """Uniform random numbers in [0, 1) of training rays."""
+
+    jitter: Float[Tensor, "n rounds"]
+    """Shift of each round's samples along the ray."""
+    background: Float[Tensor, "n 3"]
+    """Color behind the ray, where it is random."""
+
+
+class ProposalLosses(NamedTuple):
+    """Losses of training rays on where their samples went, not weighted."""
+
+    interlevel: Float[Tensor, "n proposals"]
+    """How far each proposal round's weights fail to enclose the last round's (mip-NeRF 360, equation 13)."""
+    distortion: Float[Tensor, "n 1"]
+    """How far the last round's weights are from being in one place (mip-NeRF 360, equation 15)."""
 
 
 class ProposalModel(RadianceModel):
@@ -141,7 +164,15 @@ class ProposalModel(RadianceModel):
         self.shown_level = ViewerDropdown("Level of depth and weights", "nerf", levels)
         self.shown_weights = ViewerCheckbox("Output weights", False)
         self.train_fraction = 1.0
-        self.noise_per_ray = num_proposals + 1 + 3
+        self.randomness = self.declare_randomness(num_proposals + 1)
+
+    def declare_randomness(self, num_rounds: int) -> RayRandomness:
+        """The random numbers of a training ray: fields `jitter` and `background` of `ProposalNumbers`, at least.
+
+        Args:
+            num_rounds: rounds of samples.
+        """
+        return RayRandomness(ProposalNumbers, jitter=num_rounds, background=3)
 
     def scene_is_finite(self) -> bool:
         """Whether all that is seen lies between the near and far planes: no contraction is needed."""
@@ -202,27 +233,34 @@ class ProposalModel(RadianceModel):
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
         """Render rays [n].
 
-        Returns: rgb, accumulation, depth (ray distance, of the chosen kind), depth_median, depth_mean, distortion;
-            for each proposal round depth_proposal_N, accumulation_proposal_N and missed_proposal_N (how far its weights
-            fail to enclose the last round's); normals in [0, 1] outside of training; weights, if asked for in the
-            viewer. In training also what the losses need.
+        Returns: rgb, accumulation, depth (ray distance, of the chosen kind), depth_median, expected_depth, distortion;
+            for each proposal round depth_proposal_N, accumulation_proposal_N and, outside of training,
+            interlevel_proposal_N (how far its weights fail to enclose the last round's); normals in [0, 1] outside of
+            training; weights, if asked for in the viewer. In training also what the losses need.
         """
-        noise = None
+        numbers = None
         if self.training:
-            ray_bundle, noise = self._training_rays(ray_bundle)
+            ray_bundle, numbers = self._training_rays(ray_bundle)
         else:
             ray_bundle = self._viewed_rays(ray_bundle)
         slope = self.config.anneal_slope
         anneal = schlick_bias(self.train_fraction, slope) if self.training and slope > 0 else 1.0
-        rounds = self.sampler(ray_bundle, self.round_fields, anneal, noise, self.guide_of(ray_bundle, noise))
+        jitter = None if numbers is None else numbers.jitter
+        rounds = self.sampler(ray_bundle, self.round_fields, anneal, jitter, self.guide_of(ray_bundle, numbers))
         last = rounds[-1]
         outputs = {
             "rgb": self.renderer_rgb(last.outputs[FieldHeadNames.RGB], last.weights),
             "accumulation": self.renderer_accumulation(last.weights),
         }
-        if noise is not None and self.renderer_rgb.background_color == "random":
-            outputs["background"] = noise[:, -3:]
-        outputs |= self._regularizers(rounds)
+        if numbers is not None and self.renderer_rgb.background_color == "random":
+            outputs["background"] = numbers.background
+        losses = self._regularizers(rounds)
+        outputs["distortion"] = losses.distortion
+        if self.training:
+            outputs[PROPOSAL_LOSSES] = losses  # type: ignore[assignment]
+        else:
+            columns = losses.interlevel.split(1, dim=-1)
+            outputs |= {f"interlevel_proposal_{index}": column for index, column in enumerate(columns, start=1)}
         outputs |= self.further_outputs(rounds, ray_bundle)
         with torch.no_grad():
             outputs |= self._inspections(rounds)
@@ -232,7 +270,7 @@ class ProposalModel(RadianceModel):
                 )
         return outputs
 
-    def guide_of(self, rays: RayBundle, noise: Float[Tensor, "n k"] | None) -> Guide | None:
+    def guide_of(self, rays: RayBundle, numbers: Any | None) -> Guide | None:
         """What moves the last round's samples; None: nothing. For models that know more of a ray than its color."""
         return None
 
@@ -240,11 +278,10 @@ class ProposalModel(RadianceModel):
         """Outputs [n, c] beyond those of `get_outputs`, with their graph in training."""
         return {}
 
-    def _training_rays(self, rays: RayBundle) -> tuple[RayBundle, Float[Tensor, "n k"]]:
+    def _training_rays(self, rays: RayBundle) -> tuple[RayBundle, Any]:
         """Rays with refined cameras, and their random numbers: those that came with them, or fresh ones."""
-        noise = rays.metadata.get("noise")
-        if noise is None:
-            noise = torch.rand(len(rays), self.noise_per_ray, device=rays.origins.device)
+        assert self.randomness is not None
+        numbers = self.randomness.of(rays.metadata, len(rays), rays.origins.device)
         if self.config.camera_optimizer.mode != "off":
             rays = rays[...]  # a shallow copy: refinement replaces its origins and directions
             assert rays.camera_indices is not None
@@ -252,7 +289,7 @@ class ProposalModel(RadianceModel):
             correction = self.camera_optimizer(rays.camera_indices[..., 0])
             rays.origins = rays.origins + correction[..., :3, 3]
             rays.directions = (correction[..., :3, :3] @ rays.directions[..., None])[..., 0]
-        return rays, noise
+        return rays, numbers
 
     def _viewed_rays(self, rays: RayBundle) -> RayBundle:
         """Rays that start at the viewer's near plane, if that was moved."""
@@ -262,22 +299,23 @@ class ProposalModel(RadianceModel):
             rays.nears = torch.full_like(fars, near).minimum(0.99 * fars)
         return rays
 
-    def _regularizers(self, rounds: list[Round]) -> dict[str, Tensor]:
-        """Per-ray losses [n, 1] of where samples went; the viewer shows them as images."""
+    def _regularizers(self, rounds: list[Round]) -> ProposalLosses:
+        """Losses of where samples went; the viewer shows them as images."""
         *proposals, last = rounds
         weights = last.weights[..., 0]
-        outputs = {"distortion": lossfun_distortion(last.bins, weights)[..., None]}
-        for index, proposal in enumerate(proposals, start=1):
-            missed = lossfun_outer(last.bins, weights.detach(), proposal.bins, proposal.weights[..., 0])
-            outputs[f"missed_proposal_{index}"] = missed.mean(-1, keepdim=True)
-        return outputs
+        missed = [
+            lossfun_outer(last.bins, weights.detach(), proposal.bins, proposal.weights[..., 0]).mean(-1, keepdim=True)
+            for proposal in proposals
+        ]
+        interlevel = torch.cat(missed, dim=-1) if missed else weights.new_zeros(len(weights), 0)
+        return ProposalLosses(interlevel, lossfun_distortion(last.bins, weights)[..., None])
 
     def _inspections(self, rounds: list[Round]) -> dict[str, Tensor]:
         """Depth of all kinds and rounds, and the weights if they were asked for."""
         *proposals, last = rounds
         outputs = {
             "depth_median": self.renderer_depth(last.weights, last.samples),
-            "depth_mean": self.renderer_expected_depth(last.weights, last.samples),
+            "expected_depth": self.renderer_expected_depth(last.weights, last.samples),
         }
         for index, proposal in enumerate(proposals, start=1):
             outputs[f"depth_proposal_{index}"] = self._depth(proposal)
@@ -299,11 +337,11 @@ class ProposalModel(RadianceModel):
         padding = self.config.charbonnier_padding
         losses = {"rgb_loss": self.mean_over_rays(((prediction - target).square() + padding**2).sqrt(), batch)}
         if self.training:
-            missed = [outputs[name] for name in outputs if name.startswith("missed_proposal_")]
-            if missed and self.config.interlevel_loss_mult > 0:
-                losses["interlevel_loss"] = self.config.interlevel_loss_mult * torch.cat(missed, dim=-1).sum(-1).mean()
+            found: ProposalLosses = outputs[PROPOSAL_LOSSES]  # type: ignore[assignment]
+            if self.config.num_proposal_samples and self.config.interlevel_loss_mult > 0:
+                losses["interlevel_loss"] = self.config.interlevel_loss_mult * found.interlevel.sum(-1).mean()
             if self.config.distortion_loss_mult > 0:
-                losses["distortion_loss"] = self.config.distortion_loss_mult * outputs["distortion"].mean()
+                losses["distortion_loss"] = self.config.distortion_loss_mult * found.distortion.mean()
             self.camera_optimizer.get_loss_dict(losses)
         return losses
 

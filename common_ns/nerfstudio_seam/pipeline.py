@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torchvision.utils
-from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
@@ -25,6 +24,8 @@ from torch.nn import Parameter
 
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import distributed
+from common_ns.nerfstudio_seam.model_hooks import ModelHooks, hooks_of
+from common_ns.rays import per_ray, random_numbers
 
 
 @dataclass
@@ -53,17 +54,12 @@ class FieldPipeline(VanillaPipeline):
     """Differs from the host's pipeline in the training step and in evaluation.
 
     A step gives the same result however its rays are divided. `backward` computes them in chunks of at most
-    `model.train_rays_per_chunk` rays (an int; absent or None: all at once), on each device those that the datamanager
-    drew there, and sums the gradients. Where the GPU's memory does not suffice, chunks are halved until it does. For
-    this, losses must be means over rays. Random numbers belong to rays: a model whose `noise_per_ray` (an int) is above
-    0 finds so many numbers in [0, 1) for each ray in `ray_bundle.metadata["noise"]` while it trains. A model that
-    averages over some of the rays only says how many of a batch they are (`count_rays(batch)`, by name), and finds
-    their share of all devices' rays as `batch["share_NAME"]`: their mean is the sum over a chunk by the number of its
-    rays and by that share. A model with a method `after_backward(step, metrics)` is told the metrics of all devices.
+    `train_rays_per_chunk` rays, on each device those that the datamanager drew there, and sums the gradients. Where the
+    GPU's memory does not suffice, chunks are halved until it does. For this, losses must be means over rays, and random
+    numbers belong to rays. What a model says about both is in `ModelHooks`.
 
     In evaluation, images of a multi-scale data set are also averaged per scale (`psnr_1x` … `psnr_8x`), and a metric
-    that not every image has (LPIPS below 64 pixels) is averaged over those that have it. A model may evaluate images by
-    rules of its own (`evaluate_image`).
+    that not every image has (LPIPS below 64 pixels) is averaged over those that have it.
     """
 
     datamanager: VanillaDataManager
@@ -86,20 +82,24 @@ class FieldPipeline(VanillaPipeline):
         self.world_size = self.datamanager.world_size = world_size
         distributed.broadcast_module(self.model)
 
+    @property
+    def hooks(self) -> ModelHooks:
+        """What the model says beyond nerfstudio's contract."""
+        return hooks_of(self.model)
+
     def _next_train(self, step: int) -> tuple[RayBundle, dict, int]:
         """This device's rays with their random numbers, its batch, and the number of rays of all devices."""
         rays, batch = self.datamanager.next_train(step)
-        special: dict[str, int] = getattr(self.model, "count_rays", lambda batch: {})(batch)
+        special = self.hooks.count_rays(batch)
         numbers = distributed.gather_numbers([len(rays), *special.values()], self.device)
         counts = numbers[:, 0].int().tolist()
         for name, count in zip(special, numbers.sum(dim=0).tolist()[1:]):
-            batch[f"share_{name}"] = count / sum(counts)
-        noise_per_ray = getattr(self.model, "noise_per_ray", 0)
-        if noise_per_ray > 0:
+            batch[f"fraction_{name}"] = count / sum(counts)
+        if self.hooks.randomness is not None:
             # Every device draws the numbers of all rays, from the state that the datamanager set for the step.
             start = sum(counts[: distributed.rank()])
-            noise = torch.rand(sum(counts), noise_per_ray)[start : start + len(rays)]
-            rays.metadata["noise"] = noise.to(rays.origins.device)
+            drawn = torch.rand(sum(counts), self.hooks.randomness.width)[start : start + len(rays)]
+            rays.metadata[random_numbers.KEY] = drawn.to(rays.origins.device)
         return rays, batch, sum(counts)
 
     @profiler.time_function
@@ -145,24 +145,24 @@ class FieldPipeline(VanillaPipeline):
         for parameter, gradient in zip(parameters, earlier):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
-        outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        outputs = {name: per_ray.joined([part[name] for part in parts]) for name in parts[0]}
         with torch.no_grad():
             metrics = self.model.get_metrics_dict(outputs, batch)
         distributed.sum_gradients(parameters)
         numbers = distributed.gather_numbers([*loss_dict.values(), *metrics.values()], self.device)
         loss_dict = dict(zip(loss_dict, numbers.sum(dim=0)))
         metrics = dict(zip(metrics, numbers.mean(dim=0)[len(loss_dict) :]))
-        getattr(self.model, "after_backward", lambda step, metrics: None)(step, metrics)
+        self.hooks.after_backward(step, metrics)
         problem = self._problem(loss_dict, {} if grad_scaler.is_enabled() else groups, outputs, batch, count)
         return StepResult(functools.reduce(torch.add, loss_dict.values()), loss_dict, metrics, problem)
 
     def _chunk_size(self, count: int) -> int:
         """Most rays of `count` that are computed at once."""
-        return min(getattr(self.model, "train_rays_per_chunk", None) or count, self.max_rays_per_chunk or count)
+        return min(self.hooks.train_rays_per_chunk or count, self.max_rays_per_chunk or count)
 
     def _chunks(
         self, rays: RayBundle, batch: dict, total: int, grad_scaler: GradScaler, mixed_precision: bool
-    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         """Add the gradients of this device's rays; returns their part of the losses, and each chunk's outputs."""
         count = len(rays)
         chunks = math.ceil(count / self._chunk_size(count))
@@ -172,13 +172,14 @@ class FieldPipeline(VanillaPipeline):
             device_type = "cuda" if self.device.type == "cuda" else "cpu"
             with torch.autocast(device_type=device_type, enabled=mixed_precision):
                 outputs = self.model(rays[chunk])
-                losses = self.model.get_loss_dict(outputs, {**batch, **_rows(batch, count, chunk)})
+                losses = self.model.get_loss_dict(outputs, {**batch, **per_ray.rows(batch, count, chunk)})
                 weight = (chunk.stop - chunk.start) / total
                 losses = {name: weight * loss for name, loss in losses.items()}
                 loss = functools.reduce(torch.add, losses.values())
             grad_scaler.scale(loss).backward()  # type: ignore[union-attr]
             loss_dict = {name: loss_dict.get(name, 0.0) + loss.detach() for name, loss in losses.items()}
-            parts.append({name: value.detach() for name, value in _rows(outputs, chunk.stop - chunk.start).items()})
+            rows = per_ray.rows(outputs, chunk.stop - chunk.start)
+            parts.append({name: per_ray.mapped(value, Tensor.detach) for name, value in rows.items()})
         return loss_dict, parts
 
     def _halve_chunks(self, step: int, count: int, reason: str) -> None:
@@ -225,8 +226,8 @@ class FieldPipeline(VanillaPipeline):
 
     def _first_bad_pixel(self, outputs: dict[str, Tensor], batch: dict, count: int) -> str | None:
         """The first of this device's `count` rays whose output, or else whose target value, is not finite, in words."""
-        targets = {f"target {name}": value for name, value in _rows(batch, count).items()}
-        for name, value in {**outputs, **targets}.items():
+        targets = {f"target {name}": value for name, value in per_ray.rows(batch, count).items()}
+        for name, value in {**per_ray.tensors(outputs), **targets}.items():
             bad = ~torch.isfinite(value.reshape(count, -1)).all(dim=-1)
             if bad.any():
                 ray = int(bad.nonzero()[0])
@@ -238,19 +239,12 @@ class FieldPipeline(VanillaPipeline):
                 return f"from {name} at {where} ({int(bad.sum())} of {count} rays)"
         return None
 
-    def _evaluate_image(self, camera: Cameras, batch: dict) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Metrics and pictures of a test image. A model with rules of its own has a method `evaluate_image`."""
-        own_rules: Any = getattr(self.model, "evaluate_image", None)
-        if own_rules is not None:
-            return own_rules(camera, batch)
-        return self.model.get_image_metrics_and_images(self.model.get_outputs_for_camera(camera), batch)
-
     @profiler.time_function
     def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Metrics and pictures of one test image, while training."""
         self.eval()
         camera, batch = self.datamanager.next_eval_image(step)
-        metrics, images = self._evaluate_image(camera, batch)
+        metrics, images = self.hooks.evaluate_image(camera, batch)
         metrics["num_rays"] = int(camera.height * camera.width)
         self.train()
         return metrics, images
@@ -283,7 +277,7 @@ class FieldPipeline(VanillaPipeline):
             task = progress.add_task("[green]Evaluating all images...", total=len(data_loader))
             for index, (camera, batch) in enumerate(data_loader):
                 start = time.perf_counter()
-                metrics, images = self._evaluate_image(camera, batch)
+                metrics, images = self.hooks.evaluate_image(camera, batch)
                 num_rays = int(camera.height * camera.width)
                 metrics["num_rays_per_sec"] = num_rays / (time.perf_counter() - start)
                 metrics["fps"] = metrics["num_rays_per_sec"] / num_rays
@@ -296,13 +290,6 @@ class FieldPipeline(VanillaPipeline):
                 progress.advance(task)
         self.train()
         return average_metrics(per_image, scales, get_std)
-
-
-def _rows(values: dict[str, Any], count: int, part: slice = slice(None)) -> dict[str, Tensor]:
-    """Those of the values that are tensors with a row for each of `count` rays, cut to a part of the rays."""
-    return {
-        name: value[part] for name, value in values.items() if isinstance(value, Tensor) and value.shape[:1] == (count,)
-    }
 
 
 def average_metrics(

@@ -14,7 +14,10 @@ from torch import Tensor
 from common_ns.data.scene_bounds import RayBounds
 from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
+from common_ns.rays import per_ray
+from common_ns.rays.random_numbers import KEY
 from depthnerf_ns.base_model import (
+    DEPTH_LOSSES,
     LOSS_WEIGHTS,
     DepthModel,
     opacity_at,
@@ -56,7 +59,7 @@ def build(kind: str = "hash", reach: DepthReach | None = REACH, extra: dict | No
 def rays(depth: Tensor | None = None, noise: int = 6, **metadata: Tensor) -> RayBundle:
     generator = torch.Generator().manual_seed(1)
     directions = torch.nn.functional.normalize(torch.randn(COUNT, 3, generator=generator), dim=-1)
-    metadata["noise"] = torch.rand(COUNT, noise, generator=generator)
+    metadata[KEY] = torch.rand(COUNT, noise, generator=generator)
     if depth is not None:
         metadata["depth"] = depth
     return RayBundle(
@@ -80,7 +83,7 @@ def batch_of(depth: Tensor) -> dict[str, Tensor]:
 
 def train_losses(model: DepthModel, depth: Tensor, batch: dict | None = None, **metadata: Tensor) -> dict[str, Tensor]:
     model.train()
-    bundle = rays(depth, model.noise_per_ray, **metadata)
+    bundle = rays(depth, model.randomness.width, **metadata)
     return model.get_loss_dict(model(bundle), batch or batch_of(depth))
 
 
@@ -106,23 +109,23 @@ def test_without_a_loss_the_model_is_one_without_depth():
 def test_depth_loss_is_the_mean_over_rays_with_depth():
     depth = some_depth(missing=slice(0, 15))
     model = build(depth_loss="weight-bounds", depth_guard=False).train()
-    outputs = model(rays(depth, model.noise_per_ray))
+    outputs = model(rays(depth, model.randomness.width))
     loss = model.get_loss_dict(outputs, batch_of(depth))["depth_loss"]
-    expected = LOSS_WEIGHTS["weight-bounds"] * outputs["depth_loss"][15:].mean()
+    expected = LOSS_WEIGHTS["weight-bounds"] * outputs[DEPTH_LOSSES].depth[15:].mean()
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert model.count_rays(batch_of(depth)) == {"with_depth": COUNT - 15}
 
 
 def test_parts_of_a_batch_add_up_to_the_whole():
-    """As the pipeline computes them: each part's mean by its share of the rays, with the whole batch's share."""
+    """As the pipeline computes them: each part's mean by its fraction of the rays, with the whole batch's fraction."""
     depth = some_depth(missing=slice(3, 12))
     model = build(depth_guard=False).train()
-    outputs = model(rays(depth, model.noise_per_ray))
-    batch = {**batch_of(depth), "share_with_depth": (COUNT - 9) / COUNT}
+    outputs = model(rays(depth, model.randomness.width))
+    batch = {**batch_of(depth), "fraction_with_depth": (COUNT - 9) / COUNT}
     whole = model.get_loss_dict(outputs, batch)["depth_loss"]
     total = 0.0
     for part in (slice(0, 10), slice(10, COUNT)):
-        some = {name: value[part] for name, value in outputs.items()}
+        some = per_ray.rows(outputs, COUNT, part)
         some_batch = {name: value[part] if isinstance(value, Tensor) else value for name, value in batch.items()}
         loss = model.get_loss_dict(some, some_batch)["depth_loss"]
         total += float(loss) * (part.stop - part.start) / COUNT
@@ -159,7 +162,7 @@ def test_options_of_the_bounds_reach_the_loss():
 
 def test_weight_and_epsilon_fall_with_the_schedule_and_the_guard():
     model = build(depth_loss="urf", depth_initial=4.0, depth_epsilon_initial=9.0, depth_anneal_share=0.5)
-    bundle = rays(some_depth(), model.noise_per_ray)
+    bundle = rays(some_depth(), model.randomness.width)
     usual = LOSS_WEIGHTS["urf"]
     assert model.depth_weight() == pytest.approx(usual)  # a schedule is not known yet
     model.schedule_steps = 200
@@ -182,7 +185,7 @@ def sample_starts(model: DepthModel, depth: Tensor) -> Tensor:
         return keep(rounds, bundle)
 
     model.further_outputs = remember  # type: ignore[method-assign]
-    model.train()(rays(depth, model.noise_per_ray))
+    model.train()(rays(depth, model.randomness.width))
     return found[0]
 
 
@@ -197,12 +200,12 @@ def test_samples_gather_around_the_depth_if_asked_to():
 def test_outside_of_training_rays_with_depth_say_how_far_it_is_missed():
     depth = some_depth(missing=slice(0, 5))
     model = build().eval()
-    bundle = rays(depth, model.noise_per_ray)
+    bundle = rays(depth, model.randomness.width)
     outputs = model(bundle)
     assert outputs["depth_error"].shape == outputs["opacity_at_depth"].shape == (COUNT, 1)
     assert (outputs["depth_error"][:5] == 0).all() and (outputs["opacity_at_depth"][:5] == 0).all()
-    assert "depth_loss" not in outputs
-    assert "depth_error" not in model(rays(None, model.noise_per_ray))
+    assert DEPTH_LOSSES not in outputs
+    assert "depth_error" not in model(rays(None, model.randomness.width))
 
 
 def test_opacity_at_a_depth_counts_what_is_before_it():

@@ -58,9 +58,9 @@ def test_training_learns_the_scene_and_eval_reports_it(run, tmp_path):
 
 
 def test_render_dataset_and_interpolated_video(run, tmp_path):
-    names = ["rgb", "depth", "depth_mean", "accumulation", "normals", "distortion", "depth_proposal_1"]
+    names = ["rgb", "depth", "expected_depth", "accumulation", "normals", "distortion", "depth_proposal_1"]
     render.DatasetRender(run, output_path=tmp_path, rendered_output_names=names, image_format="png").main()
-    for name in ("rgb", "depth", "depth_mean", "normals"):
+    for name in ("rgb", "depth", "expected_depth", "normals"):
         images = [np.asarray(Image.open(file)) for file in (tmp_path / "test" / name).rglob("*.png")]
         assert len(images) == 3 and all(image.std() > 5 for image in images), name
     video = tmp_path / "interpolated.mp4"

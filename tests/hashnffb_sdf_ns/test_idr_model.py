@@ -10,11 +10,12 @@ from nerfstudio.engine.callbacks import TrainingCallbackAttributes
 
 from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
+from common_ns.rays.random_numbers import KEY
 from hashnffb_sdf_ns.base_model import SdfFieldConfig
 from hashnffb_sdf_ns.camera_refinement import CameraRefinementConfig
 from hashnffb_sdf_ns.encodings import EncodingConfig
 from hashnffb_sdf_ns.encodings.hash import HashEncoding
-from hashnffb_sdf_ns.idr_model import IdrModel, IdrModelConfig
+from hashnffb_sdf_ns.idr_model import COMPARED_RAYS, IdrModel, IdrModelConfig
 from hashnffb_sdf_ns.sphere_tracing import TracingOptions
 
 GRID = HashGridOptions(num_levels=3, log2_table_size=9, base_resolution=4, max_resolution=12)
@@ -36,7 +37,7 @@ def rays(count: int = 40, spread: float = 0.5, mask: torch.Tensor | None = None,
     generator = torch.Generator().manual_seed(1)
     origins = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1) * 2.5
     directions = spread * torch.randn(count, 3, generator=generator) - origins
-    metadata = {"noise": torch.rand(count, NOISE, generator=generator)}
+    metadata = {KEY: torch.rand(count, NOISE, generator=generator)}
     if mask is not None:
         metadata["object_mask"] = mask
     return RayBundle(
@@ -59,11 +60,13 @@ def test_each_ray_teaches_color_or_outline():
     outputs = model(rays(mask=batch["mask"]))
     hit, inside = outputs["accumulation"] > 0.5, batch["mask"] > 0.5
     assert 5 < int(hit.sum()) < 35 and int((hit & ~inside).sum()) > 2
-    assert torch.equal(outputs["surface"] > 0.5, hit & inside)
-    outline = outputs["outline"] > 0.5
+    assert torch.equal(outputs[COMPARED_RAYS].surface, hit & inside)
+    outline = outputs[COMPARED_RAYS].outline
     assert not (outline & hit & inside).any() and (outline | ~(hit & ~inside)).all()
     # Rays through the surface go below 0 in it; rays past it stay above.
-    assert (outputs["least_sdf"][outline & hit] < 0).all() and (outputs["least_sdf"][outline & ~hit] > 0).all()
+    assert (outputs[COMPARED_RAYS].least_sdf[outline & hit] < 0).all() and (
+        outputs[COMPARED_RAYS].least_sdf[outline & ~hit] > 0
+    ).all()
 
 
 def test_losses_are_the_same_whether_or_not_rays_carry_their_mask():
@@ -80,10 +83,10 @@ def test_the_losses_are_those_of_the_paper():
     outputs = model(rays(mask=batch["mask"]))
     color, outline = 0.0, 0.0
     for i in range(40):
-        if outputs["surface"][i] > 0.5:
+        if outputs[COMPARED_RAYS].surface[i]:
             color += float((outputs["rgb"][i] - batch["image"][i]).abs().sum()) / 40
-        elif outputs["outline"][i] > 0.5:
-            probability = torch.sigmoid(-50.0 * outputs["least_sdf"][i].double())
+        elif outputs[COMPARED_RAYS].outline[i]:
+            probability = torch.sigmoid(-50.0 * outputs[COMPARED_RAYS].least_sdf[i].double())
             mask = batch["mask"][i].double()
             entropy = -(mask * probability.log() + (1 - mask) * (1 - probability).log())
             outline += float(entropy) / 50.0 / 40
@@ -122,13 +125,13 @@ def test_masks_move_the_outline():
         model.zero_grad()
         loss = model.get_loss_dict(outputs, batch)["mask_loss"]
         wrong = (outputs["accumulation"] > 0.5) != (mask > 0.5)
-        before = outputs["least_sdf"][wrong].mean().item()
+        before = outputs[COMPARED_RAYS].least_sdf[wrong].mean().item()
         loss.backward()
         with torch.no_grad():
             for parameter in model.field.network.parameters():
                 assert parameter.grad is not None
                 parameter -= 1e-5 * parameter.grad
-        after = model(bundle)["least_sdf"][wrong].mean().item()
+        after = model(bundle)[COMPARED_RAYS].least_sdf[wrong].mean().item()
         assert (after > before) if covered == 0.0 else (after < before)
 
 

@@ -22,6 +22,7 @@ from common_ns.hash_grid import HashGridOptions
 from common_ns.meshing.extraction import extract_mesh
 from common_ns.nerfstudio_seam.datamanager import StorePixelSampler, seed_step
 from common_ns.nerfstudio_seam.pipeline import FieldPipeline, FieldPipelineConfig
+from common_ns.rays.random_numbers import KEY
 from hashnffb_sdf_ns.background import BackgroundOptions
 from hashnffb_sdf_ns.base_model import SdfFieldConfig
 from hashnffb_sdf_ns.camera_refinement import CameraRefinementConfig
@@ -66,7 +67,7 @@ def rays(model: NeusModel, count: int = COUNT, scale: float = 1.0, **metadata: T
     generator = torch.Generator().manual_seed(1)
     origins = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1) * 3.0
     targets = 0.4 * torch.randn(count, 3, generator=generator)
-    metadata["noise"] = torch.rand(count, model.noise_per_ray, generator=generator)
+    metadata[KEY] = torch.rand(count, model.randomness.width, generator=generator)
     return RayBundle(
         origins=origins,
         directions=torch.nn.functional.normalize(targets - origins, dim=-1) * scale,
@@ -154,7 +155,7 @@ def test_parts_of_a_batch_add_up_to_the_whole():
     total = dict.fromkeys(whole, 0.0)
     for part in (slice(0, 7), slice(7, COUNT)):
         rows = {name: value[part] for name, value in batch.items()}
-        losses = model.get_loss_dict(model(rays(model)[part]), {**rows, "share_colored": share})
+        losses = model.get_loss_dict(model(rays(model)[part]), {**rows, "fraction_colored": share})
         for name, loss in losses.items():
             total[name] += float(loss) * (part.stop - part.start) / COUNT
     for name, loss in whole.items():
@@ -168,7 +169,7 @@ def test_training_draws_no_random_numbers_of_its_own():
     before = torch.get_rng_state()
     first, second = model(bundle), model(bundle)
     assert torch.equal(torch.get_rng_state(), before) and torch.equal(first["rgb"], second["rgb"])
-    bundle.metadata["noise"] = torch.rand(COUNT, model.noise_per_ray)
+    bundle.metadata[KEY] = torch.rand(COUNT, model.randomness.width)
     assert not torch.equal(model(bundle)["rgb"], first["rgb"])
 
 
@@ -217,7 +218,7 @@ def test_alpha_is_blended_over_the_background_for_all_rays():
 def test_a_random_background_belongs_to_the_rays():
     model = build(metadata=ALPHA, background_color="random").train()
     bundle = rays(model)
-    assert torch.equal(model(bundle)["background"], bundle.metadata["noise"][:, -3:])
+    assert torch.equal(model(bundle)["background"], bundle.metadata[KEY][:, -3:])
     assert "background" not in model.eval()(bundle)
 
 
@@ -337,7 +338,7 @@ def test_nothing_is_meshed_beyond_the_sphere():
 def test_direction_noise_turns_what_training_rays_see_and_nothing_else():
     directions = F.normalize(torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
     model = build(metadata=MASKS, direction_noise=0.05)
-    noise = torch.rand(4000, model.noise_per_ray, generator=torch.Generator().manual_seed(1))
+    noise = model.randomness.named(torch.rand(4000, model.randomness.width, generator=torch.Generator().manual_seed(1)))
     turned = model._turned(directions, noise)
     angle = torch.linalg.cross(turned, directions).norm(dim=-1).asin()
     # Two of the three components turn: the root of the mean square is the deviation times the root of two.

@@ -18,9 +18,9 @@ from tests.mipnerf_ns.tiny360 import CAPTURE, OBJECT, build, rays, rounds_of
 
 def test_outputs_have_the_hosts_names_shapes_and_ranges():
     outputs = build().eval()(rays())
-    channels = {"rgb": 3, "normals": 3, "accumulation": 1, "depth": 1, "depth_median": 1, "depth_mean": 1}
+    channels = {"rgb": 3, "normals": 3, "accumulation": 1, "depth": 1, "depth_median": 1, "expected_depth": 1}
     for index in (1, 2):
-        channels |= {f"{name}_proposal_{index}": 1 for name in ("depth", "accumulation", "missed")}
+        channels |= {f"{name}_proposal_{index}": 1 for name in ("depth", "accumulation", "interlevel")}
     channels["distortion"] = 1
     assert {name: value.shape for name, value in outputs.items()} == {n: (20, c) for n, c in channels.items()}
     near, far = CAPTURE_NEAR_FAR

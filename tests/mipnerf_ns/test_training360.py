@@ -11,6 +11,7 @@ from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCall
 from nerfstudio.model_components.losses import distortion_loss, interlevel_loss
 
 from common_ns.nerfstudio_seam.schedulers import LogLinearSchedulerConfig
+from common_ns.rays.random_numbers import KEY
 from common_ns.rays.stepfun import schlick_bias
 from mipnerf_ns.model360 import MipNerf360Model
 from tests.mipnerf_ns.tiny360 import CAPTURE, NOISE, NUM_IMAGES, OBJECT, build, rays, rounds_of, training_rays
@@ -26,7 +27,7 @@ def test_losses_are_the_papers(alpha):
     losses = model.get_loss_dict(outputs, {"image": target})
     assert set(losses) == {"rgb_loss", "interlevel_loss", "distortion_loss"}
 
-    background = bundle.metadata["noise"][:, -3:]
+    background = bundle.metadata[KEY][:, -3:]
     predicted = outputs["rgb"] + background * (1.0 - outputs["accumulation"])
     truth = target[:, :3] * target[:, 3:] + background * (1.0 - target[:, 3:]) if alpha else target
     assert torch.allclose(losses["rgb_loss"], ((predicted - truth) ** 2 + 0.001**2).sqrt().mean())
@@ -98,18 +99,25 @@ def test_last_sample_background_is_not_blended_again():
 # Random numbers.
 
 
+def tensors_of(outputs: dict) -> dict[str, torch.Tensor]:
+    """A training's outputs, those in named tuples by the names of these."""
+    inside = {k: v for value in outputs.values() if isinstance(value, tuple) for k, v in value._asdict().items()}
+    return {name: value for name, value in outputs.items() if not isinstance(value, tuple)} | inside
+
+
 def test_noise_of_the_rays_decides_a_training_step():
     model = build().train()
-    assert model.noise_per_ray == NOISE
+    assert model.randomness.width == NOISE
     torch.manual_seed(1)
     first = model(training_rays())
     torch.manual_seed(2)
     again = model(training_rays())
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert torch.equal(first["background"], training_rays().metadata["noise"][:, -3:])
+    first, again = tensors_of(first), tensors_of(again)
+    assert all(torch.equal(first[name], again[name]) for name in first) and "interlevel" in first
+    assert torch.equal(first["background"], training_rays().metadata[KEY][:, -3:])
     other = model(training_rays(seed=1))
     assert not torch.equal(first["rgb"], other["rgb"])
-    shares = [model(training_rays()[part]) for part in (slice(0, 8), slice(8, 20))]
+    shares = [tensors_of(model(training_rays()[part])) for part in (slice(0, 8), slice(8, 20))]
     for name, value in first.items():
         assert torch.allclose(torch.cat([share[name] for share in shares]), value, rtol=1e-4, atol=1e-5), name
 
@@ -166,7 +174,7 @@ def test_samples_are_annealed_while_training_only(slope, training, annealed):
     model = build(anneal_slope=slope).train(training)
     model.train_fraction = 0.02
     bundle = training_rays() if training else rays()
-    jitter = bundle.metadata["noise"][:, :3] if training else None
+    jitter = bundle.metadata[KEY][:, :3] if training else None
     rounds = rounds_of(model, bundle)
     fields = [model.proposal, model.proposal, model.field]
     anneal = schlick_bias(0.02, slope) if annealed else 1.0

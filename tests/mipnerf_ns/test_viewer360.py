@@ -36,9 +36,9 @@ def test_depth_kind_and_level_of_the_viewer_choose_the_depth():
     model = build().eval()
     outputs = model(rays())
     assert torch.equal(outputs["depth"], outputs["depth_median"])
-    assert not torch.allclose(outputs["depth_median"], outputs["depth_mean"])
+    assert not torch.allclose(outputs["depth_median"], outputs["expected_depth"])
     model.shown_depth.default_value = "mean"
-    assert torch.equal(model(rays())["depth"], outputs["depth_mean"])
+    assert torch.equal(model(rays())["depth"], outputs["expected_depth"])
     last, *proposals = model.shown_level.options
     assert last == model.shown_level.value == "nerf" and len(proposals) == 2
     for kind, render in (("median", model.renderer_depth), ("mean", model.renderer_expected_depth)):

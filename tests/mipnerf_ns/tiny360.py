@@ -7,6 +7,7 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
 
 from common_ns.data.scene_bounds import RayBounds
+from common_ns.rays.random_numbers import KEY
 from mipnerf_ns.model360 import MipNerf360Model, MipNerf360ModelConfig
 from mipnerf_ns.proposal_sampler import Round
 
@@ -43,7 +44,7 @@ def rays(count: int = 20, area: float = 1e-4, **fields) -> RayBundle:
 def training_rays(count: int = 20, seed: int = 0) -> RayBundle:
     """Rays that bring their random numbers, as the pipeline sends them."""
     noise = torch.rand(count, NOISE, generator=torch.Generator().manual_seed(seed))
-    return rays(count, metadata={"noise": noise})
+    return rays(count, metadata={KEY: noise})
 
 
 def rounds_of(model: MipNerf360Model, bundle: RayBundle) -> list[Round]:

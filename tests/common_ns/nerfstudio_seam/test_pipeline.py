@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -22,9 +23,11 @@ from torch.cuda.amp.grad_scaler import GradScaler
 
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.datamanager import FieldDataManager, FieldDataManagerConfig, seed_step
+from common_ns.nerfstudio_seam.model_hooks import ModelHooks
 from common_ns.nerfstudio_seam.pipeline import FieldPipeline, FieldPipelineConfig, average_metrics
 from common_ns.nerfstudio_seam.schedulers import LogLinearSchedulerConfig
 from common_ns.nerfstudio_seam.trainer import SafeTrainer, SafeTrainerConfig
+from common_ns.rays.random_numbers import KEY, RayRandomness
 
 NUM_RAYS = 63
 """Rays of a batch: neither two devices nor chunks of 20 divide it evenly."""
@@ -41,9 +44,14 @@ class TinyModelConfig(ModelConfig):
     rays_per_chunk: int | None = None
 
 
-class TinyModel(Model):
+class Pair(NamedTuple):
+    pair: torch.Tensor
+
+
+class TinyModel(Model, ModelHooks):
     config: TinyModelConfig
-    noise_per_ray = 2
+    randomness = RayRandomness(Pair, pair=2)
+    train_rays_per_chunk: int | None = None
 
     def populate_modules(self) -> None:
         self.train_rays_per_chunk = self.config.rays_per_chunk
@@ -55,7 +63,7 @@ class TinyModel(Model):
 
     def get_outputs(self, ray_bundle):
         self.seen.append(len(ray_bundle))
-        noise = ray_bundle.metadata.get("noise", torch.full((len(ray_bundle), 2), 0.5))
+        noise = ray_bundle.metadata.get(KEY, torch.full((len(ray_bundle), 2), 0.5))
         return {"rgb": self.net(torch.cat([ray_bundle.origins, ray_bundle.directions, noise], dim=-1)), "levels": 1}
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None):
@@ -132,14 +140,14 @@ def test_random_numbers_follow_from_the_step_and_stay_out_of_evaluation(tiny_ble
     for step in (7, 8, 7):
         torch.rand(3)  # whatever else is drawn between steps does not matter
         pipeline.get_train_loss_dict(step)
-    first, other, again = (metadata["noise"] for metadata in seen)
+    first, other, again = (metadata[KEY] for metadata in seen)
     assert first.shape == (63, 2) and first.min() >= 0 and first.max() < 1
     assert torch.equal(first, again) and not torch.equal(first, other)
     monkeypatch.setattr(pipeline.model, "get_loss_dict", lambda *_: {})
     pipeline.get_eval_loss_dict(7)
-    monkeypatch.setattr(TinyModel, "noise_per_ray", 0)
+    monkeypatch.setattr(TinyModel, "randomness", None)
     pipeline.get_train_loss_dict(7)
-    assert "noise" not in seen[3] and "noise" not in seen[4]
+    assert KEY not in seen[3] and KEY not in seen[4]
 
 
 def test_a_bad_target_is_found_with_its_file_and_pixel(tiny_blender):
