@@ -57,11 +57,11 @@ class Condition:
     views: int
     """Training views."""
     noise: float = 0.0
-    """Standard deviation of noise on each depth, in metres."""
+    """Standard deviation of noise on each depth, in meters."""
     holes: float = 0.0
     """Share of depth that is missing."""
     offset: float = 0.0
-    """Standard deviation of an error that is the same all over a frame, in metres."""
+    """Standard deviation of an error that is the same all over a frame, in meters."""
     wobble: float = 0.0
     """Standard deviation of a relative error that varies smoothly over a frame and between frames, as the depth of a
     monocular predictor has it after it was aligned."""
@@ -135,7 +135,7 @@ def read_depth(file: Path) -> Float[NDArray, "h w"]:
 
 
 def spoiled(depth: Float[NDArray, "h w"], condition: Condition, random: np.random.Generator) -> Float[NDArray, "h w"]:
-    """Depth in metres as a worse sensor would give it; 0 stays 0."""
+    """Depth in meters as a worse sensor would give it; 0 stays 0."""
     there = depth > 0
     depth = depth * condition.scale + condition.noise * random.standard_normal(depth.shape)
     depth = depth + condition.offset * random.standard_normal()
@@ -173,17 +173,17 @@ def host_pipeline(data: Path, views: int, rays: int) -> Any:
 
 @torch.no_grad()
 def test_metrics(pipeline: Any, dataset: Any) -> dict[str, float]:
-    """PSNR, and errors of depth in metres, over the held-out views."""
+    """PSNR, and errors of depth in meters, over the held-out views."""
     pipeline.eval()
     model = pipeline.model
     found: dict[str, list[float]] = {}
-    per_metre = float(dataset.metadata["scene_units_per_metre"])
+    per_meter = float(dataset.metadata["scene_units_per_meter"])
     for index in range(len(dataset)):
         batch = dataset[index]
         rays = dataset.cameras[index : index + 1].generate_rays(camera_indices=0, keep_shape=True)
         outputs = model.get_outputs_for_camera_ray_bundle(rays[::STRIDE, ::STRIDE].to(model.device))
-        measured = batch["depth_image"][::STRIDE, ::STRIDE] / per_metre
-        depth = outputs["depth"].cpu() / per_metre
+        measured = batch["depth_image"][::STRIDE, ::STRIDE] / per_meter
+        depth = outputs["depth"].cpu() / per_meter
         values = {"psnr": psnr(outputs["rgb"].cpu().clamp(0, 1), batch["image"][::STRIDE, ::STRIDE, :3])}
         values |= {name.removeprefix("depth_"): value for name, value in depth_errors(depth, measured).items()}
         values["bias"] = float((depth - measured)[measured > 0].mean())
@@ -332,7 +332,7 @@ def write_tables() -> None:
         "cpu seconds",
         "seeds",
     ]
-    note = "Errors of depth in metres."
+    note = "Errors of depth in meters."
     write_sections("depth", "Depth supervision", note, lambda section, rows: [table(rows, columns)])
 
 

@@ -1,11 +1,11 @@
-"""The multi-resolution hash grid: implementations side by side, and what an optimiser adds to them.
+"""The multi-resolution hash grid: implementations side by side, and what an optimizer adds to them.
 
     python -m benchmarks.hash_grid speed --threads 1      # torch, numba, and nerfstudio's own grid in torch
     python -m benchmarks.hash_grid optimizer              # Adam over the table beside the grid's own time
     python -m benchmarks.hash_grid compile                # what numba's first use costs
     python -m benchmarks.hash_grid cuda                   # triton, torch, and tinycudann if it is installed
 
-Variants take turns, and the shortest time of each counts: on a busy machine the others say more about the neighbours.
+Variants take turns, and the shortest time of each counts: on a busy machine the others say more about the neighbors.
 With one CPU thread it is the thread's own time. Each section is written to benchmarks/results/hash_grid.json, the
 tables to hash_grid.md.
 """
@@ -211,19 +211,19 @@ class Benchmark:
             for exponent in (13, 16):
                 x = torch.rand(2**exponent, 3)
                 variants[f"grid ({reason}), 2^{exponent} points"] = prepare(grid, grid.table, BACKWARD, x, 32)
-            optimisers = {}
+            optimizers = {}
             for name, settings in {"Adam": {}, "Adam, fused": {"fused": True}}.items():
                 parameter = torch.nn.Parameter(grid.table.detach().clone())
                 parameter.grad = 1e-4 * torch.randn_like(parameter)
-                optimisers[name] = torch.optim.Adam([parameter], eps=1e-15, **settings)
-                variants[name] = optimisers[name].step
+                optimizers[name] = torch.optim.Adam([parameter], eps=1e-15, **settings)
+                variants[name] = optimizers[name].step
             best = take_turns(variants, self.clock, self.rounds)
             rows.append(
                 {"size": f"16 levels, 2^{log2}", "rows": grid.shape.rows, **{f"{k}, ms": v for k, v in best.items()}}
             )
             print(rows[-1], flush=True)
         settings = {"threads": self.threads, "rounds": self.rounds}
-        save_section("hash_grid", "Optimiser", {"settings": settings, "rows": rows})
+        save_section("hash_grid", "Optimizer", {"settings": settings, "rows": rows})
 
     def compile(self) -> None:
         """Processor seconds of the first calls, in processes of their own with an empty store and with a full one."""

@@ -240,7 +240,7 @@ def per_second(draw: Callable[[], Any], count: int) -> int:
 
 
 def write_capture(folder: Path, num_images: int, width: int, height: int, threads: int) -> int:
-    """Write a capture in nerfstudio's layout: cameras on a ring that look at its centre.
+    """Write a capture in nerfstudio's layout: cameras on a ring that look at its center.
 
     Returns: bytes of all images.
     """
@@ -271,10 +271,10 @@ def write_capture(folder: Path, num_images: int, width: int, height: int, thread
 
 
 def photo(seed: int, noise: Image.Image, width: int, height: int) -> Image.Image:
-    """An image that JPEG compresses like a photo: smooth colours, texture and sensor noise.
+    """An image that JPEG compresses like a photo: smooth colors, texture and sensor noise.
 
     Args:
-        noise: sensor noise about grey 128, 64 pixels larger than the image on both sides.
+        noise: sensor noise about gray 128, 64 pixels larger than the image on both sides.
     """
     rng = np.random.default_rng([1, seed])
 

@@ -90,7 +90,7 @@ class SizedHostMipNerf(HostMipNerfModel):
 
 
 def host_pipeline(data: Path, ours: MipNerfModelConfig, rays: int) -> Any:
-    """The host's pipeline with a network of as many parameters as ours (colour head widened to match)."""
+    """The host's pipeline with a network of as many parameters as ours (color head widened to match)."""
     target = count_parameters(build_field(ours))
 
     def sized(width: int) -> SizedHostConfig:
@@ -213,7 +213,7 @@ class Run:
 
     @torch.no_grad()
     def test_metrics(self, loader: Any = None) -> dict[str, float]:
-        """PSNR and SSIM over test images, computed alike for both; the host's colour is called rgb_fine."""
+        """PSNR and SSIM over test images, computed alike for both; the host's color is called rgb_fine."""
         self.pipeline.eval()
         model = self.pipeline.model
         per_image, scales = [], []

@@ -59,7 +59,7 @@ class Benchmark:
     masks: bool = True
     """Train with masks."""
     direction_noise: float = 0.0
-    """Random turns of the directions in which training rays see colours (NeuS)."""
+    """Random turns of the directions in which training rays see colors (NeuS)."""
     test_views: int = 5
     """Held-out views that are rendered, at most."""
     mesh_resolution: int = 192
@@ -123,7 +123,7 @@ class Benchmark:
     def distances(self, mesh: Mesh, placed: DataparserOutputs, views: Views) -> dict[str, Any]:
         """Distances to the reference: of all of it, and of what the training cameras see of both surfaces.
 
-        The reference has an underside that no camera sees. Its diameter is that of the sphere about its box's centre.
+        The reference has an underside that no camera sees. Its diameter is that of the sphere about its box's center.
         """
         assert self.reference is not None
         geometry = read_geometry(self.reference)

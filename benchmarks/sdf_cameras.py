@@ -35,7 +35,7 @@ from hashnffb_sdf_ns.idr_cameras import INITIAL_FILE, CameraFile, decompose, rea
 from hashnffb_sdf_ns.idr_layout import find_camera_file, find_files, pair_views
 
 TO_INDICES = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
-"""From pixels, the first one's centre at 0.5, to those of the file format, where it is at 0."""
+"""From pixels, the first one's center at 0.5, to those of the file format, where it is at 0."""
 
 Cameras = Literal["refined", "rough", "true"]
 KINDS = ("refined", "rough", "true")

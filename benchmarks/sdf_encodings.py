@@ -50,7 +50,7 @@ HIDDEN, OUTPUTS = 64, 16
 
 
 class Head(nn.Module):
-    """Position and features → distance and features for the colour."""
+    """Position and features → distance and features for the color."""
 
     def __init__(self, encoding: Encoding, hidden_layers: int = 2) -> None:
         super().__init__()

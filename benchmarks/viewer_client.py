@@ -44,7 +44,7 @@ class Camera:
     """Where the page's camera is, in the viewer's units."""
 
     position: Float[NDArray, "3"] = field(default_factory=lambda: np.array([3.0, 3.0, 3.0]))
-    """Centre of projection."""
+    """Center of projection."""
     target: Float[NDArray, "3"] = field(default_factory=lambda: np.zeros(3))
     """What it looks at, and turns around."""
     up: Float[NDArray, "3"] = field(default_factory=lambda: np.array([0.0, 0.0, 1.0]))

@@ -2,7 +2,7 @@
 
 A pixel of a picture that is zoomed out covers many samples of the image, and ought to show their mean. Its error is
 beside that of the fit itself, whose samples are averaged exactly, and that of the finest level read at the pixels'
-centres, which aliases.
+centers, which aliases.
 """
 
 from __future__ import annotations

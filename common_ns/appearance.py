@@ -1,7 +1,7 @@
 """Appearance codes: one of each training image, and codes fitted to a part of images that were not trained on.
 
 Photographs of one capture differ in exposure and white balance; one code per training image takes that up ("GLO",
-generative latent optimisation). A test image has no code, so a comparison must say which one it uses: the mean of all
+generative latent optimization). A test image has no code, so a comparison must say which one it uses: the mean of all
 codes, or a code fitted to the left half of the test image, with only the right half compared.
 """
 
@@ -50,13 +50,13 @@ def fit_code(
     steps: int = 300,
     lr: float = 0.05,
 ) -> Float[Tensor, " d"]:
-    """The code with which rendered colours come closest to the target, by Adam on the mean squared error.
+    """The code with which rendered colors come closest to the target, by Adam on the mean squared error.
 
     Args:
-        render: colours of fixed pixels as a function of the code.
+        render: colors of fixed pixels as a function of the code.
         target: what the pixels should be.
         start: code to start from.
-        steps: steps of the optimiser.
+        steps: steps of the optimizer.
         lr: its learning rate at the start; it falls to 0 along half a cosine.
     Source: NeRF in the Wild (arXiv 2008.02268), section 5, evaluates so.
     """

@@ -14,16 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def positions(c2w: Float[NDArray, "n 3 4"]) -> Float[NDArray, "n 3"]:
-    """Camera centres in world coordinates."""
+    """Camera centers in world coordinates."""
     return c2w[:, :3, 3]
 
 
 def view_directions(c2w: Float[NDArray, "n 3 4"]) -> Float[NDArray, "n 3"]:
     """Unit directions of the optical axes, pointing into the scene."""
-    return normalise(-c2w[:, :3, 2])
+    return normalize(-c2w[:, :3, 2])
 
 
-def normalise(vector: ArrayLike) -> NDArray:
+def normalize(vector: ArrayLike) -> NDArray:
     """Scale vectors (last axis) to length 1; a zero vector stays zero instead of becoming NaN."""
     v = np.asarray(vector, dtype=np.float64)
     return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-12)
@@ -53,7 +53,7 @@ def share_in_front(c2w: Float[NDArray, "n 3 4"], point: Float[NDArray, " 3"], ma
     return float(np.mean(np.sum((point - positions(c2w)) * view_directions(c2w), axis=-1) > margin))
 
 
-def orbit_centre(
+def orbit_center(
     c2w: Float[NDArray, "n 3 4"], box: Float[NDArray, "2 3"], least_spread: float = 1e-3
 ) -> tuple[Float[NDArray, " 3"], str]:
     """The point to circle around: what the cameras look at, where that is defined.
@@ -68,16 +68,16 @@ def orbit_centre(
     # Axes that meet behind the cameras belong to cameras looking outward: nothing is in view at that point.
     if spread >= least_spread and share_in_front(c2w, focus) > 0.5:
         return focus, "point nearest to the optical axes of the train cameras"
-    centre = box.mean(axis=0)
+    center = box.mean(axis=0)
     side = float(np.max(box[1] - box[0]))
-    # Data parsers put the mean camera position into the box centre, which is then among the cameras, not before them.
-    if share_in_front(c2w, centre, margin=0.1 * side) > 0.5:
-        return centre, "centre of the scene box, as the optical axes do not meet in front of the cameras"
+    # Data parsers put the mean camera position into the box center, which is then among the cameras, not before them.
+    if share_in_front(c2w, center, margin=0.1 * side) > 0.5:
+        return center, "center of the scene box, as the optical axes do not meet in front of the cameras"
     mean_view = view_directions(c2w).mean(axis=0)
     if np.linalg.norm(mean_view) > 0.5:
-        ahead = positions(c2w).mean(axis=0) + 0.5 * side * normalise(mean_view)
+        ahead = positions(c2w).mean(axis=0) + 0.5 * side * normalize(mean_view)
         return ahead, "half a scene box ahead of the cameras, which all look the same way"
-    return centre, "centre of the scene box, as the cameras look outward"
+    return center, "center of the scene box, as the cameras look outward"
 
 
 def up_axis(c2w: Float[NDArray, "n 3 4"]) -> Float[NDArray, " 3"]:
@@ -91,33 +91,33 @@ def up_axis(c2w: Float[NDArray, "n 3 4"]) -> Float[NDArray, " 3"]:
     mean_up = c2w[:, :3, 1].mean(axis=0)
     if np.linalg.norm(mean_up) < 1e-3:
         return np.array([0.0, 0.0, 1.0])
-    _, singular_values, axes = np.linalg.svd(normalise(c2w[:, :3, 0]), full_matrices=True)
+    _, singular_values, axes = np.linalg.svd(normalize(c2w[:, :3, 0]), full_matrices=True)
     if len(c2w) >= 3:
         # Root mean square components of the x axes: along the plane's minor direction, and out of the plane.
         minor, off_plane = singular_values[1:] / math.sqrt(len(c2w))
         if minor > max(0.17, 2.0 * off_plane):
             return axes[2] if axes[2] @ mean_up > 0 else -axes[2]
-    return normalise(mean_up)
+    return normalize(mean_up)
 
 
 def horizontal_axes(up: Float[NDArray, " 3"]) -> tuple[Float[NDArray, " 3"], Float[NDArray, " 3"]]:
     """Two unit vectors that span the plane perpendicular to `up`, right-handed with it (x, y for up = z)."""
     helper = np.eye(3)[0 if abs(up[0]) < 0.7 else 1]
-    first = normalise(helper - (helper @ up) * up)
+    first = normalize(helper - (helper @ up) * up)
     return first, np.cross(up, first)
 
 
 def spherical_coordinates(
-    points: Float[NDArray, "n 3"], centre: Float[NDArray, " 3"], up: Float[NDArray, " 3"]
+    points: Float[NDArray, "n 3"], center: Float[NDArray, " 3"], up: Float[NDArray, " 3"]
 ) -> tuple[Float[NDArray, " n"], Float[NDArray, " n"], Float[NDArray, " n"]]:
-    """Distance to the centre (scene units), elevation above the horizontal plane and azimuth (radians) of points.
+    """Distance to the center (scene units), elevation above the horizontal plane and azimuth (radians) of points.
 
     Args:
-        points, centre: in scene units.
+        points, center: in scene units.
         up: unit vector; azimuth counts from the first of `horizontal_axes`.
     """
     first, second = horizontal_axes(up)
-    offset = points - centre
+    offset = points - center
     distance = np.linalg.norm(offset, axis=-1)
     elevation = np.arcsin(np.clip(offset @ up / np.maximum(distance, 1e-12), -1.0, 1.0))
     azimuth = np.arctan2(offset @ second, offset @ first)
@@ -137,18 +137,18 @@ def look_at(
     """Rigid poses at the given positions that look at the target with a level horizon.
 
     Args:
-        position: camera centres, none of them straight above or below the target.
+        position: camera centers, none of them straight above or below the target.
         target: the point that appears in the middle of every image.
         up: unit vector that points upwards in every image.
     Returns: camera-to-world matrices.
     """
-    back = normalise(position - target)
-    right = normalise(np.cross(np.broadcast_to(up, back.shape), back))
+    back = normalize(position - target)
+    right = normalize(np.cross(np.broadcast_to(up, back.shape), back))
     return np.stack([right, np.cross(back, right), back, position], axis=-1)
 
 
 def orbit_poses(
-    centre: Float[NDArray, " 3"],
+    center: Float[NDArray, " 3"],
     radius: float,
     elevation: float,
     frames: int,
@@ -156,13 +156,13 @@ def orbit_poses(
     start_azimuth: float = 0.0,
     elevation_swing: float = 0.0,
 ) -> Float[NDArray, "frames 3 4"]:
-    """Poses on a sphere around a centre, once around, counter-clockwise seen from above.
+    """Poses on a sphere around a center, once around, counter-clockwise seen from above.
 
     The path is closed without repeating its first pose, so that the video loops without a stutter.
 
     Args:
-        centre: the point that every pose looks at.
-        radius: distance to the centre, in scene units.
+        center: the point that every pose looks at.
+        radius: distance to the center, in scene units.
         elevation: angle above the horizontal plane in radians, inside (−π/2, π/2) together with the swing.
         frames: number of poses.
         up: unit vector of the orbit's axis.
@@ -175,7 +175,7 @@ def orbit_poses(
     height = (elevation + elevation_swing * np.sin(turn))[:, None]
     azimuth = (start_azimuth + turn)[:, None]
     direction = np.cos(height) * (np.cos(azimuth) * first + np.sin(azimuth) * second) + np.sin(height) * up
-    return look_at(centre + radius * direction, centre, up)
+    return look_at(center + radius * direction, center, up)
 
 
 def frustum_corners(
@@ -192,7 +192,7 @@ def frustum_corners(
         sizes: width and height in pixels.
         focals: fx and fy in pixels.
         principal_points: cx and cy in pixels.
-        depth: distance of the drawn image plane from the camera centre along the optical axis, in scene units.
+        depth: distance of the drawn image plane from the camera center along the optical axis, in scene units.
     Returns: the corners in the order top left, top right, bottom right, bottom left.
     """
     unit = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])

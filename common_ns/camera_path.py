@@ -45,7 +45,7 @@ def camera_path_json(
 
 
 def even(length: float) -> int:
-    """The nearest even number of pixels, at least 2: video codecs store colour at half resolution."""
+    """The nearest even number of pixels, at least 2: video codecs store color at half resolution."""
     return max(2, 2 * round(length / 2))
 
 

@@ -253,7 +253,7 @@ def image_has_alpha(file: Path) -> bool:
 
 
 def decode_image(file: Path) -> np.ndarray:
-    """Decode an 8-bit image to an array [height, width, 3 or 4] (grey and palette images are expanded).
+    """Decode an 8-bit image to an array [height, width, 3 or 4] (gray and palette images are expanded).
 
     Raises: InputError if the file is damaged.
     """

@@ -95,7 +95,7 @@ class FieldDataset(InputDataset):
         them as compactly as it likes, and converts the drawn pixels here.
 
         Args:
-            batch: "image" as colours, "indices", and the drawn pixels of any further arrays as they were stored.
+            batch: "image" as colors, "indices", and the drawn pixels of any further arrays as they were stored.
             rays: the pixels' rays.
         """
         return batch
@@ -106,7 +106,7 @@ class StorePixelSampler(PixelSampler):
 
     Args:
         fill: makes the store, when it is first drawn from: evaluation alone needs no training pixels.
-        alpha_color: colour that images with alpha are composited on; None: they keep their alpha.
+        alpha_color: color that images with alpha are composited on; None: they keep their alpha.
         num_rays_per_batch: pixels of a batch.
     """
 
@@ -121,7 +121,7 @@ class StorePixelSampler(PixelSampler):
         return self._fill()
 
     def sample(self, image_batch: Any = None) -> dict[str, Tensor]:
-        """Draw a batch: "image" in [0, 1] (composited on the data set's colour where it has one), and "indices"."""
+        """Draw a batch: "image" in [0, 1] (composited on the data set's color where it has one), and "indices"."""
         return self.sample_part(self.num_rays_per_batch, slice(None))
 
     def sample_part(self, num_rays: int, part: slice) -> dict[str, Tensor]:
@@ -129,7 +129,7 @@ class StorePixelSampler(PixelSampler):
         return self.finish(*self.store.sample(num_rays, part))
 
     def finish(self, batch: dict[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
-        """A batch of pixels as they are stored, with colours in [0, 1] and "indices"."""
+        """A batch of pixels as they are stored, with colors in [0, 1] and "indices"."""
         image = batch["image"]
         if image.dtype == torch.uint8:
             image = image.float() / 255.0
@@ -283,7 +283,7 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
 def seed_step(seed: int, step: int) -> None:
     """Set torch's and Python's random state to a value that depends on the run's seed and the absolute step only.
 
-    The multiplier spreads neighbouring steps over the seed space (Knuth's multiplicative hashing).
+    The multiplier spreads neighboring steps over the seed space (Knuth's multiplicative hashing).
     """
     mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + 1) % 2**63
     torch.manual_seed(mixed)

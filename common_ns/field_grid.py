@@ -120,10 +120,10 @@ class FieldGrid:
     def _skip_far_blocks(
         self, slab: Float[NDArray, "m y z"], first: int, last: int, lipschitz: float
     ) -> Float[NDArray, "y z"] | None:
-        """Fill in, as ±FAR, the grid points around which the value at a block's centre excludes the surface.
+        """Fill in, as ±FAR, the grid points around which the value at a block's center excludes the surface.
 
         What remains to be evaluated is NaN. It includes points of the carried plane that were skipped in the slab
-        before but touch the surface's neighbourhood here.
+        before but touch the surface's neighborhood here.
 
         Returns: the carried plane as it was, if there is one.
         """

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from common_ns.camera_geometry import (
     horizontal_axes,
     nearest_point_to_axes,
-    normalise,
+    normalize,
     positions,
     share_in_front,
     up_axis,
@@ -103,13 +103,13 @@ class ViewOfSphere(FirstView):
     ) -> None:
         super().__init__()
         self.center, self.radius = np.array(center), radius
-        self.back, self.up = normalise((1.0, 1.0, 1.0)), np.array([0.0, 0.0, 1.0])
+        self.back, self.up = normalize((1.0, 1.0, 1.0)), np.array([0.0, 0.0, 1.0])
         if camera_to_worlds is not None and len(camera_to_worlds):
             poses = np.asarray(camera_to_worlds, dtype=np.float64)
-            away = normalise(positions(poses) - self.center)
+            away = normalize(positions(poses) - self.center)
             up = up_axis(poses)
             middle = _middle_direction(away, up)
-            # A camera at the centre says nothing about where to look from.
+            # A camera at the center says nothing about where to look from.
             if np.linalg.norm(away[middle]) > 0.5:
                 self.back, self.up = away[middle], _level(up, away[middle], poses[middle])
 
@@ -136,7 +136,7 @@ class ViewOfPhotograph(FirstView):
         middle, distance = int(offset.argmin()), max(float(offset.mean()), 0.1)
         focus, spread = nearest_point_to_axes(poses)
         if spread >= PARALLEL and share_in_front(poses, focus) > 0.5:
-            around = _middle_direction(normalise(places - focus), up)
+            around = _middle_direction(normalize(places - focus), up)
             ahead = float((focus - places[around]) @ view_directions(poses)[around])
             if ahead > 0:
                 middle, distance = around, ahead
@@ -157,7 +157,7 @@ def _middle_direction(away: Float[NDArray, "n 3"], up: Float[NDArray, "3"]) -> i
     height = math.asin(float(np.clip(np.median(away @ up), -1.0, 1.0)))
     mean = away.mean(axis=0)
     side = (mean @ first) * first + (mean @ second) * second
-    side = normalise(side) if np.linalg.norm(side) > 1e-6 else first
+    side = normalize(side) if np.linalg.norm(side) > 1e-6 else first
     return int((away @ (math.cos(height) * side + math.sin(height) * up)).argmax())
 
 

@@ -27,7 +27,7 @@ class IsoField:
     aabb: Float[Tensor, "2 3"]
     """Lower and upper corner of the region that the field describes, in model coordinates."""
     color: Callable[[Float[Tensor, "n 3"], Float[Tensor, "n 3"]], Float[Tensor, "n 3"]] | None = None
-    """Colour in [0, 1] at surface points with outward unit normals; in the space of the training images (sRGB)."""
+    """Color in [0, 1] at surface points with outward unit normals; in the space of the training images (sRGB)."""
     normal: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]] | None = None
     """Outward unit normals; None: the gradient of `value`, by autograd or, where it has none, by differences."""
     device: torch.device | str = "cpu"
@@ -50,7 +50,7 @@ def iso_field_of(model: Any, level: float | None = None, voxel_size: float | Non
     """The field of a model whose surface is to be meshed.
 
     Models of this suite have a method `iso_field`. Of other nerfstudio models the SDF (`field.forward_geonetwork`) or
-    the density (`field.density_fn`) is taken, and the colour that the field shows when seen head-on.
+    the density (`field.density_fn`) is taken, and the color that the field shows when seen head-on.
 
     Args:
         model: a nerfstudio model.

@@ -24,7 +24,7 @@ EDGES = [(corner, axis) for axis in range(3) for corner in range(8) if CORNERS[c
 def cube_table() -> tuple[Int[NDArray, "256 t 3"], Int[NDArray, 256]]:
     """Triangles of a cube for every choice of inside corners.
 
-    On each face of the cube, every run of neighbouring inside corners is cut off by one segment. Two diagonal inside
+    On each face of the cube, every run of neighboring inside corners is cut off by one segment. Two diagonal inside
     corners so stay apart, whatever the cube: the two cubes at a face agree by construction, and the segments close into
     loops around each cube. A loop is filled with the triangles of least total diagonal that have no diagonal in a face
     of the cube (there always are such), because the cube on the other side might draw the same one. Hence every edge

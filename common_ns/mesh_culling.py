@@ -34,7 +34,7 @@ class Views:
     focal: Float[NDArray, "n 2"]
     """Focal lengths in pixels."""
     center: Float[NDArray, "n 2"]
-    """Principal points in pixels; the first pixel's centre is at 0.5."""
+    """Principal points in pixels; the first pixel's center is at 0.5."""
     size: Float[NDArray, "n 2"]
     """Widths and heights in pixels."""
 

@@ -1,4 +1,4 @@
-"""Triangle meshes with normals and colours, and the files they are written to."""
+"""Triangle meshes with normals and colors, and the files they are written to."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Mesh:
     normals: Float[NDArray, "v 3"] | None = None
     """Outward unit normals."""
     colors: Float[NDArray, "v 3"] | None = None
-    """Colours in [0, 1], in the space of the training images (sRGB)."""
+    """Colors in [0, 1], in the space of the training images (sRGB)."""
 
     def __post_init__(self) -> None:
         for array in (self.normals, self.colors):
             assert array is None or array.shape == self.vertices.shape
 
     def to_trimesh(self) -> trimesh.Trimesh:
-        """The same mesh for trimesh: vertices and faces in the same order, colours rounded to 8 bits."""
+        """The same mesh for trimesh: vertices and faces in the same order, colors rounded to 8 bits."""
         import trimesh
 
         colors = None
@@ -60,7 +60,7 @@ class Mesh:
         return replace(self, vertices=self.vertices @ linear.T + matrix[:3, 3], faces=faces, normals=normals)
 
     def save(self, path: Path | str) -> Path:
-        """Write the mesh with its colours and normals, whole or not at all.
+        """Write the mesh with its colors and normals, whole or not at all.
 
         Args:
             path: file to write; its suffix (.ply, .obj or .glb) decides the format, its folder is made if need be.

@@ -1,4 +1,4 @@
-"""Pictures and films of meshes as they are, in clay and in their own colours: rays are cast at their triangles."""
+"""Pictures and films of meshes as they are, in clay and in their own colors: rays are cast at their triangles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MeshPictures:
     """Draws a mesh without perspective, from cameras around it.
 
     Args:
-        file: a mesh, with vertex colours or without.
+        file: a mesh, with vertex colors or without.
         up: which direction is up.
         size: width and height of a picture in pixels.
         oversampling: rays along each side of a pixel.
@@ -59,7 +59,7 @@ class MeshPictures:
     def view(
         self, azimuth: float, elevation: float = 25.0
     ) -> tuple[Float[NDArray, "size size 3"], Float[NDArray, "size size 3"]]:
-        """Clay, and colours (clay again where the mesh has none), in [0, 1] over white.
+        """Clay, and colors (clay again where the mesh has none), in [0, 1] over white.
 
         Args:
             azimuth: where the camera stands around the up axis, in degrees.
@@ -93,7 +93,7 @@ class MeshPictures:
         return small[0], small[1]
 
     def pair(self, azimuth: float, elevation: float = 25.0) -> UInt8[NDArray, "size width 3"]:
-        """Clay and colours beside each other; clay alone where the mesh has no colours."""
+        """Clay and colors beside each other; clay alone where the mesh has no colors."""
         clay, colors = self.view(azimuth, elevation)
         both = clay if self.colors is None else np.concatenate([clay, colors], axis=1)
         return as_bytes(both)
@@ -103,7 +103,7 @@ class MeshPictures:
         write_film(file, [self.pair(360.0 * index / frames, elevation) for index in range(frames)], fps)
 
     def sheet(self, file: Path, frames: int = 4, elevation: float = 25.0) -> None:
-        """Write a picture of all views beside each other: clay above, colours (if there are any) below."""
+        """Write a picture of all views beside each other: clay above, colors (if there are any) below."""
         views = [self.view(360.0 * index / frames, elevation) for index in range(frames)]
         rows = [np.concatenate([view[kind] for view in views], axis=1) for kind in (0, 1)]
         picture = np.concatenate(rows[: 1 if self.colors is None else 2], axis=0)

@@ -4,7 +4,7 @@ The field is sampled slab by slab (`field_grid`) and the triangles are assembled
 The last plane of a slab, with the numbers of the vertices on it, is carried into the next: there is no seam that would
 have to be welded, even where a field's last bit depends on the size of the query. Memory is a slab of about
 `chunk_size` values (at least two planes of the grid) and the mesh itself, never the whole grid. Afterwards each vertex
-is moved along its grid edge to where the field crosses the level, and gets the field's normal and colour there.
+is moved along its grid edge to where the field crosses the level, and gets the field's normal and color there.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def extract_mesh(
         progress: show a progress bar.
         close: cap the mesh at the box where the field is inside there, so that it is watertight; else it stays open.
         with_normals: give vertices the outward unit normals of the field; on caps, the box's.
-        with_colors: give vertices the field's colours, if it has any.
+        with_colors: give vertices the field's colors, if it has any.
         refine: steps by which each vertex is moved along its grid edge to where the field itself crosses the level,
             starting from linear interpolation; densities are far from linear between grid points.
         keep_largest: keep only so many connected components, those with the most triangles; None: all.
@@ -115,7 +115,7 @@ def extract_mesh(
                 normals[unknown] = _geometric_normals(vertices, faces)[unknown]
             if color is not None:
                 head_on = normals
-                colors = in_chunks("Colours", lambda at: _colors(color, vertices[at], head_on[at], field.device))
+                colors = in_chunks("Colors", lambda at: _colors(color, vertices[at], head_on[at], field.device))
     return Mesh(vertices, faces, normals if with_normals else None, colors)
 
 
@@ -223,7 +223,7 @@ def _colors(
     normals: Float[NDArray, "v 3"],
     device: torch.device | str,
 ) -> Float[NDArray, "v 3"]:
-    """The field's colours at vertices, in [0, 1]."""
+    """The field's colors at vertices, in [0, 1]."""
     points, directions = (torch.from_numpy(array).float().to(device) for array in (places, normals))
     with torch.no_grad():
         return color(points, directions).detach().float().clamp(0.0, 1.0).cpu().numpy()

@@ -153,7 +153,7 @@ def scratch_folder() -> Path:
 def _allocate(
     count: int, row_types: dict[str, tuple[int, np.dtype]], device: torch.device | str, on_disk: bool
 ) -> dict[str, Tensor]:
-    """Uninitialised arrays [count, channels] for each name's (channels, type), if there is room for them."""
+    """Uninitialized arrays [count, channels] for each name's (channels, type), if there is room for them."""
     sizes = {name: count * channels * dtype.itemsize for name, (channels, dtype) in row_types.items()}
     needed = sum(sizes.values())
     smaller = "load smaller images with --pipeline.datamanager.camera-res-scale-factor 0.5"

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 
 from common_ns.camera_geometry import box_edges, frustum_corners, horizontal_axes, positions
-from common_ns.pose_set import BOX_COLOUR, FOCUS_COLOUR, SPLIT_COLOURS, UP_COLOUR, PoseSet, summary, thumbnail
+from common_ns.pose_set import BOX_COLOR, FOCUS_COLOR, SPLIT_COLORS, UP_COLOR, PoseSet, summary, thumbnail
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,9 +66,9 @@ def draw_figure(poses: PoseSet, thumbnails: int = 150) -> Figure:
     depth = poses.frustum_depth
     box = box_edges(poses.box) @ turn.T
     focus, up = turn @ poses.focus, turn @ poses.up
-    centres = [positions(s.c2w) @ turn.T for s in poses.splits]
+    centers = [positions(s.c2w) @ turn.T for s in poses.splits]
     planes = [frustum_corners(s.c2w, s.sizes, s.focals, s.principal_points, depth) @ turn.T for s in poses.splits]
-    everything = np.concatenate([box.reshape(-1, 3), focus[None], *centres, *[p.reshape(-1, 3) for p in planes]])
+    everything = np.concatenate([box.reshape(-1, 3), focus[None], *centers, *[p.reshape(-1, 3) for p in planes]])
     extent = float(np.max(np.ptp(everything, axis=0)))
     cell = grid_cell(everything)
     grid = floor_grid(everything, cell)
@@ -79,7 +79,7 @@ def draw_figure(poses: PoseSet, thumbnails: int = 150) -> Figure:
     space.set_axis_off()
     space.set_aspect("equal")
     add_lines(space, view.project(grid)[0], color="#e3e6ea", linewidth=0.8, zorder=1)
-    add_lines(space, view.project(box)[0], color=rgb(BOX_COLOUR), linewidth=1.2, linestyle="dashed", zorder=2)
+    add_lines(space, view.project(box)[0], color=rgb(BOX_COLOR), linewidth=1.2, linestyle="dashed", zorder=2)
     origin = grid.reshape(-1, 3)[np.argmin(view.project(grid.reshape(-1, 3))[0][:, 0])]
     for axis, name, tone in zip(turn.T, "xyz", ("#dc2626", "#16a34a", "#2563eb")):
         ends = view.project(origin + extent * np.array([[0.0], [0.1], [0.125]]) * axis)[0]
@@ -87,7 +87,7 @@ def draw_figure(poses: PoseSet, thumbnails: int = 150) -> Figure:
         space.text(ends[2, 0], ends[2, 1], name, color=tone, ha="center", va="center", zorder=3)
 
     # The painter's algorithm: nearer cameras are drawn over those further away.
-    nearness = [view.project(centre)[1] for centre in centres]
+    nearness = [view.project(center)[1] for center in centers]
     furthest, nearest = min(n.min() for n in nearness), max(n.max() for n in nearness)
     order = sorted((nearness[k][i], k, i) for k, split in enumerate(poses.splits) for i in split.distinct)
     with_images = len(order) <= thumbnails
@@ -95,15 +95,15 @@ def draw_figure(poses: PoseSet, thumbnails: int = 150) -> Figure:
         split = poses.splits[k]
         image = thumbnail(split, i, 64) if with_images else None
         fade = 0.4 + 0.6 * (near - furthest) / max(nearest - furthest, 1e-9)
-        draw_frustum(space, view, centres[k][i], planes[k][i], image, rgb(SPLIT_COLOURS[split.name]), fade, 10 + rank)
+        draw_frustum(space, view, centers[k][i], planes[k][i], image, rgb(SPLIT_COLORS[split.name]), fade, 10 + rank)
 
     start, tip, label = view.project(focus + extent * np.array([[0.0], [0.16], [0.185]]) * up)[0]
-    arrow = {"arrowstyle": "-|>", "color": rgb(UP_COLOUR), "linewidth": 2.2, "shrinkA": 0, "shrinkB": 0}
+    arrow = {"arrowstyle": "-|>", "color": rgb(UP_COLOR), "linewidth": 2.2, "shrinkA": 0, "shrinkB": 0}
     on_top = 10 + len(order)
     space.annotate("", xy=(tip[0], tip[1]), xytext=(start[0], start[1]), arrowprops=arrow, zorder=on_top)
     halo = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
-    space.text(label[0], label[1], "up", color=rgb(UP_COLOUR), ha="center", va="center", zorder=on_top, bbox=halo)
-    space.scatter(*start, color=rgb(FOCUS_COLOUR), s=40, zorder=on_top)
+    space.text(label[0], label[1], "up", color=rgb(UP_COLOR), ha="center", va="center", zorder=on_top, bbox=halo)
+    space.scatter(*start, color=rgb(FOCUS_COLOR), s=40, zorder=on_top)
     shown = np.concatenate([view.project(everything)[0], view.project(grid.reshape(-1, 3))[0], label[None]])
     low, high = shown.min(axis=0) - 0.02 * extent, shown.max(axis=0) + 0.02 * extent
     space.set_xlim(low[0], high[0])
@@ -112,13 +112,13 @@ def draw_figure(poses: PoseSet, thumbnails: int = 150) -> Figure:
     views = (("from above", [0, 1], (0.645, 0.56, 0.15, 0.30)), ("from the side", [0, 2], (0.84, 0.56, 0.15, 0.30)))
     for title, plane_axes, place in views:
         plan = figure.add_axes(place)
-        for split, centre, plane in zip(poses.splits, centres, planes):
-            colour = rgb(SPLIT_COLOURS[split.name])
-            axes = np.stack([centre, plane.mean(axis=1)], axis=1)[..., plane_axes]
-            add_lines(plan, axes, color=colour, linewidth=0.9, alpha=0.8)
-            plan.scatter(*centre[:, plane_axes].T, color=colour, s=6, linewidths=0, zorder=3)
-        add_lines(plan, box[..., plane_axes], color=rgb(BOX_COLOUR), linewidth=0.9, linestyle="dashed")
-        plan.scatter(*focus[plane_axes], color=rgb(FOCUS_COLOUR), s=22, zorder=4)
+        for split, center, plane in zip(poses.splits, centers, planes):
+            color = rgb(SPLIT_COLORS[split.name])
+            axes = np.stack([center, plane.mean(axis=1)], axis=1)[..., plane_axes]
+            add_lines(plan, axes, color=color, linewidth=0.9, alpha=0.8)
+            plan.scatter(*center[:, plane_axes].T, color=color, s=6, linewidths=0, zorder=3)
+        add_lines(plan, box[..., plane_axes], color=rgb(BOX_COLOR), linewidth=0.9, linestyle="dashed")
+        plan.scatter(*focus[plane_axes], color=rgb(FOCUS_COLOR), s=22, zorder=4)
         plan.set_title(title, fontsize=10, color="#374151")
         plan.set_aspect("equal", adjustable="datalim")
         plan.autoscale_view()
@@ -129,19 +129,19 @@ def draw_figure(poses: PoseSet, thumbnails: int = 150) -> Figure:
             spine.set_color("#d1d5db")
 
     figure.text(0.03, 0.94, poses.title, fontsize=15, weight="bold", color="#111827")
-    entries = [(split.name, SPLIT_COLOURS[split.name]) for split in poses.splits]
-    entries += [("scene box", BOX_COLOUR), ("focus point", FOCUS_COLOUR), ("up axis", UP_COLOUR)]
-    for column, (name, colour) in enumerate(entries):
-        figure.text(0.03 + 0.08 * column, 0.9, f"■ {name}", fontsize=10, color=rgb(colour))
+    entries = [(split.name, SPLIT_COLORS[split.name]) for split in poses.splits]
+    entries += [("scene box", BOX_COLOR), ("focus point", FOCUS_COLOR), ("up axis", UP_COLOR)]
+    for column, (name, color) in enumerate(entries):
+        figure.text(0.03 + 0.08 * column, 0.9, f"■ {name}", fontsize=10, color=rgb(color))
     for row, (heading, value) in enumerate([*summary(poses), ("floor grid", f"cells of {cell:g}")]):
         figure.text(0.63, 0.455 - 0.037 * row, heading, fontsize=10, color="#6b7280")
         figure.text(0.71, 0.455 - 0.037 * row, value, fontsize=10, color="#111827")
     return figure
 
 
-def rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
-    """An 8-bit colour in matplotlib's range."""
-    return colour[0] / 255.0, colour[1] / 255.0, colour[2] / 255.0
+def rgb(color: tuple[int, int, int]) -> tuple[float, float, float]:
+    """An 8-bit color in matplotlib's range."""
+    return color[0] / 255.0, color[1] / 255.0, color[2] / 255.0
 
 
 def add_lines(axes: Axes, segments: Float[NDArray, "n 2 2"], **style: Any) -> None:
@@ -154,10 +154,10 @@ def add_lines(axes: Axes, segments: Float[NDArray, "n 2 2"], **style: Any) -> No
 def draw_frustum(
     axes: Axes,
     view: PictureView,
-    centre: Float[NDArray, " 3"],
+    center: Float[NDArray, " 3"],
     plane: Float[NDArray, "4 3"],
     image: UInt8[NDArray, "h w 3"] | None,
-    colour: tuple[float, float, float],
+    color: tuple[float, float, float],
     fade: float,
     zorder: float,
 ) -> None:
@@ -166,17 +166,17 @@ def draw_frustum(
     Args:
         axes: the picture.
         view: how scene points get there.
-        centre: camera centre.
+        center: camera center.
         plane: corners of the image plane from top left clockwise.
         image: what to paint on the image plane, if anything.
-        colour: of the outlines.
+        color: of the outlines.
         fade: opacity, which tells near from far.
         zorder: order of painting; takes the interval up to the next integer.
     """
     from matplotlib.collections import PolyCollection
     from matplotlib.transforms import Affine2D
 
-    (apex, *corners), nearness = view.project(np.concatenate([centre[None], plane]))
+    (apex, *corners), nearness = view.project(np.concatenate([center[None], plane]))
     image_in_front = nearness[1:].mean() > nearness[0]
     if image is not None:
         # A frustum is so small in the picture that perspective on its image plane is a linear map.
@@ -194,10 +194,10 @@ def draw_frustum(
             aspect="equal",
         )
     triangles = [[apex, corners[k], corners[(k + 1) % 4]] for k in range(4)]
-    sides = PolyCollection(triangles, facecolors=[(*colour, 0.08 * fade)], edgecolors=[(*colour, 0.55 * fade)])
+    sides = PolyCollection(triangles, facecolors=[(*color, 0.08 * fade)], edgecolors=[(*color, 0.55 * fade)])
     sides.set(linewidth=0.6, zorder=zorder + 0.25, joinstyle="round")
     axes.add_collection(sides)
-    frame = PolyCollection([corners], facecolors="none", edgecolors=[(*colour, fade)])
+    frame = PolyCollection([corners], facecolors="none", edgecolors=[(*color, fade)])
     frame.set(linewidth=1.1, zorder=zorder + 0.6, joinstyle="round")
     axes.add_collection(frame)
 

@@ -1,6 +1,6 @@
 """The cameras of a data set as training would see them, with what is told and shown about them.
 
-The poses are those after the data parser has oriented, centred and scaled them.
+The poses are those after the data parser has oriented, centerd and scaled them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from common_ns.camera_geometry import (
     in_words,
-    orbit_centre,
+    orbit_center,
     positions,
     share_in_front,
     spherical_coordinates,
@@ -26,11 +26,11 @@ from common_ns.checks import InputError, explained, has_alpha
 if TYPE_CHECKING:
     from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 
-SPLIT_COLOURS = {"train": (37, 99, 235), "test": (234, 88, 12)}
-"""Colour of each split's frusta, 8-bit RGB."""
-BOX_COLOUR = (130, 138, 150)
-UP_COLOUR = (22, 140, 80)
-FOCUS_COLOUR = (200, 30, 90)
+SPLIT_COLORS = {"train": (37, 99, 235), "test": (234, 88, 12)}
+"""Color of each split's frusta, 8-bit RGB."""
+BOX_COLOR = (130, 138, 150)
+UP_COLOR = (22, 140, 80)
+FOCUS_COLOR = (200, 30, 90)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SplitCameras:
     """cx and cy in pixels."""
     image_files: list[Path]
     """Image of each camera."""
-    alpha_colour: Float[NDArray, " 3"]
+    alpha_color: Float[NDArray, " 3"]
     """What transparent images are blended with, 0 to 1."""
 
     @property
@@ -78,7 +78,7 @@ class PoseSet:
     @property
     def focus(self) -> Float[NDArray, " 3"]:
         """The point that the cameras look at."""
-        return orbit_centre(self.c2w, self.box)[0]
+        return orbit_center(self.c2w, self.box)[0]
 
     @property
     def up(self) -> Float[NDArray, " 3"]:
@@ -87,14 +87,14 @@ class PoseSet:
 
     @property
     def frustum_depth(self) -> float:
-        """Depth in scene units at which frusta are drawn: so that neighbouring cameras stay apart."""
-        centres = np.concatenate([positions(split.c2w[split.distinct]) for split in self.splits])[:500]
-        extent = float(np.linalg.norm(np.ptp(np.concatenate([centres, self.focus[None]]), axis=0)))
+        """Depth in scene units at which frusta are drawn: so that neighboring cameras stay apart."""
+        centers = np.concatenate([positions(split.c2w[split.distinct]) for split in self.splits])[:500]
+        extent = float(np.linalg.norm(np.ptp(np.concatenate([centers, self.focus[None]]), axis=0)))
         extent = max(extent, 0.1 * float(np.linalg.norm(self.box[1] - self.box[0])))
-        distances = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
-        # Each camera is not its own neighbour, nor are cameras that turn about one point.
+        distances = np.linalg.norm(centers[:, None] - centers[None], axis=-1)
+        # Each camera is not its own neighbor, nor are cameras that turn about one point.
         distances[distances < 1e-4 * extent] = np.inf
-        spacing = np.median(distances.min(axis=1)) if len(centres) > 1 else np.inf
+        spacing = np.median(distances.min(axis=1)) if len(centers) > 1 else np.inf
         return float(np.clip(0.7 * spacing, 0.05 * extent, 0.1 * extent))
 
 
@@ -114,7 +114,7 @@ def split_cameras(name: str, outputs: DataparserOutputs, only: list[int] | None 
         focals=pair(cameras.fx, cameras.fy),
         principal_points=pair(cameras.cx, cameras.cy),
         image_files=[outputs.image_filenames[i] for i in index],
-        alpha_colour=white if outputs.alpha_color is None else np.asarray(outputs.alpha_color, dtype=np.float64),
+        alpha_color=white if outputs.alpha_color is None else np.asarray(outputs.alpha_color, dtype=np.float64),
     )
 
 
@@ -162,7 +162,7 @@ def thumbnail(split: SplitCameras, index: int, side: int) -> UInt8[NDArray, "h w
     if not transparent:
         return small
     alpha = small[..., 3:] / 255.0
-    return np.rint(small[..., :3] * alpha + 255.0 * split.alpha_colour * (1.0 - alpha)).astype(np.uint8)
+    return np.rint(small[..., :3] * alpha + 255.0 * split.alpha_color * (1.0 - alpha)).astype(np.uint8)
 
 
 def number_range(values: NDArray, unit: str = "", digits: int = 4) -> str:

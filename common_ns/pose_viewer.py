@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common_ns.camera_geometry import box_edges, horizontal_axes, positions
-from common_ns.pose_set import BOX_COLOUR, FOCUS_COLOUR, SPLIT_COLOURS, UP_COLOUR, PoseSet, summary, thumbnail
+from common_ns.pose_set import BOX_COLOR, FOCUS_COLOR, SPLIT_COLORS, UP_COLOR, PoseSet, summary, thumbnail
 
 if TYPE_CHECKING:
     import viser
@@ -47,7 +47,7 @@ def show_in_viewer(poses: PoseSet, host: str, port: int, thumbnails: int) -> vis
                 aspect=aspect,
                 # viser scales frusta to equal volume: its depth is scale / ∛(volume of this frustum at depth 1).
                 scale=depth * (math.tan(0.5 * fov) ** 2 * aspect / 3.0) ** (1.0 / 3.0),
-                color=SPLIT_COLOURS[split.name],
+                color=SPLIT_COLORS[split.name],
                 image=thumbnail(split, i, 128) if thumbnails and rank % every == 0 else None,
                 wxyz=rotation.wxyz,
                 position=matrix[:, 3],
@@ -56,18 +56,18 @@ def show_in_viewer(poses: PoseSet, host: str, port: int, thumbnails: int) -> vis
             frusta[split.name].append(frustum)
 
     for i, edge in enumerate(box_edges(poses.box)):
-        scene.add_spline_catmull_rom(f"/scene_box/{i}", edge, color=BOX_COLOUR, line_width=2.0, segments=1)
+        scene.add_spline_catmull_rom(f"/scene_box/{i}", edge, color=BOX_COLOR, line_width=2.0, segments=1)
     size = float(np.max(poses.box[1] - poses.box[0]))
     scene.add_frame("/origin", axes_length=0.1 * size, axes_radius=0.002 * size)
-    scene.add_icosphere("/focus", radius=0.008 * size, color=FOCUS_COLOUR, position=poses.focus)
+    scene.add_icosphere("/focus", radius=0.008 * size, color=FOCUS_COLOR, position=poses.focus)
     up = np.stack([poses.focus, poses.focus + 0.2 * size * poses.up])
-    scene.add_spline_catmull_rom("/up", up, color=UP_COLOUR, line_width=4.0, segments=1)
+    scene.add_spline_catmull_rom("/up", up, color=UP_COLOR, line_width=4.0, segments=1)
 
     server.gui.add_markdown(f"**{poses.title}**")
     table = "\n".join(f"| {heading} | {value} |" for heading, value in summary(poses))
     server.gui.add_markdown(f"| | |\n|---|---|\n{table}")
     for split in poses.splits:
-        red, green, blue = SPLIT_COLOURS[split.name]
+        red, green, blue = SPLIT_COLORS[split.name]
         box = server.gui.add_checkbox(f"{split.name} ({len(split.c2w)})", True, hint=f"RGB {red}, {green}, {blue}")
         toggle_on_update(box, frusta[split.name])
     distance = float(np.median(np.linalg.norm(positions(poses.c2w) - poses.focus, axis=-1)))

@@ -1,6 +1,6 @@
 """Pinhole cameras as projection matrices K [R | t]: made from poses, taken apart again, and applied to points.
 
-Pixels count from the upper left corner, so that the first one's centre is at 0.5. Poses are camera-to-world matrices in
+Pixels count from the upper left corner, so that the first one's center is at 0.5. Poses are camera-to-world matrices in
 OpenGL axes; projections look along +z with y down. Pure numpy.
 """
 

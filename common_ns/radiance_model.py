@@ -1,4 +1,4 @@
-"""What all models that render density and colour along rays have in common: where rays start and end, what lies behind
+"""What all models that render density and color along rays have in common: where rays start and end, what lies behind
 them, chunks that bound the memory, and what the host's exporters and evaluation ask of a model.
 """
 
@@ -29,7 +29,7 @@ from common_ns.viewer_pace import CPU_RESOLUTION, ViewerPace
 from common_ns.viewer_renders import is_shown
 
 NORMAL_MIN_WEIGHT = 1e-3
-"""Samples below this rendering weight do not count for rendered normals: they would change them by less than a grey
+"""Samples below this rendering weight do not count for rendered normals: they would change them by less than a gray
 level, and leaving them out saves most of the cost."""
 
 EMPTY_BATCHES_BEFORE_GIVING_UP = 50
@@ -57,8 +57,8 @@ class RadianceModelConfig(ModelConfig):
     far_plane: float | None = None
     """Ray distance in scene units where sampling ends; None: from the data (printed at the start)."""
     background_color: BackgroundName = "auto"
-    """Colour behind the far plane. auto: white for objects and for images with alpha, the last sample's for captures.
-    random trains on a new random colour for every ray and so asks for opacity; it is black outside of training."""
+    """Color behind the far plane. auto: white for objects and for images with alpha, the last sample's for captures.
+    random trains on a new random color for every ray and so asks for opacity; it is black outside of training."""
     loss_by_footprint: bool = True
     """Weight each ray's loss by the area of its pixel, so that images of all scales count alike (multi-scale data)."""
     compute_normals: bool = True
@@ -131,7 +131,7 @@ class RadianceModel(Model):
             background = "white" if self.ray_bounds.bounded or has_alpha else captures
         elif background == "last_sample" and has_alpha and self.ray_bounds.bounded is False:
             raise InputError(
-                "the images have an alpha channel, which background-color last_sample has no colour to blend with",
+                "the images have an alpha channel, which background-color last_sample has no color to blend with",
                 "Choose --pipeline.model.background-color white, black or random, or remove the alpha channel",
             )
         self.renderer_rgb = RGBRenderer(background_color=background)  # type: ignore[arg-type]
@@ -233,7 +233,7 @@ class RadianceModel(Model):
         if counts.any():
             normals[counts] = normals_where(counts)
         mean_normal = torch.nn.functional.normalize((weights * normals).sum(-2), dim=-1, eps=1e-6)
-        # Nearly empty rays have a direction, but no surface: fade them to grey.
+        # Nearly empty rays have a direction, but no surface: fade them to gray.
         mean_normal = mean_normal * (2.0 * weights.sum(-2)).clamp_max(1.0)
         return (mean_normal * 0.5 + 0.5).clamp(0.0, 1.0)
 
@@ -271,7 +271,7 @@ class RadianceModel(Model):
         return target, image_metrics(outputs["rgb"], target, self.config.lpips_weights)
 
     def depth_picture(self, depth: Float[Tensor, "h w 1"], accumulation: Float[Tensor, "h w 1"]) -> Tensor:
-        """Depth in colours between the near and far planes; for captures, between the image's own extremes."""
+        """Depth in colors between the near and far planes; for captures, between the image's own extremes."""
         planes = (self.ray_bounds.near, self.ray_bounds.far) if self.ray_bounds.bounded else (None, None)
         return colormaps.apply_depth_colormap(
             depth, accumulation=accumulation, near_plane=planes[0], far_plane=planes[1]
@@ -290,7 +290,7 @@ class RadianceModel(Model):
             if self._empty_batches >= EMPTY_BATCHES_BEFORE_GIVING_UP:
                 raise InputError(
                     f"no ray of {self._empty_batches} batches is opaque: the model has no surface",
-                    "Train longer, or check near, far and the background colour",
+                    "Train longer, or check near, far and the background color",
                 )
         background = self.renderer_rgb.background_color
         if background in ("white", "black"):

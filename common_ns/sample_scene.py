@@ -70,7 +70,7 @@ class SampleSceneConfig:
     """Put the objects into a landscape that reaches 20 scene units in all directions. Pictures are then opaque; masks
     and mesh are still those of the objects."""
     lights: LightName = "day"
-    """`evening` shows the same objects in the light of a low sun: for colours of one run on the surface of another."""
+    """`evening` shows the same objects in the light of a low sun: for colors of one run on the surface of another."""
     supersample: Literal[1, 2, 4, 8, 16] = 8
     """Root of the number of sub-samples, where a pixel is not constant."""
     depth_noise: float = 0.0
@@ -223,7 +223,7 @@ def _write(config: SampleSceneConfig, progress: bool) -> None:
     record["options"] = {**options, "layouts": list(config.layouts)}
     record["world"] = "z up; cameras in OpenGL axes (look along -z, y up); lengths in scene units"
     record["object_sphere"] = {"center": center.tolist(), "radius": radius}
-    record["depth"] = "z-depth of the ray through the pixel's centre; 16-bit steps of 1e-3 scene units; 0 is no value"
+    record["depth"] = "z-depth of the ray through the pixel's center; 16-bit steps of 1e-3 scene units; 0 is no value"
     if config.mono_depth:
         record["mono_depth"] = {
             "meaning": "file: [scale, shift]; value = scale * z-depth + shift, stored like depth",

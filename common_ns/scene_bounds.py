@@ -48,7 +48,7 @@ def ray_bounds(outputs: DataparserOutputs, config: DataParserConfig | None = Non
 
     Args:
         outputs: the dataparser's outputs of the training split.
-        config: the dataparser's config, to recognise Blender data.
+        config: the dataparser's config, to recognize Blender data.
     """
     origins = outputs.cameras.camera_to_worlds[:, :3, 3].double().cpu().numpy()
     camera_radius = float(np.linalg.norm(origins, axis=1).max())
@@ -85,7 +85,7 @@ def point_distance_range(origins: np.ndarray, points: np.ndarray, margin: float 
     points are sparse where the scene is plain, and what is nearest or farthest may have none.
 
     Args:
-        origins: camera centres [n, 3].
+        origins: camera centers [n, 3].
         points: SfM points [m, 3].
         margin: fraction by which near shrinks and far grows.
     Returns: near and far in scene units.

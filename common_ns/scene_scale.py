@@ -56,7 +56,7 @@ class SceneScale:
     """Smallest radius that holds 98 % of the cameras."""
     centroid_offset: float
     """Distance of the cameras' centroid from the origin."""
-    off_centre: bool
+    off_center: bool
     """Whether the origin is away from the cameras, and is not what they look at either."""
     auto_scaled: bool
     """Whether the cameras just fill the cube [−1, 1]³, as the dataparsers' auto-scale-poses leaves them."""
@@ -88,7 +88,7 @@ class SceneScale:
         ways = [f"--pipeline.model.contraction-radius {self.recommended_radius:g}"]
         # The dataparsers' options, which follow the dataparser's name in the command and need no prefix.
         parser_options = []
-        if self.off_centre:
+        if self.off_center:
             parser_options.append("--center-method poses")
         # Scaled cameras fill a ball of radius 1 to 1.7.
         if self.problem != "points outside" and not self.auto_scaled and 0.75 <= self.radius <= 1.5:
@@ -151,7 +151,7 @@ def diagnose_scene_scale(
         camera_q95=_holding(camera_distance, 0.95),
         camera_q98=_holding(camera_distance, 0.98),
         centroid_offset=offset,
-        off_centre=offset > 0.5 * spread and not looked_at,
+        off_center=offset > 0.5 * spread and not looked_at,
         # The training split may lack the outermost camera, which is at 1.
         auto_scaled=0.75 <= largest_coordinate <= 1.01,
         problem=problem,

@@ -7,12 +7,12 @@ On top of what the host's parser reads, a transforms.json may have
 | depth_file_path | frame | the depth map; see `depthnerf_ns.depth_data` for formats and what is valid |
 | depth_sigma_file_path | frame | standard deviation of each depth, in the same unit; optional |
 | normal_file_path | frame | surface normals; see `depthnerf_ns.normal_data`; optional |
-| depth_unit_scale_factor | top | metres (the unit of the poses) per stored step |
+| depth_unit_scale_factor | top | meters (the unit of the poses) per stored step |
 | depth_kind | top | z: along the optical axis; ray: along the ray |
 | normal_space | top | world, opengl or opencv: the axes of the normals |
 
-Options override what the file states. Where neither states it, depth is taken for z-depth, integers for millimetres and
-floats for metres, and the run says that it was assumed; `ns-depth-check` tells whether that fits the poses.
+Options override what the file states. Where neither states it, depth is taken for z-depth, integers for millimeters and
+floats for meters, and the run says that it was assumed; `ns-depth-check` tells whether that fits the poses.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ class RgbdDataParserConfig(NerfstudioDataParserConfig):
     layout: Literal["auto", "nerfstudio", "scannet", "matterport"] = "auto"
     """How the files are arranged; auto: judged by the folders that are there."""
     depth_unit: float | None = None
-    """Metres (the unit of the poses) per step of the depth files: 0.001 for millimetres. None: as the data set states
+    """Meters (the unit of the poses) per step of the depth files: 0.001 for millimeters. None: as the data set states
     it, else 0.001 for integers and 1 for floats."""
     depth_kind: DepthKind | None = None
     """z: depth counts along the optical axis; ray: along the ray. None: as the data set states it, else z."""
     depth_min: float = 0.0
-    """Smaller depths, in metres, are taken for missing."""
+    """Smaller depths, in meters, are taken for missing."""
     depth_max: float = math.inf
-    """Larger depths, in metres, are taken for missing."""
+    """Larger depths, in meters, are taken for missing."""
     depth_resize: bool = False
     """Accept depth of another size than its image, of the same proportions: each pixel takes the nearest value."""
     normal_space: NormalSpace | None = None
@@ -125,7 +125,7 @@ class RgbdDataParser(Nerfstudio):
                 outputs = self._subset(outputs, config.num_views)
             if "points3D_xyz" not in outputs.metadata:
                 points, reach = depth_points(outputs)
-                # The host asks for colours with them. Only models that start from points would use these.
+                # The host asks for colors with them. Only models that start from points would use these.
                 outputs.metadata.update(points3D_xyz=points, points3D_rgb=torch.full_like(points, 128).byte())
                 outputs.metadata.update(depth_reach=reach, points3D_source="depth maps")
         return outputs
@@ -234,7 +234,7 @@ class RgbdDataParser(Nerfstudio):
             unit = float(unit)
         except (TypeError, ValueError):
             problem = f"depth_unit_scale_factor is {unit!r}"
-            raise InputError(problem, "It must be metres per stored step, such as 0.001", config.data) from None
+            raise InputError(problem, "It must be meters per stored step, such as 0.001", config.data) from None
         return DepthContract(unit, kind, config.depth_min, config.depth_max), " and ".join(assumed)
 
     def _subset(self, outputs: DataparserOutputs, count: int) -> DataparserOutputs:

@@ -1,7 +1,7 @@
 """Images with depth: what a training batch and an evaluation image know of it.
 
 Depth is handed out as ray distance in scene units, whatever the files hold: the model compares it with `depth` outputs
-as they are. Pixels are kept as stored (2 bytes for 16-bit files) in the pixel store that also has the colours, and are
+as they are. Pixels are kept as stored (2 bytes for 16-bit files) in the pixel store that also has the colors, and are
 drawn with them.
 """
 
@@ -74,9 +74,9 @@ class DepthDataset(FieldDataset):
         cameras = dataparser_outputs.cameras
         sizes = torch.cat([cameras.width, cameras.height], dim=-1).reshape(-1, 2).tolist()
         self._sizes: list[tuple[int, int]] = [(width, height) for width, height in sizes]
-        metadata["scene_units_per_metre"] = float(dataparser_outputs.dataparser_scale)
+        metadata["scene_units_per_meter"] = float(dataparser_outputs.dataparser_scale)
         metadata["depth_cloud"] = DepthCloud(dataparser_outputs)
-        self._scene_per_step = self.contract.unit * metadata["scene_units_per_metre"]
+        self._scene_per_step = self.contract.unit * metadata["scene_units_per_meter"]
         # The store has one type for all images.
         self._types: dict[str, np.dtype] = {}
         self._camera_axes = self.cameras.camera_to_worlds[:, :3, :3]

@@ -68,7 +68,7 @@ LARGE_RESIDUAL = 0.05
 STRAY_FACTOR, STRAY_RESIDUAL = 5.0, 0.05
 """A single view is named if its residual exceeds this factor of the median, and this."""
 USUAL_UNITS = (1.0, 0.1, 0.01, 1e-3, 1e-4, 5e-4, 2.5e-4, 2e-4)
-"""Metres per step that a recommended unit is rounded to, if it is within 3 %."""
+"""Meters per step that a recommended unit is rounded to, if it is within 3 %."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class DepthReport:
     kind: DepthKind
     """What the files are declared to hold."""
     unit: float
-    """Declared metres per stored step."""
+    """Declared meters per stored step."""
     residual: float
     """Median over views of the residual as declared."""
     scale: float
@@ -213,8 +213,8 @@ def check_depth(*outputs: DataparserOutputs) -> DepthReport:
     pairs = [(views[i], [views[j] for j in others[i]]) for i in checked]
 
     coarse = _residuals(pairs[:: max(1, len(pairs) // 24)], kind, COARSE_SCALES, COARSE_PIXELS)
-    centre = float(coarse.scales[coarse.best()])
-    scales = np.unique(np.concatenate([centre * np.exp(FINE_STEPS), np.exp(NEAR_STEPS)]))
+    center = float(coarse.scales[coarse.best()])
+    scales = np.unique(np.concatenate([center * np.exp(FINE_STEPS), np.exp(NEAR_STEPS)]))
     kinds: tuple[DepthKind, DepthKind] = (kind, other)
     fine: dict[DepthKind, _Residuals] = {which: _residuals(pairs, which, scales, FINE_PIXELS) for which in kinds}
     return _judge(pairs, kind, other, fine)
@@ -281,7 +281,7 @@ def _judge(
 
     if least > LARGE_RESIDUAL:
         problem = (
-            f"the depth of neighbouring views differs by {_percent(float(least))} in the median, at the best scale"
+            f"the depth of neighboring views differs by {_percent(float(least))} in the median, at the best scale"
         )
         remedy = "Check poses, intrinsics and depth; predicted depth has a scale of its own in each view"
         return DepthReport("suspicious", problem, remedy, *fixed)

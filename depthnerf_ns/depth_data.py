@@ -36,7 +36,7 @@ from common_ns.checks import InputError
 DepthKind = Literal["z", "ray"]
 
 INTEGER_UNIT = 1e-3
-"""Metres per step of integer files where nothing else is stated: sensors write millimetres."""
+"""Meters per step of integer files where nothing else is stated: sensors write millimeters."""
 SATURATED = 65535
 """The largest 16-bit number: farther than the file can say."""
 NO_HIT = 1e9
@@ -53,9 +53,9 @@ class DepthContract:
     """What the numbers in a data set's depth files mean."""
 
     unit: float
-    """Length of a stored step in the unit of the poses, before the dataparser scales them: metres, mostly."""
+    """Length of a stored step in the unit of the poses, before the dataparser scales them: meters, mostly."""
     kind: DepthKind = "z"
-    """z: distance of the point from the camera's plane, along the optical axis; ray: distance from its centre."""
+    """z: distance of the point from the camera's plane, along the optical axis; ray: distance from its center."""
     min_depth: float = 0.0
     """Smaller values are no depth; same kind as stored, in the unit of the poses."""
     max_depth: float = math.inf
@@ -68,13 +68,13 @@ class DepthContract:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.unit < math.inf:
-            raise InputError(f"the depth unit is {self.unit}", "Set --depth-unit to metres per stored step, above 0")
+            raise InputError(f"the depth unit is {self.unit}", "Set --depth-unit to meters per stored step, above 0")
         if self.kind not in KIND_NAMES:
             remedy = "Set --depth-kind z (along the optical axis) or ray (along the ray)"
             raise InputError(f"the depth kind is {self.kind!r}", remedy)
         if not 0.0 <= self.min_depth < self.max_depth:
             problem = f"the valid depth is from {self.min_depth} to {self.max_depth}"
-            raise InputError(problem, "Set 0 ≤ --depth-min < --depth-max, in metres")
+            raise InputError(problem, "Set 0 ≤ --depth-min < --depth-max, in meters")
 
 
 def contract_of(metadata: dict[str, Any]) -> DepthContract:
@@ -109,7 +109,7 @@ def decode_map(file: Path, what: str = "depth map") -> Shaped[ndarray, "h w *c"]
         else:
             with Image.open(file) as image:
                 array = np.asarray(image)
-                if image.mode == "I":  # 16-bit grey, which older versions of Pillow widen
+                if image.mode == "I":  # 16-bit gray, which older versions of Pillow widen
                     array = array.astype(np.uint16)
     except InputError:
         raise
@@ -158,9 +158,9 @@ def map_header(file: Path) -> tuple[tuple[int, ...], np.dtype] | None:
     if suffix == ".png" and file.exists():
         try:
             with Image.open(file) as image:
-                grey = image.mode.startswith("I")
-                shape = (image.height, image.width) if grey else (image.height, image.width, len(image.getbands()))
-                return shape, np.dtype(np.uint16 if grey else np.uint8)
+                gray = image.mode.startswith("I")
+                shape = (image.height, image.width) if gray else (image.height, image.width, len(image.getbands()))
+                return shape, np.dtype(np.uint16 if gray else np.uint8)
         except _DAMAGES as error:
             problem = f"the depth map cannot be read ({error})"
             raise InputError(problem, "Write it again; it may be cut off", file) from error
@@ -221,7 +221,7 @@ def _check_size(shape: tuple[int, ...], size: tuple[int, int], contract: DepthCo
 
 
 def nearest(values: Shaped[ndarray, "h w *c"], size: tuple[int, int]) -> Shaped[ndarray, "height width *c"]:
-    """Resample to (width, height) without mixing values: those nearest to the new pixels' centres."""
+    """Resample to (width, height) without mixing values: those nearest to the new pixels' centers."""
     columns, rows = (
         np.minimum(((np.arange(new) + 0.5) * old / new).astype(int), old - 1)
         for new, old in zip(size, values.shape[1::-1])

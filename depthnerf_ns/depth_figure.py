@@ -23,7 +23,7 @@ SHOWN = 4
 """Views in the picture."""
 MAP_PIXELS = 20_000
 """Pixels of a residual map."""
-COLOURS = {"ok": "#15803d", "suspicious": "#b45309", "wrong": "#b91c1c", "unknown": "#4b5563"}
+COLORS = {"ok": "#15803d", "suspicious": "#b45309", "wrong": "#b91c1c", "unknown": "#4b5563"}
 
 
 def residual_map(view: DepthView, others: Sequence[DepthView]) -> Float[ndarray, "h w"]:
@@ -60,7 +60,7 @@ def draw_figure(report: DepthReport, *outputs: DataparserOutputs) -> Figure:
     figure = Figure(figsize=(13, 9), dpi=100, facecolor="white", layout="constrained")
     upper, lower = cast("tuple[SubFigure, SubFigure]", figure.subfigures(2, 1, height_ratios=[1.5, 1.0]))
     title = "\n".join(textwrap.wrap(report.summary(), 140))
-    upper.suptitle(title, color=COLOURS[report.verdict], fontsize=11)
+    upper.suptitle(title, color=COLORS[report.verdict], fontsize=11)
     if checks:
         axes = upper.subplots(2, len(checks), squeeze=False)
         limit = max(0.02, 3.0 * float(np.nan_to_num(report.residual)))
@@ -76,7 +76,7 @@ def draw_figure(report: DepthReport, *outputs: DataparserOutputs) -> Figure:
             if column == len(checks) - 1:
                 upper.colorbar(heat, ax=list(axes[1]), shrink=0.8)
             axes[1, column].set_title(f"median {100.0 * check.residual:.2f} %", fontsize=9)
-        axes[0, 0].set_ylabel("depth, in metres as declared", fontsize=9)
+        axes[0, 0].set_ylabel("depth, in meters as declared", fontsize=9)
         axes[1, 0].set_ylabel("residual to other views, %", fontsize=9)
         for axis in axes.ravel():
             axis.set(xticks=[], yticks=[])
@@ -87,7 +87,7 @@ def draw_figure(report: DepthReport, *outputs: DataparserOutputs) -> Figure:
         plot.plot(report.scales, 100.0 * curve, label=f"as {KIND_NAMES[kind]}{declared}", linewidth=1.8)
     plot.axvline(1.0, color="#6b7280", linewidth=1.0, linestyle="dashed", label="as declared")
     if np.isfinite(report.scale):
-        plot.axvline(report.scale, color=COLOURS[report.verdict], linewidth=1.0, label=f"best: {report.scale:.4g}")
+        plot.axvline(report.scale, color=COLORS[report.verdict], linewidth=1.0, label=f"best: {report.scale:.4g}")
     plot.set(xscale="log", yscale="log", xlabel="depth multiplied by", ylabel="residual between views, %")
     plot.grid(color="#f0f1f3")
     for axis in (plot.xaxis, plot.yaxis):

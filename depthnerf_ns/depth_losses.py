@@ -214,7 +214,7 @@ def mixture_likelihood_loss(
 
     So the kernel must begin wide, and the loss strong, to clear the fog that fields begin as (also from the space that
     no training ray crosses, which only shares the field's parameters): 5 ε and ten times the final weight, falling in
-    equal ratios over the first half of training (`annealed`), bring down the errors of depth that are metres large.
+    equal ratios over the first half of training (`annealed`), bring down the errors of depth that are meters large.
 
     Args:
         t: interval endpoints in ray distance, scene units.

@@ -1,7 +1,7 @@
 """Switches depth supervision off where the images speak against the depth.
 
-Training itself does not show it in time. A field of few views explains their colours with wrong depth nearly as well as
-with right depth: in pauses of supervision, the colour error of training rays falls in both cases, on an RGB-D room by
+Training itself does not show it in time. A field of few views explains their colors with wrong depth nearly as well as
+with right depth: in pauses of supervision, the color error of training rays falls in both cases, on an RGB-D room by
 10 to 40 % with right depth and by 5 to 20 % with depth times 1.3. The images know better (`depthnerf_ns.photo_check`),
 and before the first step.
 """

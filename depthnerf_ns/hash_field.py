@@ -1,4 +1,4 @@
-"""Density and colour on multi-resolution hash grids, in contracted or in bounded space.
+"""Density and color on multi-resolution hash grids, in contracted or in bounded space.
 
 Small networks on grid features train in minutes what networks on positional encodings take hours for. A sample's extent
 counts too: features of grid levels that are finer than the sample fade out, as in Zip-NeRF.
@@ -29,7 +29,7 @@ CONTRACTED_RADIUS = 2.0
 
 
 class HashDensityField(Field):
-    """Density on a hash grid: the proposal network, and the lower part of the field with colour.
+    """Density on a hash grid: the proposal network, and the lower part of the field with color.
 
     Args:
         grid: options of the grid.
@@ -67,7 +67,7 @@ class HashDensityField(Field):
         init_weights(self.density_head, nn.init.xavier_uniform_)
 
     def balls_of(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "n s 3"], Float[Tensor, "n s 1"]]:
-        """Centre of each sample's frustum, and its variance averaged over directions, in scene units."""
+        """Center of each sample's frustum, and its variance averaged over directions, in scene units."""
         frustums = ray_samples.frustums
         radius = pixel_radius(frustums.pixel_area[..., :1, :], MAX_RADIUS)
         t_mean, t_var, r_var = frustum_moments(frustums.starts, frustums.ends, radius)
@@ -150,4 +150,4 @@ class HashDensityField(Field):
 
 
 class HashField(ColoredField, HashDensityField):
-    """Density and colour on a hash grid. Arguments as its bases'."""
+    """Density and color on a hash grid. Arguments as its bases'."""

@@ -26,7 +26,7 @@ class DepthHashModelConfig(DepthModelConfig):
     _target: type = field(default_factory=lambda: DepthHashModel)
     """target class to instantiate"""
     grid: HashGridOptions = field(default_factory=HashGridOptions)
-    """Hash grid of the field with colour."""
+    """Hash grid of the field with color."""
     proposal_grid: HashGridOptions = field(
         default_factory=lambda: HashGridOptions(num_levels=5, log2_table_size=17, max_resolution=256)
     )
@@ -36,9 +36,9 @@ class DepthHashModelConfig(DepthModelConfig):
     proposal_hidden_dim: int = 16
     """Width of the proposal network."""
     bottleneck_dim: int = 16
-    """Channels from there to the colour head."""
+    """Channels from there to the color head."""
     num_color_layers: int = 2
-    """Hidden layers of the colour head."""
+    """Hidden layers of the color head."""
     color_hidden_dim: int = 64
     """Width of these layers."""
     num_direction_frequencies: int = 3
@@ -61,7 +61,7 @@ class DepthHashModel(DepthModel):
     proposal: HashDensityField
 
     def build_fields(self, contracted: bool, position_scale: float) -> tuple[HashDensityField, HashField]:
-        """Proposal and colour network; arguments as the base's."""
+        """Proposal and color network; arguments as the base's."""
         config = self.config
         center = torch.zeros(3)
         if not contracted:
@@ -96,7 +96,7 @@ class DepthHashModel(DepthModel):
         return {"grids": tables, **groups}
 
     def _occupied_cube(self) -> tuple[Float[Tensor, " 3"], float]:
-        """Centre and side of a cube that holds what depth sees and the cameras, or all samples of all rays."""
+        """Center and side of a cube that holds what depth sees and the cameras, or all samples of all rays."""
         points = self.metadata.get("points3D_xyz")
         if points is None or not self._enclosed:
             return torch.zeros(3), 2.0 * self.ray_bounds.extent

@@ -4,7 +4,7 @@ One reader then decides orientation, scale and splits for all of them.
 
 - scannet: `color/ID.jpg`, `depth/ID.png`, `pose/ID.txt`, `intrinsic/intrinsic_color.txt` and `intrinsic_depth.txt`, as
   ScanNet's own reader extracts them from a .sens file. Poses are camera to world in OpenCV axes, z-depth is in
-  millimetres. Where depth has another size than colour, the two intrinsics say which of its pixels belongs to which.
+  millimeters. Where depth has another size than color, the two intrinsics say which of its pixels belongs to which.
 - matterport: `undistorted_color_images/`, `undistorted_depth_images/` and `undistorted_camera_parameters/*.conf` of
   Matterport3D. Poses are camera to world in OpenGL axes, the principal point counts from the bottom left, and z-depth
   is in steps of 0.25 mm.
@@ -27,7 +27,7 @@ from depthnerf_ns.depth_data import map_header
 Layout = Literal["nerfstudio", "scannet", "matterport"]
 
 UNITS: dict[Layout, float] = {"scannet": 1e-3, "matterport": 2.5e-4}
-"""Metres per step of the depth files, as the data sets define it."""
+"""Meters per step of the depth files, as the data sets define it."""
 FOLDERS: dict[Layout, tuple[str, ...]] = {
     "scannet": ("color", "depth", "pose", "intrinsic"),
     "matterport": ("undistorted_color_images", "undistorted_depth_images", "undistorted_camera_parameters"),

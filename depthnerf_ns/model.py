@@ -40,8 +40,8 @@ LOSS_WEIGHTS: dict[str, float] = {
     "urf": 0.1,
     "ds-nerf": 0.07,
 }
-"""Weight of each loss against the colour loss, the best of three to four that were tried on an RGB-D room. They are
-larger than published ones, which stand beside squared colour errors."""
+"""Weight of each loss against the color loss, the best of three to four that were tried on an RGB-D room. They are
+larger than published ones, which stand beside squared color errors."""
 
 ENCLOSED_SHARE = 0.8
 """Share of the pictures with depth from which a scene is taken to be closed all around, as a room is."""
@@ -74,15 +74,15 @@ class DepthModelConfig(ProposalModelConfig):
     """bounds-likelihood: weight of the likelihood."""
     depth_epsilon: float = 0.03
     """Standard deviation of where a ray ends: how sharply surfaces are asked for. urf: half-width of its kernel."""
-    depth_epsilon_unit: Literal["scene", "metres"] = "scene"
-    """Unit of depth_epsilon: scene units, or metres (the unit of the poses)."""
+    depth_epsilon_unit: Literal["scene", "meters"] = "scene"
+    """Unit of depth_epsilon: scene units, or meters (the unit of the poses)."""
     depth_beta: float = 2.0
     """Weight bounds: known error of depth and poses in units of depth_epsilon; 2 for sensors, 0 for exact depth."""
     depth_use_sigma: bool = True
     """Widen depth_epsilon by the uncertainty of each pixel's depth, where the data set has one."""
     depth_initial: float = 1.0
     """Factor on the weight of the depth loss at the start, falling to 1 by equal ratios. 10 empties the space in front
-    of surfaces early: less error of depth where it is noisy, at the cost of colour."""
+    of surfaces early: less error of depth where it is noisy, at the cost of color."""
     depth_epsilon_initial: float = 1.0
     """Factor on depth_epsilon at the start, falling to 1 likewise; 5 goes with 10 above."""
     depth_anneal_share: float = 0.5
@@ -125,9 +125,9 @@ class DepthModel(ProposalModel):
         if not 0.0 <= config.depth_sample_share < 1.0:
             problem = f"depth-sample-share is {config.depth_sample_share:g}"
             raise InputError(problem, "Choose at least 0 and less than 1; 0.25 in the thesis")
-        # How many scene units a metre (the unit of the poses) has.
-        self.scale = float(self.metadata.get("scene_units_per_metre", 1.0))
-        self.epsilon = config.depth_epsilon * (self.scale if config.depth_epsilon_unit == "metres" else 1.0)
+        # How many scene units a meter (the unit of the poses) has.
+        self.scale = float(self.metadata.get("scene_units_per_meter", 1.0))
+        self.epsilon = config.depth_epsilon * (self.scale if config.depth_epsilon_unit == "meters" else 1.0)
         self.depth_mult = LOSS_WEIGHTS.get(config.depth_loss, 0.0)
         if config.depth_loss_mult is not None and config.depth_loss != "none":
             self.depth_mult = config.depth_loss_mult
@@ -217,7 +217,7 @@ class DepthModel(ProposalModel):
         depth = rays.metadata.get("depth")
         if noise is None or depth is None or share == 0.0 or self.depth_weight() == 0.0:
             return None
-        # The background's random colour has the last three numbers of a ray.
+        # The background's random color has the last three numbers of a ray.
         jitter = noise[:, -4:-3]
         return lambda t: guide_samples(t, depth[..., 0], self._epsilon_of(rays), share, jitter)
 
@@ -360,7 +360,7 @@ class DepthModel(ProposalModel):
         return {**outputs, "depth_measured": rays.metadata["depth"]}  # type: ignore[dict-item]
 
     def _error_picture(self, error: Float[Tensor, "h w 1"]) -> Float[Tensor, "h w 3"]:
-        """Errors of depth in colours: the middle is right, to both sides within three standard deviations."""
+        """Errors of depth in colors: the middle is right, to both sides within three standard deviations."""
         return colormaps.apply_float_colormap((error / (6.0 * self.epsilon) + 0.5).clamp(0.0, 1.0))
 
     def outputs_for_test_image(self, camera: Cameras, batch: dict) -> dict[str, Tensor]:
@@ -408,7 +408,7 @@ class DepthMipNerfModelConfig(DepthModelConfig, MipNerf360ModelConfig):
     num_proposal_samples: tuple[int, ...] = (64,)
     """Intervals per ray of each proposal round; all rounds use one network."""
     num_nerf_samples: int = 64
-    """Intervals per ray of the last round, which renders colour."""
+    """Intervals per ray of the last round, which renders color."""
     appearance_dim: int = 4
     """Length of the appearance code that each training image gets, for captures with changing exposure (4 is usual);
     0: none. Evaluation follows appearance_eval."""

@@ -1,11 +1,11 @@
 """Do the images agree with the depth? Patches carried into other images along the depth, and nearer and farther.
 
 Where depth is right, the patch around a pixel looks the same in other images at the place that depth says, rather than
-at places that nearer or farther depths say. That needs no field and no training, and asks the colours alone: depth maps
+at places that nearer or farther depths say. That needs no field and no training, and asks the colors alone: depth maps
 that agree with each other but not with the images, or belong to other frames, are found too.
 
 Each pixel votes by plane sweep: its patch, parallel to the image plane, is put at its depth times a range of scales and
-compared with other images by normalised cross-correlation. A pixel counts if it has a clear match at some scale. It
+compared with other images by normalized cross-correlation. A pixel counts if it has a clear match at some scale. It
 supports the depth if the match at scales close to 1 is as good as its best.
 """
 
@@ -80,7 +80,7 @@ class PhotoSupport:
 
 @dataclass(frozen=True)
 class PhotoView:
-    """A view with depth and its image in grey."""
+    """A view with depth and its image in gray."""
 
     view: DepthView
     file: Path
@@ -88,18 +88,18 @@ class PhotoView:
 
     @cached_property
     def stride(self) -> float:
-        """Pixels of the view per pixel of the grey image."""
+        """Pixels of the view per pixel of the gray image."""
         return max(1.0, max(self.view.size) / LONGEST_SIDE)
 
     @cached_property
     def gray(self) -> Float[ndarray, "h w"]:
-        """Grey levels from 0 to 255."""
+        """Gray levels from 0 to 255."""
         image = Image.fromarray(checks.decode_image(self.file)[..., :3]).convert("L")
         width, height = (round(length / self.stride) for length in self.view.size)
         return np.asarray(image.resize((width, height), Image.Resampling.BOX), dtype=np.float64)
 
     def sample(self, rows: Float[ndarray, "*n"], columns: Float[ndarray, "*n"]) -> Float[ndarray, "*n"]:
-        """Grey levels between pixels, bilinear; rows and columns count in pixels of the grey image's centres."""
+        """Gray levels between pixels, bilinear; rows and columns count in pixels of the gray image's centers."""
         height, width = self.gray.shape
         rows, columns = np.clip(rows, 0.0, height - 1.001), np.clip(columns, 0.0, width - 1.001)
         top, left = rows.astype(int), columns.astype(int)
@@ -165,7 +165,7 @@ def match_scores(view: PhotoView, others: Sequence[PhotoView], kind: DepthKind) 
     if kind == "ray":
         depth = depth * -middle[:, 2]
     reach = depth[:, None] / np.maximum(-flat[..., 2], 1e-3)
-    points = (reach[..., None] * flat) @ view.view.pose[:, :3].T  # from the camera's centre, in world axes
+    points = (reach[..., None] * flat) @ view.view.pose[:, :3].T  # from the camera's center, in world axes
     scales = np.exp(LOG_SCALES)
     result = np.full((len(rows), len(scales)), -1.0)
     for other in others:
@@ -180,7 +180,7 @@ def match_scores(view: PhotoView, others: Sequence[PhotoView], kind: DepthKind) 
 
 
 def textured_pixels(view: PhotoView) -> tuple[ndarray, ndarray]:
-    """Rows and columns, in the grey image, of pixels with depth and contrast, spread over the image."""
+    """Rows and columns, in the gray image, of pixels with depth and contrast, spread over the image."""
     height, width = view.gray.shape
     step = max(1.0, np.sqrt(height * width / (4.0 * PIXELS)))
     grid = np.meshgrid(np.arange(4.0, height - 4.0, step), np.arange(4.0, width - 4.0, step), indexing="ij")
@@ -193,7 +193,7 @@ def textured_pixels(view: PhotoView) -> tuple[ndarray, ndarray]:
 
 
 def _depth_at(view: PhotoView, rows: ndarray, columns: ndarray) -> Float[ndarray, " n"]:
-    """Depth in scene units, as the file's kind has it, at pixels of the grey image; 0 where there is none."""
+    """Depth in scene units, as the file's kind has it, at pixels of the gray image; 0 where there is none."""
     stored = view.view.stored
     place = [
         np.clip(((index + 0.5) * view.stride / view.view.stride).astype(int), 0, limit - 1)

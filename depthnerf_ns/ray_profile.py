@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RayProfile:
-    """Opacity along a ray, in the unit of the poses (metres, mostly)."""
+    """Opacity along a ray, in the unit of the poses (meters, mostly)."""
 
     pixel: tuple[int, int]
     """Column and row."""

@@ -76,7 +76,7 @@ class DepthView:
         return float(np.arccos(np.clip(-corners[:, 2], -1.0, 1.0)).max())
 
     def directions(self, rows: Float[ndarray, " n"], columns: Float[ndarray, " n"]) -> Float[ndarray, "n 3"]:
-        """Unit directions, in the camera's axes, of the rays through the centres of pixels."""
+        """Unit directions, in the camera's axes, of the rays through the centers of pixels."""
         coords = torch.from_numpy(np.stack([rows, columns], axis=-1)).float() + 0.5
         rays = self.cameras.generate_rays(camera_indices=torch.full((len(rows), 1), self.index), coords=coords)
         return rays.directions.double().cpu().numpy() @ self.pose[:, :3]
@@ -92,7 +92,7 @@ class DepthView:
         return rows[keep], columns[keep]
 
     def points(self, rows: ndarray, columns: ndarray, kind: DepthKind) -> Float[ndarray, "n 3"]:
-        """Points in scene units from the camera centre, in world axes, if the file holds depth of this kind."""
+        """Points in scene units from the camera center, in world axes, if the file holds depth of this kind."""
         direction = self.directions(rows * self.stride, columns * self.stride)
         distance = self.stored[rows, columns] * (self.contract.unit * self.scale)
         if kind == "z":
@@ -103,7 +103,7 @@ class DepthView:
         """Where points in the camera's axes land in the kept part of the map: row, column, and whether they do."""
         row, column, inside = self.place(local)
         height, width = self.stored.shape
-        # The kept pixel whose centre is nearest.
+        # The kept pixel whose center is nearest.
         row, column = (
             np.clip(np.round(place / self.stride), 0, limit - 1).astype(int)
             for place, limit in ((row, height), (column, width))
@@ -111,7 +111,7 @@ class DepthView:
         return row, column, inside
 
     def place(self, local: Float[ndarray, "*n 3"]) -> tuple[ndarray, ndarray, Bool[ndarray, "*n"]]:
-        """Where points in the camera's axes are seen: row and column in pixels of the view, the first pixel's centre
+        """Where points in the camera's axes are seen: row and column in pixels of the view, the first pixel's center
         being 0, and whether they lie in the image."""
         x, y, z = local[..., 0], -local[..., 1], -local[..., 2]  # to OpenCV's axes
         radius = np.hypot(x, y)

@@ -1,7 +1,7 @@
 """What is beyond the sphere of the scene: a small radiance field on a hash grid, in contracted space.
 
 The surface's field ends at the sphere. In captures without masks, pixels also show what is beyond it, up to the
-horizon: rays go on with samples at even steps of the inverse distance from the centre, as NeRF++ places them.
+horizon: rays go on with samples at even steps of the inverse distance from the center, as NeRF++ places them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BackgroundOptions:
 
 
 class BackgroundField(nn.Module):
-    """Density and colour beyond the unit sphere.
+    """Density and color beyond the unit sphere.
 
     Args:
         options: sizes.
@@ -52,7 +52,7 @@ class BackgroundField(nn.Module):
     def forward(
         self, u: Float[Tensor, "m 3"], directions: Float[Tensor, "m d"]
     ) -> tuple[Float[Tensor, " m"], Float[Tensor, "m 3"]]:
-        """Density per unit of inverse distance, and colour in (0, 1).
+        """Density per unit of inverse distance, and color in (0, 1).
 
         Args:
             u: points in units of the sphere, outside of it.
@@ -77,7 +77,7 @@ def contract(u: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
 def inverse_bounds(
     start: Float[Tensor, "n 1"], count: int, jitter: Float[Tensor, "n 1"] | None = None
 ) -> Float[Tensor, "n count+1"]:
-    """Bounds of intervals of inverse distance from the centre, decreasing from where a ray starts to 0 (infinity).
+    """Bounds of intervals of inverse distance from the center, decreasing from where a ray starts to 0 (infinity).
 
     Args:
         start: inverse distance at the ray's start, in (0, 1].
@@ -122,7 +122,7 @@ def background_sections(
         origins, directions: rays in units of the sphere.
         far: ray distance where the sphere's part ends.
         count: number of samples.
-        jitter: one number in [0, 1) for each ray; None: centred.
+        jitter: one number in [0, 1) for each ray; None: centerd.
     Returns: ray distances of the samples, and their intervals' lengths in inverse distance.
     """
     # Where the ray is beyond the sphere already (a camera outside that looks away), it starts there. Rays that pass

@@ -47,7 +47,7 @@ class CameraRefinementConfig(CameraOptimizerConfig):
     another, and steps lead astray."""
     parallax_start_step: int = 500
     """Steps for which cameras do not move in the two ways that only parallax shows (turning about the middle of the
-    scene): outlines and colours settle the other four first, parallax takes a surface that is nearly right."""
+    scene): outlines and colors settle the other four first, parallax takes a surface that is nearly right."""
     coarse_to_fine_steps: int = 1500
     """Steps over which the encoding goes from its coarsest level to all of them while cameras are refined, if the
     model's own way is not longer: fine levels learn wrong poses by heart."""
@@ -153,7 +153,7 @@ class CameraRefinement(CameraOptimizer):
 
 
 def rotation_matrix(turn: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
-    """Rotations of the quaternions (1, turn / 2), normalised: by |turn| about turn, for small ones.
+    """Rotations of the quaternions (1, turn / 2), normalized: by |turn| about turn, for small ones.
 
     Unlike the exponential map, it has no fraction that is undefined at 0, where all refinements begin.
     """

@@ -35,7 +35,7 @@ class SdfDataManagerConfig(FieldDataManagerConfig):
     """Find where the object is, from masks, SfM points or the cameras. If it is not in the unit sphere, or fills little
     of it, fix: move and scale the scene; refuse: end with an error; warn: say so. off: do not look."""
     unit_sphere: tuple[float, float, float, float] | None = None
-    """Centre (x, y, z) and radius of what becomes the unit sphere, in the coordinates of the dataparser; None: as
+    """Center (x, y, z) and radius of what becomes the unit sphere, in the coordinates of the dataparser; None: as
     scale_check has it. What `fix` finds is kept here in the run's config.yml, so that later commands see the scene as
     training did, whatever has become of masks and points."""
     mask_check: Literal["refuse", "warn"] = "refuse"
@@ -61,7 +61,7 @@ class SdfDataManager(FieldDataManager):
             outputs = replace(outputs, mask_filenames=None, metadata={**outputs.metadata, **masks})
         if self._placed is None:
             self._placed = self._choose_sphere(outputs)
-        return renormalised(outputs, self._placed, isinstance(self.config.dataparser, BlenderDataParserConfig))
+        return renormalized(outputs, self._placed, isinstance(self.config.dataparser, BlenderDataParserConfig))
 
     def setup_train(self) -> None:
         if not self.uses_pixel_store and self.train_dataset.metadata["has_masks"]:
@@ -76,7 +76,7 @@ class SdfDataManager(FieldDataManager):
             *center, radius = config.unit_sphere
             if not (np.isfinite(config.unit_sphere).all() and radius > 0):
                 problem = f"--pipeline.datamanager.unit-sphere is {' '.join(f'{x:g}' for x in config.unit_sphere)}"
-                raise InputError(problem, "Give x, y, z of its centre and a radius above 0")
+                raise InputError(problem, "Give x, y, z of its center and a radius above 0")
             return Similarity(np.array(center), radius)
         if config.scale_check == "off":
             return unit
@@ -142,7 +142,7 @@ def views_of_outputs(outputs: DataparserOutputs) -> OriginalViews:
     return OriginalViews(outputs.image_filenames, outputs.metadata.get("object_mask_filenames"), sizes, inner)
 
 
-def renormalised(outputs: DataparserOutputs, placed: Similarity, blender: bool = False) -> DataparserOutputs:
+def renormalized(outputs: DataparserOutputs, placed: Similarity, blender: bool = False) -> DataparserOutputs:
     """Outputs in coordinates in which a sphere is the unit sphere; their transform still leads to the data's own.
 
     Args:
@@ -153,16 +153,16 @@ def renormalised(outputs: DataparserOutputs, placed: Similarity, blender: bool =
     if placed.radius == 1.0 and not placed.center.any():
         return outputs
     cameras, metadata = copy.deepcopy(outputs.cameras), dict(outputs.metadata)
-    poses = placed.normalised_poses(cameras.camera_to_worlds.double().cpu().numpy())
+    poses = placed.normalized_poses(cameras.camera_to_worlds.double().cpu().numpy())
     cameras.camera_to_worlds = torch.from_numpy(poses).to(cameras.camera_to_worlds)
     scale = float(outputs.dataparser_scale)
     if "points3D_xyz" in metadata:
         points = torch.as_tensor(metadata["points3D_xyz"])
-        moved = placed.normalised_points(points.double().cpu().numpy())
+        moved = placed.normalized_points(points.double().cpu().numpy())
         metadata["points3D_xyz"] = torch.from_numpy(moved).to(points)
     if "reference_camera_to_worlds" in metadata:
         reference = np.stack([pose.double().cpu().numpy() for pose in metadata["reference_camera_to_worlds"]])
-        metadata["reference_camera_to_worlds"] = list(torch.from_numpy(placed.normalised_poses(reference)).float())
+        metadata["reference_camera_to_worlds"] = list(torch.from_numpy(placed.normalized_poses(reference)).float())
     if blender and "near_far" not in metadata:
         metadata["near_far"] = tuple(plane * scale for plane in BLENDER_NEAR_FAR)
     if "near_far" in metadata:

@@ -8,7 +8,7 @@
     DATA/splits.json            may be missing: {"train": [file names], "val": […], "test": […]}
 
 The object is in the unit sphere afterwards; `dataparser_transform` and `dataparser_scale` lead back to the data set's
-own coordinates (millimetres for DTU), in which `ns-mesh --world-coordinates` writes meshes.
+own coordinates (millimeters for DTU), in which `ns-mesh --world-coordinates` writes meshes.
 
 | metadata | is |
 |---|---|
@@ -79,7 +79,7 @@ class Capture:
     sizes: NDArray
     """(width, height) of the images on disk [n, 2]."""
     intrinsics: Float[NDArray, "n 3 3"]
-    """K of the images on disk; the first pixel's centre is at 0.5."""
+    """K of the images on disk; the first pixel's center is at 0.5."""
     poses: Float[NDArray, "n 3 4"]
     """Camera to world, OpenGL axes."""
     reference: Float[NDArray, "n 3 4"] | None
@@ -110,7 +110,7 @@ class IdrDataParser(DataParser):
         capture, factor = self._capture, int(config.downscale_factor)  # ns-render gives a float
         keep = self._indices(split, capture.files)
         images = downscaled_copies([capture.files.images[i] for i in keep], factor)
-        poses = capture.placed.normalised_poses(capture.poses)[keep]
+        poses = capture.placed.normalized_poses(capture.poses)[keep]
         inner = capture.intrinsics[keep] / factor
         sizes = torch.tensor([downscaled_size((int(w), int(h)), factor) for w, h in capture.sizes[keep]])
         masks = None if capture.files.masks is None else [capture.files.masks[i] for i in keep]
@@ -121,11 +121,11 @@ class IdrDataParser(DataParser):
         if masks is not None:
             metadata["object_mask_filenames"] = downscaled_copies(masks, factor, masks=True)
         if capture.reference is not None:
-            reference = capture.placed.normalised_poses(capture.reference)[keep]
+            reference = capture.placed.normalized_poses(capture.reference)[keep]
             metadata["reference_camera_to_worlds"] = list(torch.from_numpy(reference).float())
         if capture.files.points is not None:
             points, colors = read_points(capture.files.points)
-            metadata["points3D_xyz"] = torch.from_numpy(capture.placed.normalised_points(points)).float()
+            metadata["points3D_xyz"] = torch.from_numpy(capture.placed.normalized_points(points)).float()
             metadata["points3D_rgb"] = torch.from_numpy(colors)
         intrinsics = torch.from_numpy(inner).float()
         cameras = Cameras(
@@ -143,7 +143,7 @@ class IdrDataParser(DataParser):
             image_filenames=images,
             cameras=cameras,
             scene_box=SceneBox(aabb=torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])),
-            dataparser_transform=torch.from_numpy(capture.placed.to_normalised).float(),
+            dataparser_transform=torch.from_numpy(capture.placed.to_normalized).float(),
             dataparser_scale=1.0 / capture.placed.radius,
             metadata=metadata,
         )

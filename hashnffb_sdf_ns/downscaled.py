@@ -31,7 +31,7 @@ def downscaled_copies(files: Sequence[Path], factor: int, masks: bool = False) -
     Args:
         files: images in one folder.
         factor: 1 gives the files themselves.
-        masks: whether they are masks: copies are grey, with shades along the object's border.
+        masks: whether they are masks: copies are gray, with shades along the object's border.
     Raises: InputError if an image cannot be read, is smaller than the factor, or copies cannot be written.
     """
     if factor == 1:

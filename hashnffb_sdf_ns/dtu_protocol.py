@@ -1,4 +1,4 @@
-"""The evaluation of the DTU multi-view stereo data set: mean accuracy and completeness in millimetres.
+"""The evaluation of the DTU multi-view stereo data set: mean accuracy and completeness in millimeters.
 
 1. The mesh becomes points: its vertices, and a grid of 0.2 mm on each triangle. They are thinned out until no two are
    closer than 0.2 mm.
@@ -35,7 +35,7 @@ PATCH = 60.0
 GRID_CHUNK = 2_000_000
 """Points on triangles that are made at once."""
 FIRST_CHUNK, LARGEST_CHUNK = 50_000, 1_000_000
-"""Points that are thinned out at once: few at first, as their neighbours are many."""
+"""Points that are thinned out at once: few at first, as their neighbors are many."""
 QUERY_CHUNK = 200_000
 
 
@@ -46,7 +46,7 @@ class Observability:
     mask: Bool[NDArray, "x y z"]
     """Observed voxels."""
     box: Float[NDArray, "2 3"]
-    """Centre of the first voxel and the box's other corner, in mm."""
+    """Center of the first voxel and the box's other corner, in mm."""
     resolution: float
     """Side of a voxel in mm."""
     plane: Float[NDArray, "4"]
@@ -82,7 +82,7 @@ class Observability:
 
 @dataclass(frozen=True)
 class DtuMetrics:
-    """The result, in millimetres."""
+    """The result, in millimeters."""
 
     accuracy: float
     completeness: float
@@ -121,7 +121,7 @@ def evaluate(
     """
     cells = [prediction.vertices]
     cells.extend(triangle_grids(corners_of(prediction), DENSITY) if len(prediction.faces) else ())
-    # What is outside anyway is left out before it takes memory; but its neighbours within the box lose to it first.
+    # What is outside anyway is left out before it takes memory; but its neighbors within the box lose to it first.
     points = np.concatenate([cell[observability.in_box(cell, margin=DENSITY)] for cell in cells])
     points = thin_out(points, DENSITY, seed, progress)
     points = points[observability.in_box(points)]
@@ -129,7 +129,7 @@ def evaluate(
     if len(observed) == 0:
         low, high = (f"({', '.join(f'{x:.4g}' for x in corner)})" for corner in observability.box)
         problem = f"no point of the mesh is where the scanner looked, from {low} to {high} mm"
-        raise InputError(problem, "Write the mesh in millimetres, with ns-mesh --world-coordinates")
+        raise InputError(problem, "Write the mesh in millimeters, with ns-mesh --world-coordinates")
     above = reference[observability.above_ground(reference)]
     if len(above) == 0:
         raise InputError("no point of the reference is above the ground plane", "Check that the files are of one scan")
@@ -176,7 +176,7 @@ def thin_out(
     """Keep points, in random order, that are farther than `spacing` from all that were kept before.
 
     The same as taking one point after the other, but chunk by chunk: points near to those kept from earlier chunks go
-    first; among the others, a point is decided once all its neighbours of lower number are.
+    first; among the others, a point is decided once all its neighbors of lower number are.
     """
     from scipy.spatial import KDTree
 
@@ -202,15 +202,15 @@ def thin_out(
 
 
 def _first_kept(count: int, pairs: NDArray) -> Bool[NDArray, " n"]:
-    """Which of `count` points are kept if one after the other is, unless a neighbour of lower number was.
+    """Which of `count` points are kept if one after the other is, unless a neighbor of lower number was.
 
     Args:
-        pairs: neighbours [p, 2], the lower number first.
+        pairs: neighbors [p, 2], the lower number first.
     """
     undecided, kept = np.ones(count, dtype=bool), np.zeros(count, dtype=bool)
     while len(pairs):
         waiting = np.zeros(count, dtype=bool)
-        waiting[pairs[:, 1]] = True  # a neighbour of lower number is not decided yet
+        waiting[pairs[:, 1]] = True  # a neighbor of lower number is not decided yet
         kept |= undecided & ~waiting
         undecided &= waiting
         undecided[pairs[kept[pairs[:, 0]], 1]] = False
@@ -234,7 +234,7 @@ def _mean_near(
             progress(stage, len(part) / len(points))
     if near == 0:
         problem = f"{stage.lower()}, all distances are {MAX_DISTANCE:g} mm or more"
-        raise InputError(problem, "Check that mesh, reference and masks are of one scan, in millimetres")
+        raise InputError(problem, "Check that mesh, reference and masks are of one scan, in millimeters")
     return total / near, 1.0 - near / len(points)
 
 

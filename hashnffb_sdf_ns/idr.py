@@ -1,6 +1,6 @@
 """IDR: a surface point that follows the surface and the camera, and losses for rays with and without one.
 
-A ray is not rendered through a volume: its colour is that of the one point where it meets the surface. The search for
+A ray is not rendered through a volume: its color is that of the one point where it meets the surface. The search for
 that point has no derivatives. The point gets them by one Newton step from where it is already.
 
 Source: Yariv et al., Multiview neural surface reconstruction by disentangling geometry and appearance (IDR, arXiv
@@ -44,7 +44,7 @@ def differentiable_intersection(
     slope = (gradient * directions).sum(-1, keepdim=True).detach()
     slope = torch.minimum(slope, -LEAST_SLOPE * directions.detach().norm(dim=-1, keepdim=True))
     # The difference is 0. It is no number where f is none, and then the point must be one all the same: grids are
-    # indexed by it. The loss still is no number, by the colour.
+    # indexed by it. The loss still is no number, by the color.
     difference = (sdf - sdf.detach()).nan_to_num(nan=0.0)[:, None]
     return origins + t * directions - directions.detach() * (difference / slope)
 

@@ -2,11 +2,11 @@
 
 | array | is |
 |---|---|
-| world_mat_i | K [R | t] of view i in OpenCV axes, 4×4 or 3×4: from the data set's world to pixel indices (the first pixel's centre is at 0) |
+| world_mat_i | K [R | t] of view i in OpenCV axes, 4×4 or 3×4: from the data set's world to pixel indices (the first pixel's center is at 0) |
 | scale_mat_i | similarity from the unit sphere that holds the object to the world; the same for all views |
 | camera_mat_i | only where world_mat_i is [R | t] alone: K in pixels, or to image coordinates in [−1, 1] as DVR writes it |
 
-Here, as everywhere else in the suite, the first pixel's centre is at 0.5, and cameras have OpenGL axes.
+Here, as everywhere else in the suite, the first pixel's center is at 0.5, and cameras have OpenGL axes.
 
 Source of the layout: IDR (arXiv 2003.09852) and NeuS (2106.10689), data preparation of the released code.
 """  # noqa: E501
@@ -41,15 +41,15 @@ SAME = 1e-4
 
 @dataclass(frozen=True)
 class Similarity:
-    """The map from normalised coordinates, in which the object is in the unit sphere, to the data set's world:
+    """The map from normalized coordinates, in which the object is in the unit sphere, to the data set's world:
     x ↦ radius · rotation x + center."""
 
     center: Float[NDArray, "3"]
-    """Centre of the object in the world's unit."""
+    """Center of the object in the world's unit."""
     radius: float
     """Radius of the sphere about it that becomes the unit sphere, in the world's unit."""
     rotation: Float[NDArray, "3 3"] = field(default_factory=lambda: np.eye(3))
-    """Directions of the normalised axes."""
+    """Directions of the normalized axes."""
 
     @property
     def matrix(self) -> Float[NDArray, "4 4"]:
@@ -59,18 +59,18 @@ class Similarity:
         return matrix
 
     @property
-    def to_normalised(self) -> Float[NDArray, "3 4"]:
+    def to_normalized(self) -> Float[NDArray, "3 4"]:
         """[R | t] such that a point x of the world is at (R x + t) / radius, as the host's dataparsers state it."""
         return np.concatenate([self.rotation.T, -self.rotation.T @ self.center[:, None]], axis=1)
 
-    def normalised_points(self, points: Float[NDArray, "n 3"]) -> Float[NDArray, "n 3"]:
-        """Points of the world in normalised coordinates."""
+    def normalized_points(self, points: Float[NDArray, "n 3"]) -> Float[NDArray, "n 3"]:
+        """Points of the world in normalized coordinates."""
         return (points - self.center) @ self.rotation / self.radius
 
-    def normalised_poses(self, poses: Float[NDArray, "n 3 4"]) -> Float[NDArray, "n 3 4"]:
-        """Camera-to-world matrices in normalised coordinates; they stay rigid."""
+    def normalized_poses(self, poses: Float[NDArray, "n 3 4"]) -> Float[NDArray, "n 3 4"]:
+        """Camera-to-world matrices in normalized coordinates; they stay rigid."""
         rotations = self.rotation.T @ poses[:, :, :3]
-        return np.concatenate([rotations, self.normalised_points(poses[:, :, 3])[:, :, None]], axis=2)
+        return np.concatenate([rotations, self.normalized_points(poses[:, :, 3])[:, :, None]], axis=2)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class CameraFile:
         return similarity_of(matrix, self.path)
 
     def projections(self, numbers: list[int], sizes: list[tuple[int, int]]) -> list[Float[NDArray, "3 4"]]:
-        """Projections from the world to pixels of the views `numbers`; the first pixel's centre is at 0.5.
+        """Projections from the world to pixels of the views `numbers`; the first pixel's center is at 0.5.
 
         Args:
             numbers: which views.
@@ -122,7 +122,7 @@ class CameraFile:
             raise InputError(problem, f"Include the intrinsics in it, or add camera_mat_{number}", self.path)
         inner = self.camera[number]
         if abs(inner[0, 0]) < BARE_FOCAL:
-            # From [−1, 1], the centres of the first and the last pixel, to indices.
+            # From [−1, 1], the centers of the first and the last pixel, to indices.
             half = 0.5 * (np.array(size) - 1.0)
             inner = np.array([[half[0], 0.0, half[0]], [0.0, half[1], half[1]], [0.0, 0.0, 1.0]]) @ inner
         return inner @ np.concatenate([matrix, [[0.0, 0.0, 0.0, 1.0]]])
@@ -175,7 +175,7 @@ def decompose(
     """The camera behind a projection.
 
     Args:
-        matrix: from the world to pixels; the first pixel's centre is at 0.5.
+        matrix: from the world to pixels; the first pixel's center is at 0.5.
         size: (width, height) of the image in pixels.
         name: of the matrix, for errors.
         file: where it was read, for errors.

@@ -1,4 +1,4 @@
-"""IDR as a nerfstudio model: a ray has the colour of the point where it meets the surface; masks shape the outline."""
+"""IDR as a nerfstudio model: a ray has the color of the point where it meets the surface; masks shape the outline."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class IdrModelConfig(SurfaceModelConfig):
     mask_loss_mult: float = 100.0
     """Weight of the masks' loss. They alone move the outline, so that it cannot be 0."""
     charbonnier_padding: float = 0.0
-    """Colour errors below this count quadratically, those above linearly; 0: absolute errors."""
+    """Color errors below this count quadratically, those above linearly; 0: absolute errors."""
     mask_alpha: float = 50.0
     """Sharpness α of the masks' loss at the start, per radius of the sphere."""
     mask_alpha_factor: float = 2.0
@@ -45,7 +45,7 @@ class Seen(NamedTuple):
     """Which of a batch's rays teach what."""
 
     surface: Int[Tensor, " a"]
-    """Rays that meet the surface, and should: their colours count."""
+    """Rays that meet the surface, and should: their colors count."""
     outline: Int[Tensor, " b"]
     """Other rays through the sphere: they miss the surface, or should. Their least distance counts."""
     outline_t: Float[Tensor, " b"]
@@ -55,7 +55,7 @@ class Seen(NamedTuple):
 class IdrModel(SurfaceModel):
     """A signed distance field whose surface is found by sphere tracing. It needs masks.
 
-    A ray that meets the surface, and whose pixel is the object's, is compared in colour. All others are held to their
+    A ray that meets the surface, and whose pixel is the object's, is compared in color. All others are held to their
     masks by the least distance along them. Points of both kinds move with the surface and with refined cameras.
 
     Args:
@@ -111,7 +111,7 @@ class IdrModel(SurfaceModel):
         """Render rays [n].
 
         Returns: rgb, accumulation (0 or 1), depth (ray distance; of rays that meet nothing, that of the sphere's far
-            side); outside of training normals in [0, 1] and sdf_slice; in training surface (whether the ray's colour
+            side); outside of training normals in [0, 1] and sdf_slice; in training surface (whether the ray's color
             counts), least_sdf (along all others), eikonal, and curvature if it is asked for.
         """
         rays = self.training_rays(ray_bundle) if self.training else ray_bundle
@@ -136,7 +136,7 @@ class IdrModel(SurfaceModel):
     def _color(
         self, rays: RayBundle, rows: Int[Tensor, " k"], points: Float[Tensor, "k 3"], geometry: Geometry
     ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "k 3"]]:
-        """Colours of all rays, 0 for those that are not among `rows`, and the unit normals of these."""
+        """Colors of all rays, 0 for those that are not among `rows`, and the unit normals of these."""
         normals = F.normalize(geometry.gradient, dim=-1, eps=1e-6)
         seen_along = self.field.encode_directions(rays.directions[rows])
         codes = self.field.codes_of(rays.camera_indices, len(rays.directions))
@@ -189,7 +189,7 @@ class IdrModel(SurfaceModel):
 
     @torch.no_grad()
     def _sort(self, rays: RayBundle, hits: Hits, noise: Float[Tensor, "n k"]) -> Seen:
-        """Which rays are compared in colour, which by their masks, and the latter's nearest points."""
+        """Which rays are compared in color, which by their masks, and the latter's nearest points."""
         assert rays.nears is not None and rays.fars is not None
         surface, crosses = hits.hit, (rays.fars > rays.nears)[:, 0]
         mask: Bool[Tensor, " n"] | None = None
@@ -221,7 +221,7 @@ class IdrModel(SurfaceModel):
     def surface_and_mask(
         self, outputs: dict[str, Tensor], batch: dict[str, Any]
     ) -> tuple[Bool[Tensor, "n 1"], Float[Tensor, "n 1"]]:
-        """Which rays' colours count, and the masks.
+        """Which rays' colors count, and the masks.
 
         Raises: InputError without masks.
         """
@@ -233,7 +233,7 @@ class IdrModel(SurfaceModel):
         return (surface > 0.5) & (mask > 0.5), mask
 
     def color_loss(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> Float[Tensor, ""]:
-        """Error of the colours, summed over channels, over rays that meet the surface where it should be; relative to
+        """Error of the colors, summed over channels, over rays that meet the surface where it should be; relative to
         the number of all rays (IDR, equation 6)."""
         prediction, target = self.blended(outputs, batch)
         error, padding = prediction - target, self.config.charbonnier_padding

@@ -47,7 +47,7 @@ def read_mask(file: Path, size: tuple[int, int] | None = None) -> UInt8[NDArray,
                 image = image.convert("RGBA")
             if "A" in image.getbands():
                 channel = image.getchannel("A")
-                # Masks saved by an editor that always adds alpha: it is white, and the colours are the mask.
+                # Masks saved by an editor that always adds alpha: it is white, and the colors are the mask.
                 if channel.getextrema()[0] == 255:
                     channel = image.convert("RGB").convert("L")
             elif image.mode.startswith(("I", "F")):

@@ -41,12 +41,12 @@ NEAREST = 0.02
 """Near plane of cameras within the scene's sphere, relative to its radius, if none is given."""
 
 STEEPNESS = 50.0
-"""Of the weights by which cameras' directions are blended for the colours of meshes: 10° off costs half of a weight."""
+"""Of the weights by which cameras' directions are blended for the colors of meshes: 10° off costs half of a weight."""
 
 
 @dataclass
 class SdfFieldConfig(NetworkOptions):
-    """The field of distance and colour."""
+    """The field of distance and color."""
 
     encoding: EncodingName = "hash"
     """Of positions: octaves of sines, random Fourier features, hash grid, Fourier filter banks on a hash grid, or
@@ -62,7 +62,7 @@ class SurfaceModelConfig(RadianceModelConfig):
     _target: type = field(default_factory=lambda: SurfaceModel)
     """target class to instantiate"""
     sdf_field: SdfFieldConfig = field(default_factory=SdfFieldConfig)
-    """The field of distance and colour."""
+    """The field of distance and color."""
     sphere_radius: float = 1.0
     """Radius in scene units of the sphere about the origin that the surface is in."""
     eikonal_loss_mult: float = 0.1
@@ -72,7 +72,7 @@ class SurfaceModelConfig(RadianceModelConfig):
     mask_loss_mult: float = 0.1
     """Weight of the masks' loss, where images have masks or alpha. With 0 masks are not used at all."""
     charbonnier_padding: float = 0.001
-    """Colour errors below this count quadratically, those above linearly; 0: absolute errors."""
+    """Color errors below this count quadratically, those above linearly; 0: absolute errors."""
     coarse_to_fine_steps: int = 0
     """Steps over which the encoding goes from its coarsest level to all of them, and numerical gradients from their
     initial step to the last; 0: all at once."""
@@ -108,7 +108,7 @@ class SphereCollider(SceneCollider):
 class SurfaceModel(RadianceModel):
     """A signed distance field in a sphere. Subclasses render rays (`get_outputs`) and say which losses that gives.
 
-    Images may come with masks of the object (`batch["mask"]`, the share of the pixel that it covers). Colours then
+    Images may come with masks of the object (`batch["mask"]`, the share of the pixel that it covers). Colors then
     count within them only, unless images have alpha, which says what is seen beside the object.
 
     Args:
@@ -119,7 +119,7 @@ class SurfaceModel(RadianceModel):
     field: SdfField
 
     def populate_modules(self) -> None:
-        """Choose the sphere, near and far, and the background's colour; build the field and the viewer's controls."""
+        """Choose the sphere, near and far, and the background's color; build the field and the viewer's controls."""
         config = self.config
         if not config.sphere_radius > 0:
             raise InputError(f"sphere-radius is {config.sphere_radius:g}", "Choose it above 0, in scene units")
@@ -162,7 +162,7 @@ class SurfaceModel(RadianceModel):
 
     @property
     def has_alpha(self) -> bool:
-        """Whether what is beside the object is known to be empty, and is shown in the background's colour."""
+        """Whether what is beside the object is known to be empty, and is shown in the background's color."""
         return bool(self.metadata.get("images_have_alpha", False))
 
     def _bounds_of_sphere(self) -> RayBounds:
@@ -174,7 +174,7 @@ class SurfaceModel(RadianceModel):
         return RayBounds(near, far, bounded=True, extent=radius, reason="the scene's sphere")
 
     def choose_surface_background(self) -> None:
-        """Colour behind the sphere: white for images with alpha, else black, unless the user has chosen."""
+        """Color behind the sphere: white for images with alpha, else black, unless the user has chosen."""
         captures = "black"
         if self.config.background_color == "auto" and not self.has_alpha:
             # The base takes white for bounded scenes.
@@ -258,17 +258,17 @@ class SurfaceModel(RadianceModel):
         return batch["mask"].to(self.device).float()
 
     def count_rays(self, batch: dict[str, Any]) -> dict[str, int]:
-        """How many of a batch's rays see the object: the colour loss is averaged over these."""
+        """How many of a batch's rays see the object: the color loss is averaged over these."""
         colored = self._colored(batch)
         return {} if colored is None else {"colored": int(colored.sum())}
 
     def _colored(self, batch: dict[str, Any]) -> Bool[Tensor, "*n 1"] | None:
-        """Which rays' colours count; None: all."""
+        """Which rays' colors count; None: all."""
         mask = self.mask_of(batch)
         return None if mask is None or self.has_alpha else mask > 0.5
 
     def color_loss(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> Float[Tensor, ""]:
-        """Charbonnier or absolute error of the colours that count."""
+        """Charbonnier or absolute error of the colors that count."""
         prediction, target = self.blended(outputs, batch)
         error, padding = prediction - target, self.config.charbonnier_padding
         loss = (error.square() + padding**2).sqrt() if padding > 0 else error.abs()
@@ -317,7 +317,7 @@ class SurfaceModel(RadianceModel):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """With object masks, what is beside the object is the background's colour in both images; `masked_psnr` is over
+        """With object masks, what is beside the object is the background's color in both images; `masked_psnr` is over
         the object's pixels, and `mask_iou` compares opacity and mask."""
         mask = batch["mask"].to(self.device) if "mask" in batch else None
         if mask is not None and self.uses_masks and not self.has_alpha:
@@ -351,10 +351,10 @@ class SurfaceModel(RadianceModel):
         return metrics | camera_metrics(self.camera_optimizer, self.metadata), images
 
     def mesh_color(self, x: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-        """Colours of surface points for meshes: as training cameras that stand above them show them.
+        """Colors of surface points for meshes: as training cameras that stand above them show them.
 
         Seen straight along their normals, most points would be shown as no photograph has, and nothing has trained
-        such colours. Without known cameras there is no other choice. Directions of cameras are blended, each by how
+        such colors. Without known cameras there is no other choice. Directions of cameras are blended, each by how
         steeply it looks down, so that there are no seams.
         """
         along = -normals

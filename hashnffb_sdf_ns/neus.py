@@ -99,7 +99,7 @@ def eikonal_error(gradient: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:
 
     Source: Gropp et al. 2020 (arXiv 2002.10099), equation 2.
     """
-    # Under the root a little is added: at the centre of the initial sphere the gradient may vanish.
+    # Under the root a little is added: at the center of the initial sphere the gradient may vanish.
     return ((gradient.square().sum(-1) + 1e-12).sqrt() - 1.0).square()
 
 

@@ -37,14 +37,14 @@ class NeusModelConfig(SurfaceModelConfig):
     num_upsamples: tuple[int, ...] = (16, 16, 16, 16)
     """Intervals that each further round adds around the surface; rounds look at distances only."""
     weight_threshold: float = 1e-4
-    """Intervals whose weight, judged by the distances at their ends, is below this get neither gradient nor colour: all
+    """Intervals whose weight, judged by the distances at their ends, is below this get neither gradient nor color: all
     that is far in front of a surface or behind it. 0: all get both."""
     cos_anneal_steps: int = 50000
     """Steps over which rays are gradually held to end where they enter the surface only (NeuS's cosine annealing)."""
     direction_noise: float = 0.0
-    """Standard deviation of random turns, in radians, of the directions in which training rays see colours. Where
-    shadows and light move with the camera, colours learn each photograph by heart, and views between them suffer; 0.1
-    then makes neighbouring photographs share what they teach. It blurs reflections."""
+    """Standard deviation of random turns, in radians, of the directions in which training rays see colors. Where
+    shadows and light move with the camera, colors learn each photograph by heart, and views between them suffer; 0.1
+    then makes neighboring photographs share what they teach. It blurs reflections."""
     initial_sharpness: float = 20.0
     """Sharpness of the surface at the start, per radius of the sphere; it is learned."""
     sharpness_bounds: tuple[float, float] = (5.0, 5000.0)
@@ -69,7 +69,7 @@ class NeusModel(SurfaceModel):
     """Volume rendering of a signed distance field.
 
     Rounds of sampling find the surface by distances alone. Of the intervals, those that carry weight get gradient,
-    features and colour; the others keep the optical depth that the distances gave them. Late in training these are nine
+    features and color; the others keep the optical depth that the distances gave them. Late in training these are nine
     of ten.
 
     Args:
@@ -176,7 +176,7 @@ class NeusModel(SurfaceModel):
     def _shade(
         self, rays: RayBundle, sections: RaySections, noise: Float[Tensor, "n k"] | None
     ) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s 3"], Float[Tensor, "n s 3"], dict[str, Tensor]]:
-        """Optical depth, colour and unit normal of all intervals, and the losses of the field itself."""
+        """Optical depth, color and unit normal of all intervals, and the losses of the field itself."""
         directions = F.normalize(rays.directions, dim=-1)
         speed = rays.directions.norm(dim=-1, keepdim=True)
         length = (sections.t[:, 1:] - sections.t[:, :-1]) * speed.detach()
@@ -245,7 +245,7 @@ class NeusModel(SurfaceModel):
     def _behind(
         self, rays: RayBundle, noise: Float[Tensor, "n k"] | None
     ) -> tuple[Float[Tensor, "n b"], Float[Tensor, "n b"], Float[Tensor, "n b 3"]]:
-        """Ray distance, optical depth and colour of the samples beyond the sphere. The last one stands for infinity and
+        """Ray distance, optical depth and color of the samples beyond the sphere. The last one stands for infinity and
         is opaque."""
         assert self.background is not None and rays.fars is not None
         origins = self.field.to_unit(rays.origins)

@@ -42,7 +42,7 @@ class Extent:
 
     source: Source
     points: Float[NDArray, "n 3"]
-    """Centres of the hull's voxels, or SfM points without stray ones; for cameras, the point that they look at."""
+    """Centers of the hull's voxels, or SfM points without stray ones; for cameras, the point that they look at."""
     sphere: Similarity
     """A sphere that holds the object, as the map of the unit sphere to it."""
     hull: Hull | None = None
@@ -52,9 +52,9 @@ class Extent:
 def enclosing_sphere(points: Float[NDArray, "n 3"], iterations: int = 200) -> tuple[Float[NDArray, "3"], float]:
     """About the smallest sphere that holds all points.
 
-    Each step moves the centre towards the farthest point by 1 / (i + 1) of the way.
+    Each step moves the center towards the farthest point by 1 / (i + 1) of the way.
 
-    Returns: centre and radius; the radius is at most a few per cent above the smallest.
+    Returns: center and radius; the radius is at most a few per cent above the smallest.
     Source: Bădoiu and Clarkson, "Smaller core-sets for balls" (2003).
     """
     center = 0.5 * (points.min(axis=0) + points.max(axis=0))
@@ -163,8 +163,8 @@ def diagnose(extent: Extent, poses: Float[NDArray, "v 3 4"], placed: Similarity 
         placed: map from the unit sphere to these coordinates; None: they are those of the unit sphere.
     """
     placed = placed or Similarity(np.zeros(3), 1.0)
-    distance = np.linalg.norm(placed.normalised_points(extent.points), axis=1)
-    cameras = np.linalg.norm(placed.normalised_points(positions(poses)), axis=1)
+    distance = np.linalg.norm(placed.normalized_points(extent.points), axis=1)
+    cameras = np.linalg.norm(placed.normalized_points(positions(poses)), axis=1)
     return Diagnosis(
         extent.source,
         inside=float((distance <= 1.0).mean()),

@@ -28,11 +28,11 @@ class OriginalViews:
     sizes: NDArray
     """(width, height) of the images [n, 2]."""
     inner: Float[NDArray, "n 3 3"]
-    """K in pixels of the images; the first pixel's centre is at 0.5."""
+    """K in pixels of the images; the first pixel's center is at 0.5."""
 
 
 def read_points(file: Path) -> tuple[Float[NDArray, "n 3"], UInt8[NDArray, "n 3"]]:
-    """Positions and colours (grey where there are none) of a point cloud.
+    """Positions and colors (gray where there are none) of a point cloud.
 
     Raises: InputError if it cannot be read.
     """

@@ -1,4 +1,4 @@
-"""A signed distance field with colour, in scene units: what renderers, meshing and exporters ask.
+"""A signed distance field with color, in scene units: what renderers, meshing and exporters ask.
 
 The field fills a sphere, in which encodings see positions as [−1, 1]. How rays are rendered is not its concern.
 """
@@ -47,7 +47,7 @@ class NetworkOptions:
     skip_layers: tuple[int, ...] = ()
     """Hidden layers, counted from 0 and not the first, that get position and encoding once more."""
     feature_dim: int = 15
-    """Features that the distance network hands to the colour network."""
+    """Features that the distance network hands to the color network."""
     weight_norm: bool = False
     """Train directions and lengths of the distance network's weights apart."""
     initial_radius: float = 0.5
@@ -55,16 +55,16 @@ class NetworkOptions:
     inside_out: bool = False
     """Start from a sphere seen from inside: for rooms."""
     color_hidden_dim: int = 64
-    """Width of the colour network."""
+    """Width of the color network."""
     num_color_layers: int = 2
-    """Hidden layers of the colour network."""
+    """Hidden layers of the color network."""
     num_direction_frequencies: int = 4
     """Octaves of the view direction's encoding."""
     appearance_dim: int = 0
     """Length of the appearance code that each training image gets, for captures with changing exposure (4 is usual);
     0: none. Novel views use the mean code."""
     gradient: Literal["analytic", "numerical"] = "analytic"
-    """Of the distance: its derivative, or central differences, which also reach the neighbouring cells of a grid
+    """Of the distance: its derivative, or central differences, which also reach the neighboring cells of a grid
     (Neuralangelo) and take seven evaluations."""
     numerical_step: float = 0.005
     """Half of the distance between the points of a difference at the end of training, relative to the sphere."""
@@ -80,18 +80,18 @@ class Geometry(NamedTuple):
     gradient: Float[Tensor, "n 3"]
     """Of the distance by the position; its length is 1 in a distance field."""
     features: Float[Tensor, "n F"]
-    """For the colour."""
+    """For the color."""
     laplacian: Float[Tensor, " n"] | None
     """Sum of the second derivatives, per scene unit; with numerical gradients only."""
 
 
 class SdfField(nn.Module):
-    """Distance and colour in a sphere of the scene.
+    """Distance and color in a sphere of the scene.
 
     Args:
         encoding: of positions in [−1, 1]³.
         options: sizes.
-        center: centre of the sphere in scene units.
+        center: center of the sphere in scene units.
         radius: radius of the sphere in scene units.
         num_images: training images, each with an appearance code if there are any.
     Raises: ValueError if the sphere has no radius.
@@ -226,7 +226,7 @@ class SdfField(nn.Module):
         features: Float[Tensor, "n F"],
         codes: Float[Tensor, "n c"] | None = None,
     ) -> Float[Tensor, "n 3"]:
-        """Colours of points.
+        """Colors of points.
 
         Args:
             x: points in scene units.

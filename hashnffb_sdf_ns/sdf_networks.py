@@ -1,4 +1,4 @@
-"""The networks of a signed distance field: one of distance, whose gradient comes with it, and one of colour.
+"""The networks of a signed distance field: one of distance, whose gradient comes with it, and one of color.
 
 The loss of a surface is one on normals too, so that training differentiates a gradient. autograd can, and records every
 step of the gradient for it. The network here is so simple that its gradient, and the derivatives of both, are a few
@@ -26,11 +26,11 @@ SPHERE_POINTS = 4096
 
 
 class SdfNetwork(nn.Module):
-    """Positions with their encoding → distance, and features for the colour. It starts as a sphere.
+    """Positions with their encoding → distance, and features for the color. It starts as a sphere.
 
-    Layers follow geometric initialisation, with the encoding's columns 0, so that the network depends on the position
+    Layers follow geometric initialization, with the encoding's columns 0, so that the network depends on the position
     only; the last layer's row for the distance is then fitted to the sphere by least squares. Narrow networks start
-    a few times nearer to it than by geometric initialisation alone.
+    a few times nearer to it than by geometric initialization alone.
 
     Args:
         encoding_dim: channels of the encoding.
@@ -200,7 +200,7 @@ class _WithGradient(torch.autograd.Function):
 
 
 class ColorNetwork(nn.Module):
-    """Colour of surface points from position, view direction, normal and the distance network's features.
+    """Color of surface points from position, view direction, normal and the distance network's features.
 
     Args:
         feature_dim: features of the distance network.
@@ -245,7 +245,7 @@ class ColorNetwork(nn.Module):
         features: Float[Tensor, "n F"],
         codes: Float[Tensor, "n c"] | None = None,
     ) -> Float[Tensor, "n 3"]:
-        """Colours in (0, 1).
+        """Colors in (0, 1).
 
         Args:
             points: positions in units of the scene's sphere.

@@ -1,4 +1,4 @@
-"""A plane through a distance field, coloured by the distance with iso-lines: what training makes of the space."""
+"""A plane through a distance field, colored by the distance with iso-lines: what training makes of the space."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def plane_points(
 
 
 def distance_colors(sdf: Float[Tensor, " n"], spacing: float) -> Float[Tensor, "n 3"]:
-    """Colours of distances: blue inside, orange outside, paler near the surface; dark iso-lines, the surface's white.
+    """Colors of distances: blue inside, orange outside, paler near the surface; dark iso-lines, the surface's white.
 
     Args:
         sdf: signed distances.
@@ -64,9 +64,9 @@ def slice_picture(
 
     Args:
         sdf: signed distance at points in units of the rays.
-        origins, directions: rays, relative to the sphere's centre.
+        origins, directions: rays, relative to the sphere's center.
         axis: which coordinate is constant on the plane.
-        height: its value, relative to the centre.
+        height: its value, relative to the center.
         radius: of the sphere. Iso-lines are a tenth of it apart.
     """
     points, hit = plane_points(origins, directions, axis, height)

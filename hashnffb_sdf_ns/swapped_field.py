@@ -1,4 +1,4 @@
-"""The surface of one field with the colours of another."""
+"""The surface of one field with the colors of another."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ FeatureSource = Literal["appearance", "geometry"]
 
 
 class SwappedField(nn.Module):
-    """Stands where a `SdfField` was, for rendering: distances are those of one, colours those of another.
+    """Stands where a `SdfField` was, for rendering: distances are those of one, colors those of another.
 
-    Both spheres are laid onto each other. A colour network reads position, normal, direction and the features of the
+    Both spheres are laid onto each other. A color network reads position, normal, direction and the features of the
     distance network that it was trained with; those of another network mean nothing to it. What it gets is decided by
     `features`:
 
-    - "appearance": the point is moved to the nearest surface of the field that gives the colours, and features and
-      position are that field's there: all that its colour network knows. Normals and directions are those of the
+    - "appearance": the point is moved to the nearest surface of the field that gives the colors, and features and
+      position are that field's there: all that its color network knows. Normals and directions are those of the
       surface that is shown, and shade it.
     - "geometry": features are those of the shown surface, at its own position, as published code does it. They suit the
-      colour network only if both were trained from the same one.
+      color network only if both were trained from the same one.
 
     Args:
         geometry: gives the surface.
-        appearance: gives the colours.
+        appearance: gives the colors.
         features: see above.
-    Raises: InputError if the features of the geometry do not fit into the colour network.
+    Raises: InputError if the features of the geometry do not fit into the color network.
     """
 
     def __init__(self, geometry: SdfField, appearance: SdfField, features: FeatureSource = "appearance") -> None:
         super().__init__()
         widths = geometry.options.feature_dim, appearance.options.feature_dim
         if features == "geometry" and widths[0] != widths[1]:
-            problem = f"the geometry has {widths[0]} features, and the colour network reads {widths[1]}"
+            problem = f"the geometry has {widths[0]} features, and the color network reads {widths[1]}"
             raise InputError(problem, "Choose --features appearance, or train both with the same feature-dim")
         self.shown, self.colors, self.features = geometry, appearance, features
 
@@ -59,11 +59,11 @@ class SwappedField(nn.Module):
         return self.shown.forward_geonetwork(x)
 
     def encode_directions(self, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n d"]:
-        """As the colour network wants them."""
+        """As the color network wants them."""
         return self.colors.encode_directions(directions)
 
     def codes_of(self, camera_indices: Int[Tensor, "n 1"] | None, count: int) -> Float[Tensor, "n c"] | None:
-        """The colour network's mean appearance code: images of the other run are none of its own."""
+        """The color network's mean appearance code: images of the other run are none of its own."""
         del camera_indices
         return self.colors.codes_of(None, count)
 
@@ -75,7 +75,7 @@ class SwappedField(nn.Module):
         features: Float[Tensor, "n F"],
         codes: Float[Tensor, "n c"] | None = None,
     ) -> Float[Tensor, "n 3"]:
-        """Colours of points of the shown surface; arguments as those of `SdfField.color`."""
+        """Colors of points of the shown surface; arguments as those of `SdfField.color`."""
         y = self.colors.center + self.colors.radius * self.shown.to_unit(x)
         if self.features == "appearance":
             y = onto_surface(self.colors, y)

@@ -37,7 +37,7 @@ class TransformsCapture:
     sizes: NDArray
     """(width, height) of the images [n, 2]."""
     inner: Float[NDArray, "n 3 3"]
-    """Intrinsics without distortion; the first pixel's centre is at 0.5."""
+    """Intrinsics without distortion; the first pixel's center is at 0.5."""
     poses: Float[NDArray, "n 3 4"]
     """Camera to world, OpenGL axes."""
     points: Float[NDArray, "m 3"] | None
@@ -79,11 +79,11 @@ class TransformsCapture:
             )
         return extent
 
-    def normalised(self, placed: Similarity, target: Path) -> tuple[dict[str, Any], Float[NDArray, "m 3"] | None]:
+    def normalized(self, placed: Similarity, target: Path) -> tuple[dict[str, Any], Float[NDArray, "m 3"] | None]:
         """The content of a transforms.json in `target`, and its SfM points, in coordinates in which a sphere is the
         unit sphere. `applied_transform` and `applied_scale` still lead to the coordinates of the capture."""
         content = copy.deepcopy(self.content)
-        poses = placed.normalised_poses(self.poses)
+        poses = placed.normalized_poses(self.poses)
         for frame, pose in zip(content["frames"], poses):
             frame["transform_matrix"] = [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]]
             for key in FILE_FIELDS:
@@ -95,7 +95,7 @@ class TransformsCapture:
         applied[:, 3] -= placed.center / scale
         content["applied_transform"] = (placed.rotation.T @ applied).tolist()
         content["applied_scale"] = scale / placed.radius
-        points = None if self.points is None else placed.normalised_points(self.points)
+        points = None if self.points is None else placed.normalized_points(self.points)
         return content, points
 
 

@@ -76,7 +76,7 @@ class MeshSnapshot(ViewerButton):
 def glb_of(mesh: Mesh) -> bytes:
     """The mesh as a binary glTF file whose surface is matte and seen from both sides; glTF's own is of metal.
 
-    glTF's vertex colours are linear, a mesh's are sRGB.
+    glTF's vertex colors are linear, a mesh's are sRGB.
     """
     from trimesh.exchange.gltf import export_glb
 

@@ -40,7 +40,7 @@ class View:
     """A view of the object."""
 
     projection: Float[NDArray, "3 4"]
-    """From the world to the mask's pixels; the first pixel's centre is at 0.5."""
+    """From the world to the mask's pixels; the first pixel's center is at 0.5."""
     mask: Bool[NDArray, "h w"]
     """Where the object is."""
 
@@ -50,7 +50,7 @@ class Hull:
     """Voxels that the masks say are the object."""
 
     points: Float[NDArray, "n 3"]
-    """Their centres in world coordinates; none if the masks contradict each other."""
+    """Their centers in world coordinates; none if the masks contradict each other."""
     voxel_size: float
     """Their side."""
     agreement: Float[NDArray, " v"]
@@ -111,12 +111,12 @@ def _carved(views: Sequence[View], center: Float[NDArray, "3"], half: float, tol
 def _kept(
     views: Sequence[View], low: Float[NDArray, "3"], high: Float[NDArray, "3"], resolution: int, tolerated: int
 ) -> tuple[Float[NDArray, "n 3"], float]:
-    """Centres of the voxels of a box that all but `tolerated` views keep, and the side of the voxels."""
+    """Centers of the voxels of a box that all but `tolerated` views keep, and the side of the voxels."""
     step = float((high - low).max()) / resolution
     axes = [np.arange(a + 0.5 * step, b, step) for a, b in zip(low, high)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     inside, outside = np.zeros((2, len(points)), dtype=np.int32)
-    # Neighbours see much the same: in strides over the views, most points are out after a few.
+    # Neighbors see much the same: in strides over the views, most points are out after a few.
     stride = max(1, round(math.sqrt(len(views))))
     for index in (i for start in range(stride) for i in range(start, len(views), stride)):
         row, column, seen = pixels_of(views[index], points)
@@ -174,9 +174,9 @@ def _judge(
 
 
 def likely_region(views: Sequence[View], axes_point: Float[NDArray, "3"]) -> tuple[Float[NDArray, "3"], float]:
-    """A cube to look for the object in: centre and half of the side.
+    """A cube to look for the object in: center and half of the side.
 
-    The centre is the point nearest to the rays through the middles of the masks, the size follows from the masks' own.
+    The center is the point nearest to the rays through the middles of the masks, the size follows from the masks' own.
     Both are medians or nearly so: single bad masks do not matter.
 
     Args:

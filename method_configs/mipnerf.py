@@ -59,7 +59,7 @@ mip_nerf_small = MethodSpecification(
         ),
         optimizers={"fields": adam(4e-3, 5e-4, steps=1800, warmup=100, ramp_from=0.1, eps=1e-8)},
     ),
-    description="mip-NeRF sized for two CPU cores: a recognisable object in about five minutes.",
+    description="mip-NeRF sized for two CPU cores: a recognizable object in about five minutes.",
 )
 
 _paper_360 = replace(
@@ -122,5 +122,5 @@ mip_nerf_360_small = MethodSpecification(
             "camera_opt": adam(1e-3, 1e-4, steps=2500, warmup=100),
         },
     ),
-    description="mip-NeRF 360 sized for two CPU cores: a recognisable capture in about ten minutes.",
+    description="mip-NeRF 360 sized for two CPU cores: a recognizable capture in about ten minutes.",
 )

@@ -19,7 +19,7 @@ class Chunk:
     index: Int[Tensor, " n"]
     """Their numbers."""
     state: BlockState
-    """Their parameters and optimiser state."""
+    """Their parameters and optimizer state."""
     targets: Float[Tensor, "n C p"]
     """The samples they learn."""
     valid: Float[Tensor, "n p"] | None
@@ -28,7 +28,7 @@ class Chunk:
     """Epochs they have been trained for."""
 
     def saved(self) -> dict[str, Any]:
-        """What a checkpoint keeps, in main memory. Finished blocks keep no optimiser state; samples are read again."""
+        """What a checkpoint keeps, in main memory. Finished blocks keep no optimizer state; samples are read again."""
         live = torch.nonzero(~self.state.finished)[:, 0]
         return {
             "index": self.index,

@@ -27,7 +27,7 @@ class Crossings(NamedTuple):
     column: Int64[NDArray, " n"]
     """Number of the column: row · (columns in a row) + place in the row."""
     height: Float[NDArray, " n"]
-    """Position along the column in voxels; the centre of voxel k is at k."""
+    """Position along the column in voxels; the center of voxel k is at k."""
     sign: Int8[NDArray, " n"]
     """+1 where a column enters the inside going up, −1 where it leaves it."""
 
@@ -98,7 +98,7 @@ def find_changes(crossings: Crossings, num_columns: int, winding: bool) -> tuple
 
 
 def add_points(changes: Crossings, sums: Int8[NDArray, "c k"] | Float32[NDArray, "c k"], weight: float = 1) -> None:
-    """Add changes to an array whose cumulative sum along the columns is `weight` where a voxel's centre is inside.
+    """Add changes to an array whose cumulative sum along the columns is `weight` where a voxel's center is inside.
 
     Args:
         changes: heights below the first voxel count for all voxels, those above the last for none.
@@ -126,7 +126,7 @@ def add_shares(changes: Crossings, sums: Float32[NDArray, "c k"], weight: float 
 
 
 def fill_undecided(inside: Bool[NDArray, "a b c"], undecided: Bool[NDArray, "a b c"]) -> None:
-    """Give undecided voxels what most of their 26 neighbours have, from decided ones inwards; in place.
+    """Give undecided voxels what most of their 26 neighbors have, from decided ones inwards; in place.
 
     What no majority is found for stays outside.
     """
@@ -135,13 +135,13 @@ def fill_undecided(inside: Bool[NDArray, "a b c"], undecided: Bool[NDArray, "a b
     # 1 inside, −1 outside, 0 undecided or beyond the border.
     score = np.pad(np.where(undecided, 0, np.where(inside, 1, -1)).astype(np.int8), 1)
     strides = np.array(score.strides)
-    neighbours = (np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3) @ strides).tolist()
+    neighbors = (np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3) @ strides).tolist()
     flat = score.reshape(-1)
     waiting = np.flatnonzero(np.pad(undecided, 1))
     while len(waiting):
         total = np.zeros(len(waiting), dtype=np.int8)
-        for neighbour in neighbours:
-            total += flat[waiting + neighbour]
+        for neighbor in neighbors:
+            total += flat[waiting + neighbor]
         flat[waiting] = np.sign(total)
         if not total.any():
             break

@@ -21,7 +21,7 @@ from miner_ns.signal import Signal, SignalLoader
 
 
 class SignalDataset(InputDataset):
-    """Pictures of the signal: an image shrunk to its camera's size; for a volume, which has none, plain grey."""
+    """Pictures of the signal: an image shrunk to its camera's size; for a volume, which has none, plain gray."""
 
     def get_numpy_image(self, image_idx: int) -> np.ndarray:
         """The picture [height, width, 3] in 8 bits."""
@@ -34,7 +34,7 @@ class SignalDataset(InputDataset):
 
 
 def shrunk(image: Signal, height: int, width: int) -> np.ndarray:
-    """An image at another size in 8 bits, from samples at the centres of its pixels: a picture for orientation, for
+    """An image at another size in 8 bits, from samples at the centers of its pixels: a picture for orientation, for
     which a gigapixel need not be averaged."""
     rows, columns = (
         np.minimum(((np.arange(count) + 0.5) * size / count).astype(int), size - 1)

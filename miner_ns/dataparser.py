@@ -1,12 +1,12 @@
 """Reads what MINER is fitted to, an image or a volume, and places it in the world of a viewer.
 
-An image lies in the plane z = 0, centred at the origin, x to the right and y up, its longer side from −1 to 1. A volume
-is centred at the origin with its longest side from −1 to 1 and keeps the axes of its mesh. The host needs cameras: one
+An image lies in the plane z = 0, centerd at the origin, x to the right and y up, its longer side from −1 to 1. A volume
+is centerd at the origin with its longest side from −1 to 1 and keeps the axes of its mesh. The host needs cameras: one
 in front of an image, which it just fills, and some all around a volume.
 
 A volume's data coordinates, which `ns-mesh --world-coordinates` gives back, are those of its mesh, also in a file that
 ns-voxelize wrote. Those of other arrays are their voxels: voxel (i, j, k) covers [i, i + 1) × [j, j + 1) × [k, k + 1),
-so that its centre is at i + ½, j + ½, k + ½.
+so that its center is at i + ½, j + ½, k + ½.
 
 Samples are not read here but when `metadata["signal"].load()` is first called.
 
@@ -49,7 +49,7 @@ VOLUME_FIELD_OF_VIEW = 40.0
 
 @dataclass
 class MinerImageDataParserConfig(DataParserConfig):
-    """An image of any size: PNG, JPEG, TIFF (also 16-bit and float), EXR or NumPy; grey, RGB or RGBA."""
+    """An image of any size: PNG, JPEG, TIFF (also 16-bit and float), EXR or NumPy; gray, RGB or RGBA."""
 
     _target: type = field(default_factory=lambda: MinerImageDataParser)
     """target class to instantiate"""

@@ -1,7 +1,7 @@
 """Fitting a signal from coarse to fine: which blocks get a network, and training them until each is good enough.
 
 At each level the reconstruction so far is compared with the signal. Blocks whose mean squared error is above a limit
-get a network and are trained, chunk by chunk, so that only the blocks of one chunk and their optimiser state are on the
+get a network and are trained, chunk by chunk, so that only the blocks of one chunk and their optimizer state are on the
 device (`miner_ns.memory` says how much that is); a block that falls below the threshold stops. Training advances in
 portions of a few epochs (`advance`), between which it can be looked at, saved and continued exactly.
 
@@ -360,7 +360,7 @@ class Fitting:
         return Level(self.hierarchy.grids[self.level], self.network_of(self.level), index, theta, scales)
 
     def state(self) -> dict[str, Any]:
-        """All that training has made so far, for a checkpoint. Finished blocks of the chunk keep no optimiser state."""
+        """All that training has made so far, for a checkpoint. Finished blocks of the chunk keep no optimizer state."""
         state: dict[str, Any] = {
             "levels": {j: parts for j, parts in self.hierarchy.state().items() if j > self.level},
             "level": self.level,

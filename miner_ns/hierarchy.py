@@ -147,12 +147,12 @@ class Hierarchy:
 
     @functools.cached_property
     def local_centers(self) -> Float[Tensor, "p d"]:
-        """Centres of a block's samples in its own coordinates."""
+        """Centers of a block's samples in its own coordinates."""
         return torch.from_numpy(self.grids[0].local_centers())
 
     @functools.cached_property
     def inputs(self) -> Float[Tensor, "F p"]:
-        """Encoded centres of a block's samples, the same for all blocks of all levels."""
+        """Encoded centers of a block's samples, the same for all blocks of all levels."""
         return self.encode(self.local_centers).T.float().contiguous()
 
     def owners(self, level: int, index: Int[Tensor, " n"]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
@@ -180,7 +180,7 @@ class Hierarchy:
         return found, row
 
     def evaluate_blocks(self, level: int, index: Int[Tensor, " n"]) -> Float[Tensor, "n C p"]:
-        """The reconstruction at a level's sample centres, block by block.
+        """The reconstruction at a level's sample centers, block by block.
 
         Args:
             level: level of the blocks; what has been trained at it and above it counts.
@@ -387,7 +387,7 @@ class Hierarchy:
         return result
 
     def _interpolate(self, points: Float[Tensor, "n d"], level: int) -> Float[Tensor, "n C"]:
-        """Linear interpolation between a level's reconstructed samples, which lie at the centres of what they cover.
+        """Linear interpolation between a level's reconstructed samples, which lie at the centers of what they cover.
 
         It takes place in main memory: all samples of a level may be more than the device holds.
         """
@@ -457,7 +457,7 @@ def _ravel(position: Int[Tensor, "n d"], blocks: tuple[int, ...]) -> Int[Tensor,
 
 
 def _pair_means(values: Float[Tensor, "*s C"], axis: int, size: int, level: int) -> Float[Tensor, "*s C"]:
-    """Means over neighbours along an axis, each weighted by how many of the axis's `size` samples it covers."""
+    """Means over neighbors along an axis, each weighted by how many of the axis's `size` samples it covers."""
     count = values.shape[axis]
     ends = (torch.arange(1, count + 1, device=values.device) * 2**level).clamp_max(size)
     weight = torch.diff(ends, prepend=ends.new_zeros(1)).to(values)

@@ -1,14 +1,14 @@
-"""Reads images of any size and depth as they are stored: no float copies, no conversion of colours.
+"""Reads images of any size and depth as they are stored: no float copies, no conversion of colors.
 
 | format | read by | kept as |
 |---|---|---|
-| PNG, JPEG, BMP, GIF, WebP, JPEG 2000 | Pillow; 16-bit colour PNG: OpenCV | uint8 or uint16, in memory |
+| PNG, JPEG, BMP, GIF, WebP, JPEG 2000 | Pillow; 16-bit color PNG: OpenCV | uint8 or uint16, in memory |
 | TIFF, uncompressed; .npy | memory map | any integer or float, on disk |
 | TIFF, compressed (its first page) | tifffile, else OpenCV (LZW, JPEG, …) | any integer or float, in memory |
 | EXR | OpenCV | float32, in memory |
 | .npz of one array | numpy | any integer or float, in memory |
 
-Images have 1 to 4 channels: grey, grey and alpha, RGB, RGBA, with alpha as it is stored. An orientation in the metadata
+Images have 1 to 4 channels: gray, gray and alpha, RGB, RGBA, with alpha as it is stored. An orientation in the metadata
 is not applied. Files are told apart by their first bytes.
 """
 
@@ -106,7 +106,7 @@ def read_header(path: Path | str) -> ImageHeader:
         raise InputError(f"the image has {width}×{height} pixels", "Give an image with at least one", path)
     if not 1 <= channels <= 4:
         problem = f"the image has {channels} channels"
-        raise InputError(problem, "Give 1 (grey), 2 (and alpha), 3 (RGB) or 4 (RGBA), as the last axis", path)
+        raise InputError(problem, "Give 1 (gray), 2 (and alpha), 3 (RGB) or 4 (RGBA), as the last axis", path)
     if header.dtype.kind not in "buif":
         raise InputError(f"the values have type {header.dtype}", "Store them as integers or floats", path)
     if header.reader == "opencv" and height * width > OPENCV_PIXELS:
@@ -128,7 +128,7 @@ def read_image(path: Path | str, on_disk: bool = False) -> Signal:
     height, width, _ = header.shape
     on_disk = on_disk and header.reader == "tifffile"
     if header.reader in ("pillow", "opencv", "tifffile") and not on_disk:
-        # Pillow keeps its own copy, of 4 bytes a pixel for colours.
+        # Pillow keeps its own copy, of 4 bytes a pixel for colors.
         own_copy = 4 * height * width if header.reader == "pillow" else 0
         what = f"an image of {width}×{height} pixels"
         require_memory(header.nbytes + own_copy, what, header.remedy, header.path)
@@ -163,7 +163,7 @@ def _read_header(path: Path, start: bytes) -> ImageHeader:
         return ImageHeader(path, _exr_shape(path), np.dtype(np.float32), "opencv")
     if start.startswith(b"\x89PNG\r\n\x1a\n") and len(start) >= 26:
         width, height, depth, color = struct.unpack(">IIBB", start[16:26])
-        if depth == 16 and color != 0:  # Pillow would cut colours down to 8 bits
+        if depth == 16 and color != 0:  # Pillow would cut colors down to 8 bits
             return ImageHeader(path, (height, width, {2: 3, 4: 2, 6: 4}[color]), np.dtype(np.uint16), "opencv")
     return _pillow_header(path)
 
@@ -186,7 +186,7 @@ def _open_pillow(path: Path) -> Iterator[ImageFile.ImageFile]:
 def _pillow_header(path: Path) -> ImageHeader:
     with _open_pillow(path) as image:
         width, height = image.size
-        if image.mode.startswith("I"):  # 16-bit grey; older versions of Pillow widen it to 32 bits
+        if image.mode.startswith("I"):  # 16-bit gray; older versions of Pillow widen it to 32 bits
             return ImageHeader(path, (height, width, 1), np.dtype(np.uint16), "pillow")
         mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
         if has_alpha(image.mode) or "transparency" in image.info:
@@ -287,11 +287,11 @@ def _tiff_header(path: Path) -> ImageHeader:
         kind = f"{page.photometric!s}, {page.bitspersample} bits"
         usual = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB)
         dtype = page.dtype
-        # OpenCV's reader converts palettes and JPEG's colours.
+        # OpenCV's reader converts palettes and JPEG's colors.
         if page.photometric in (PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR) and page.bitspersample == 8:
             return ImageHeader(path, (height, width, 3), np.dtype(np.uint8), "opencv")
         if page.photometric not in usual or dtype is None or page.axes not in ("YX", "YXS", "SYX"):
-            raise InputError(f"TIFF of kind {kind} is not supported", "Convert it to grey, RGB or RGBA", path)
+            raise InputError(f"TIFF of kind {kind} is not supported", "Convert it to gray, RGB or RGBA", path)
         inverted = page.photometric == PHOTOMETRIC.MINISWHITE and dtype.kind in "u"
         if page.is_memmappable and not inverted:
             reader = "mapped"
@@ -328,7 +328,7 @@ def _read_tiff(header: ImageHeader, on_disk: bool) -> Shaped[NDArray, "h w c"]:
 
 
 def _allocate(shape: tuple[int, ...], dtype: np.dtype, on_disk: bool) -> Shaped[NDArray, "..."]:
-    """An uninitialised array, in memory or in a file without a name."""
+    """An uninitialized array, in memory or in a file without a name."""
     if not on_disk:
         return np.empty(shape, dtype=dtype)
     folder, needed = scratch_folder(), int(np.prod(shape, dtype=np.int64)) * dtype.itemsize

@@ -62,7 +62,7 @@ def write_image(
 
     Args:
         path: file to write; its suffix decides the format, its folder is made if need be.
-        shape: height and width in pixels, and channels (1 to 4: grey, grey and alpha, RGB, RGBA).
+        shape: height and width in pixels, and channels (1 to 4: gray, gray and alpha, RGB, RGBA).
         dtype: type of the values; bool becomes 0 and 255.
         read_box: gives boxes of the image, row by row; each pixel is asked for once. `Signal.read_stored` is one.
         progress: show a progress bar.
@@ -163,7 +163,7 @@ def _write_png(path: Path, shape: tuple[int, int, int], dtype: np.dtype, read: R
 
 
 def _filter_lines(lines: UInt8[NDArray, "h b"], above: UInt8[NDArray, "h b"], step: int) -> UInt8[NDArray, "h b+1"]:
-    """Each line as its difference to a neighbouring pixel, by the filter with the least sum of absolute differences.
+    """Each line as its difference to a neighboring pixel, by the filter with the least sum of absolute differences.
 
     Args:
         lines: bytes of lines of pixels.

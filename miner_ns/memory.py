@@ -41,7 +41,7 @@ class DeviceNeed:
     points: int
     """Samples of a block."""
     batch_points: int
-    """Samples of a block in an optimisation step."""
+    """Samples of a block in an optimization step."""
     epochs: int
     """Epochs that are trained in one call."""
     masked: bool
@@ -93,7 +93,7 @@ class DeviceNeed:
         network = self.network
         hidden = network.hidden_dim * (network.num_layers - 1)
         # Between z and the activation autograd keeps three numbers, of a layer of filters eight. Towards the end of
-        # the step, the gradient and what the optimiser makes of it are what remains.
+        # the step, the gradient and what the optimizer makes of it are what remains.
         kept = 3 * hidden + 2 * network.hidden_dim if network.kind == "mlp" else 8 * hidden
         output = self.batch * (6 * network.num_outputs + 2)
         numbers = max(self.batch * kept + output + network.num_parameters, 4 * network.num_parameters + output)

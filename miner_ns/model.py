@@ -38,7 +38,7 @@ VOLUME_DIAMETER = 3.5
 WATCHED_SECONDS = 0.5
 """How long a portion of training may take about while a viewer is watched."""
 SURFACE_COLOR = 0.8
-"""Grey of a volume's surface where it faces the camera."""
+"""Gray of a volume's surface where it faces the camera."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class MinerModelConfig(ModelConfig):
 
 
 class MinerModel(Model):
-    """Trains by `train_portion`, not by gradients of the host's: networks have optimisers of their own.
+    """Trains by `train_portion`, not by gradients of the host's: networks have optimizers of their own.
 
     Args:
         config: the model's config.
@@ -99,7 +99,7 @@ class MinerModel(Model):
             "Level bias", 0.0, -2.0, 4.0, 0.25, hint="Added to the level: above 0 is coarser, below 0 finer."
         )
         self.show_blocks = ViewerCheckbox(
-            "Show blocks", False, hint="Frames of the blocks whose networks are seen, in a colour for each level."
+            "Show blocks", False, hint="Frames of the blocks whose networks are seen, in a color for each level."
         )
         width, height, depth = (0.5 * (self.scene_box.aabb[1] - self.scene_box.aabb[0])).tolist()
         self.whole_view = WholeView((width, height, 0.0 if self.is_image else depth))
@@ -214,7 +214,7 @@ class MinerModel(Model):
         level: Float[Tensor, " n"],
         pixel: Float[Tensor, "n d"] | Float[Tensor, "n 1"],
     ) -> Float[Tensor, "n 3"]:
-        """Colours with the frames of the blocks drawn over them; `pixel` is a pixel's size in samples, by axis."""
+        """Colors with the frames of the blocks drawn over them; `pixel` is a pixel's size in samples, by axis."""
         shown = level.floor().long().clamp(self.fit.hierarchy.finest, self.config.fit.num_levels - 1)
         owner, local = self.fit.hierarchy.owner_at(points, shown)
         extent = self.config.fit.block_size * 2.0 ** owner.clamp_min(0)
@@ -228,8 +228,8 @@ class MinerModel(Model):
         count = len(rays)
         if not hierarchy.levels:
             empty = rays.origins.new_zeros(count, 1)
-            grey = rays.origins.new_full((count, 3), 0.5)
-            return {"rgb": grey + 0.5, "accumulation": empty, "depth": empty, "normals": grey, "level": empty}
+            gray = rays.origins.new_full((count, 3), 0.5)
+            return {"rgb": gray + 0.5, "accumulation": empty, "depth": empty, "normals": gray, "level": empty}
         if self._marcher is None or self._marcher[0] != self._portions:
             self._marcher = (self._portions, VolumeMarcher(hierarchy, self.grid_to_world.to(rays.origins)))
         chosen = self.detail_level.value
@@ -306,7 +306,7 @@ class MinerModel(Model):
 
 
 def _as_rgba(values: Float[Tensor, "n c"]) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 1"]]:
-    """Colour and opacity of grey, grey with alpha, RGB or RGBA values."""
+    """Color and opacity of gray, gray with alpha, RGB or RGBA values."""
     channels = values.shape[-1]
     opacity = values[:, -1:] if channels in (2, 4) else torch.ones_like(values[:, :1])
     color = values[:, :1].expand(-1, 3) if channels <= 2 else values[:, :3]

@@ -120,7 +120,7 @@ class BlockNetwork:
         return {name: part.unflatten(1, shape) for (name, shape), part in zip(self.shapes.items(), parts)}
 
     def init(self, num_blocks: int, generator: torch.Generator | None = None) -> Float[Tensor, "n P"]:
-        """Random parameters: of linear layers as torch initialises them, of filters as the multiplicative filter
+        """Random parameters: of linear layers as torch initializes them, of filters as the multiplicative filter
         networks' authors do.
 
         Source: MINER_pl.

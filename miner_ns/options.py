@@ -43,7 +43,7 @@ class FitOptions:
     weight_by_loss: bool = True
     """Divide each block's gradient by its loss."""
     batch_points: int = 128
-    """Samples of a block in an optimisation step."""
+    """Samples of a block in an optimization step."""
     beta2: float = 0.95
     """RAdam's decay of the mean squared gradient."""
     check_every: int = 25

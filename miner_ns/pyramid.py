@@ -90,7 +90,7 @@ class BlockGrid:
         return result.reshape(len(index), -1)
 
     def local_centers(self) -> Float[NDArray, "p d"]:
-        """Centres of a block's samples in its own coordinates, from −1 to 1 between its faces."""
+        """Centers of a block's samples in its own coordinates, from −1 to 1 between its faces."""
         axis = (2.0 * np.arange(self.block_size) + 1.0) / self.block_size - 1.0
         return np.stack(np.meshgrid(*[axis] * self.ndim, indexing="ij"), axis=-1).reshape(-1, self.ndim)
 
@@ -195,7 +195,7 @@ def _coverage(size: int, level: int) -> Float[NDArray, " m"]:
 
 
 def _pair_means(box: Float[NDArray, "..."], axis: int, weight: Float[NDArray, " m"]) -> Float[NDArray, "..."]:
-    """Weighted means of neighbours along an axis of even length."""
+    """Weighted means of neighbors along an axis of even length."""
     shape = [1] * box.ndim
     shape[axis] = -1
     even = [slice(None)] * box.ndim

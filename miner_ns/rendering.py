@@ -25,7 +25,7 @@ class PlaneHits(NamedTuple):
     distance: Float[Tensor, " n"]
     """Ray distance; 0 where the image is missed."""
     points: Float[Tensor, "n 2"]
-    """Place on the image in its samples, the ellipse's centre."""
+    """Place on the image in its samples, the ellipse's center."""
     level: Float[Tensor, " n"]
     """Level of detail whose samples are as wide as the ellipse, or as a part of it."""
     coverage: Float[Tensor, " n"]
@@ -115,7 +115,7 @@ class SurfaceHits(NamedTuple):
 
 
 class VolumeSamples:
-    """The samples of one level of an occupancy, interpolated linearly between their centres.
+    """The samples of one level of an occupancy, interpolated linearly between their centers.
 
     Args:
         hierarchy: the fitted occupancy.
@@ -270,6 +270,6 @@ def _free_space(values: Float[Tensor, "a b c"]) -> Float[Tensor, "a b c"]:
     if outside.all():
         return torch.full_like(values, float(max(values.shape)))
     # Interpolated values exceed 0.5 up to a sample away from a sample that does, and a place in a sample is up to half
-    # a sample away from its centre.
+    # a sample away from its center.
     distance = torch.from_numpy(distance_transform_cdt(outside, metric="chessboard")).to(values)
     return distance - 1.5

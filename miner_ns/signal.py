@@ -1,6 +1,6 @@
 """What MINER is fitted to: an image or a volume on a regular grid, kept as it is stored and read box by box.
 
-Sample i of an axis covers [i, i + 1) in grid coordinates; its centre is at i + ½. Spatial axes come first, the channels
+Sample i of an axis covers [i, i + 1) in grid coordinates; its center is at i + ½. Spatial axes come first, the channels
 last: (row, column, channel) of an image, (x, y, z, channel) of a volume.
 """
 
@@ -27,7 +27,7 @@ class Signal:
 
     A gigapixel image stays 8-bit (or on disk, as a memory map), an occupancy volume stays one bit a voxel; only the box
     that is asked for becomes float32. Values in [0, 1] stand for `value_range` of the stored values: all that the type
-    can hold for bool, uint8 and uint16, else what the signal itself spans (colours are not converted: sRGB stays sRGB).
+    can hold for bool, uint8 and uint16, else what the signal itself spans (colors are not converted: sRGB stays sRGB).
 
     The arrays are read-only, so that copies of a signal, as the host makes them of metadata, share them.
 

@@ -1,8 +1,8 @@
 """The surface of a fitted occupancy, for ns-mesh and for the host's marching cubes.
 
-Networks learn an occupancy at the centres of its samples. Between those they are free, most of all between the last
+Networks learn an occupancy at the centers of its samples. Between those they are free, most of all between the last
 samples of one block and the first of the next: taken there, networks of zeros and ones give dents, and specks off the
-surface. So the surface is that of the samples, interpolated linearly between their centres. It has no seams between
+surface. So the surface is that of the samples, interpolated linearly between their centers. It has no seams between
 blocks or levels, and networks are evaluated once per sample, block by block, however fine the mesh is.
 """
 
@@ -37,7 +37,7 @@ def to_grid(world: Float[Tensor, "n 3"], grid_to_world: Float[Tensor, "3 k"]) ->
 
 
 class SampledLevel:
-    """Samples of a level of a volume, interpolated linearly between their centres; beyond them the border continues.
+    """Samples of a level of a volume, interpolated linearly between their centers; beyond them the border continues.
 
     Samples are computed when they are first needed, a layer of blocks at a time, and kept until others need the place.
     Who asks along the first axis, as meshing does, has each computed once, in memory of a few layers.
@@ -64,7 +64,7 @@ class SampledLevel:
         if len(points) == 0:
             return points[:, 0]
         last = torch.tensor(self.grid.shape, device=points.device) - 1
-        place = points / 2.0**self.grid.level - 0.5  # a sample lies at the centre of what it covers
+        place = points / 2.0**self.grid.level - 0.5  # a sample lies at the center of what it covers
         below = place.floor()
         low = torch.minimum(below.long().clamp_min(0), last)
         high = torch.minimum((below.long() + 1).clamp_min(0), last)
@@ -75,7 +75,7 @@ class SampledLevel:
             return self._interpolated(low, high, place - below)
         result = torch.empty_like(place[:, 0])
         layer = low[:, 0] // self.grid.block_size
-        for start in range(first, end + 1, slots - 1):  # the upper neighbours may be in the layer after
+        for start in range(first, end + 1, slots - 1):  # the upper neighbors may be in the layer after
             mine = torch.nonzero((layer >= start) & (layer < start + slots - 1))[:, 0]
             if len(mine) > 0:
                 result[mine] = self(points[mine])

@@ -102,12 +102,12 @@ def voxelize_file(
             CONSOLE.print(f"[yellow]Voxelising again: {error}")
     open_edges = check_closedness(*mesh).open_edges
     if open_edges:
-        remedy = "" if options.votes > 1 else "; --votes 9 lets columns along x, y and z and beside the centre decide"
+        remedy = "" if options.votes > 1 else "; --votes 9 lets columns along x, y and z and beside the center decide"
         CONSOLE.print(f"[yellow]{path} is not closed: it has {open_edges:,} open edges{remedy}.")
     voxels = voxelize(*mesh, options, progress)
     if voxels.undecided:
         share = voxels.undecided / voxels.signal.num_samples
-        CONSOLE.print(f"[yellow]{voxels.undecided:,} voxels ({share:.2%}) follow their neighbours: no majority.")
+        CONSOLE.print(f"[yellow]{voxels.undecided:,} voxels ({share:.2%}) follow their neighbors: no majority.")
     if use_cache:
         try:
             write_volume(voxels, file)

@@ -5,7 +5,7 @@ are found by filling triangles in integer arithmetic (`columns`), so that a clos
 aligned with whatever, and time goes with the surface in voxels plus one sum along the columns.
 
 Where a mesh has holes, a column through one does not come out again. It abstains, columns along the other axes and
-beside it decide, and what is left open follows its neighbours.
+beside it decide, and what is left open follows its neighbors.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from miner_ns.signal import Signal, require_memory
 SLAB_VOXELS = 2**23
 """About how many voxels are in work at once."""
 SLAB_ROWS = 8
-"""Fewest layers of voxels in work at once: undecided voxels look for neighbours there."""
+"""Fewest layers of voxels in work at once: undecided voxels look for neighbors there."""
 CHUNK_ROWS = 128
 """Rows of columns whose crossings are found at once."""
 JITTERED_WEIGHT = 0.25
-"""Weight of columns beside a voxel's centre: they decide only where those through the centre do not."""
+"""Weight of columns beside a voxel's center: they decide only where those through the center do not."""
 TIE = 1e-4
 """Shares of votes that are so close to one half are a tie."""
 CENTER_WEIGHT = 2e-3
-"""Weight of the column through the centre that decides on a tie of an even number of sub-columns, as a share of theirs.
+"""Weight of the column through the center that decides on a tie of an even number of sub-columns, as a share of theirs.
 Where the surface lies along the columns there are many ties, and taking them all as outside would move it inwards."""
 
 # (row, place, along) axes of the columns, and whether that order of axes mirrors space.
@@ -61,11 +61,11 @@ class VoxelizeOptions:
     margin: float = 0.05
     """Free space on each side of the mesh's longest extent, as a share of that extent."""
     subvoxel: int = 1
-    """With 1, a voxel is inside if its centre is. With m, m² columns per voxel and axis measure the share of it that is
+    """With 1, a voxel is inside if its center is. With m, m² columns per voxel and axis measure the share of it that is
     inside, and more than half must be."""
     votes: int = 1
     """How many columns decide on a voxel: 1 for a closed mesh; for one with holes 3 (along x, y and z), or 9, 15, …, of
-    which all but three pass beside the voxel's centre."""
+    which all but three pass beside the voxel's center."""
     fill: Literal["auto", "winding", "parity"] = "auto"
     """What counts as inside. winding: where the surface winds around; parts may overlap, triangles must face one way.
     parity: what an odd number of crossings parts from the outside. auto: winding if all triangles face one way."""
@@ -91,7 +91,7 @@ class Grid:
     shape: tuple[int, int, int]
     """Voxels along x, y and z."""
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Corner of the first voxel in the coordinates of the mesh; the voxel's centre is half a voxel further."""
+    """Corner of the first voxel in the coordinates of the mesh; the voxel's center is half a voxel further."""
     voxel_size: float = 1.0
     """Side of a voxel in the unit of the mesh."""
 
@@ -105,7 +105,7 @@ class Voxels:
     grid: Grid
     """Where it is."""
     undecided: int = 0
-    """Voxels that no majority of columns decided on; they follow their neighbours."""
+    """Voxels that no majority of columns decided on; they follow their neighbors."""
 
 
 class Closedness(NamedTuple):
@@ -299,7 +299,7 @@ class _Axis:
 
 
 def _passes(options: VoxelizeOptions, rounds: int, seed: int) -> Iterator[tuple[int, int, float]]:
-    """For each column of a voxel, where it passes beside the voxel's centre (in fixed point) and its weight.
+    """For each column of a voxel, where it passes beside the voxel's center (in fixed point) and its weight.
 
     The first round is a regular grid of subvoxel² columns; further rounds shift it at random, always in the same way.
     """

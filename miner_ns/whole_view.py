@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from common_ns.camera_geometry import normalise
+from common_ns.camera_geometry import normalize
 from common_ns.first_view import MARGIN, FirstView, View
 
 CORNER = (0.5, 0.35, 1.0)
@@ -18,7 +18,7 @@ class WholeView(FirstView):
     """The whole signal.
 
     Args:
-        half_size: half of the signal's sides in the world, centred at the origin; z is 0 for an image.
+        half_size: half of the signal's sides in the world, centerd at the origin; z is 0 for an image.
     """
 
     def __init__(self, half_size: tuple[float, float, float]) -> None:
@@ -33,12 +33,12 @@ def whole_position(half_size: tuple[float, float, float], fov: float, aspect: fl
     """Position [3] of a camera that looks at the origin, y up, and has the whole signal in view.
 
     Args:
-        half_size: half of the signal's sides, centred at the origin; z is 0 for an image.
+        half_size: half of the signal's sides, centerd at the origin; z is 0 for an image.
         fov: vertical field of view in radians.
         aspect: width of the picture over its height.
     """
-    back = normalise((0.0, 0.0, 1.0) if half_size[2] == 0.0 else CORNER)
-    right = normalise(np.cross((0.0, 1.0, 0.0), back))
+    back = normalize((0.0, 0.0, 1.0) if half_size[2] == 0.0 else CORNER)
+    right = normalize(np.cross((0.0, 1.0, 0.0), back))
     corners = np.array(list(itertools.product((-1.0, 1.0), repeat=3))) * half_size
     x, y, z = np.abs(corners @ right), np.abs(corners @ np.cross(back, right)), corners @ back
     slope = math.tan(0.5 * fov)

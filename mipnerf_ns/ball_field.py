@@ -32,7 +32,7 @@ class BallField(Protocol):
 
 
 class ColorField(BallField, Protocol):
-    """What a field of density and colour can be asked for."""
+    """What a field of density and color can be asked for."""
 
     appearance: AppearanceCodes | None
     """Codes of the training images."""
@@ -62,7 +62,7 @@ def ball_iso_field(
 
     Args:
         model: has the scene box.
-        field: density and colour.
+        field: density and color.
         level: density of the surface per scene unit; None: `default_density_level`.
         voxel_size: side of the voxels that the surface is extracted on, in scene units; None: points.
     """

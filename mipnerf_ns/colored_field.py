@@ -1,4 +1,4 @@
-"""The colour half of a field: what a density's hidden features look like from a direction, in a training image's light.
+"""The color half of a field: what a density's hidden features look like from a direction, in a training image's light.
 
 Direction and appearance code condition small layers on top of the density's own, so that they cannot move surfaces.
 """
@@ -19,13 +19,13 @@ from mipnerf_ns.networks import ColorHead, init_weights
 
 
 class ColoredField(Field):
-    """Adds colour to a class of density, which stands behind this one among the bases of the field.
+    """Adds color to a class of density, which stands behind this one among the bases of the field.
 
     Args:
-        bottleneck_dim: channels from the density's hidden features to the colour head.
-        num_color_layers, color_hidden_dim: size of the colour head.
+        bottleneck_dim: channels from the density's hidden features to the color head.
+        num_color_layers, color_hidden_dim: size of the color head.
         num_direction_frequencies: octaves of the view direction's encoding.
-        rgb_padding: colours reach this far beyond [0, 1].
+        rgb_padding: colors reach this far beyond [0, 1].
         num_images: training images, each with an appearance code.
         appearance_dim: length of the codes; 0: none.
         **density: arguments of the density, which has a `density_head` on its hidden features.
@@ -69,7 +69,7 @@ class ColoredField(Field):
         directions: Float[Tensor, "*m 3"],
         camera_indices: Int[Tensor, "*m 1"] | None = None,
     ) -> Float[Tensor, "*n 3"]:
-        """Colour in [−padding, 1 + padding].
+        """Color in [−padding, 1 + padding].
 
         Args:
             hidden: the density's features of the samples.

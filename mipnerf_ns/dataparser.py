@@ -48,7 +48,7 @@ class MultiscaleBlenderDataParserConfig(DataParserConfig):
     scale_factor: float = 1.0
     """How much to scale the camera origins by."""
     alpha_color: str | None = "white"
-    """Colour that transparent images are blended with; None hands RGBA images to the model as they are."""
+    """Color that transparent images are blended with; None hands RGBA images to the model as they are."""
     scales: tuple[int, ...] = (1, 2, 4, 8)
     """Which images to use, by the factor that they are smaller than the original: 1 alone is single-scale training."""
 

@@ -1,4 +1,4 @@
-"""The mip-NeRF field: one network that maps the Gaussian of a cone's interval to density and colour."""
+"""The mip-NeRF field: one network that maps the Gaussian of a cone's interval to density and color."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from mipnerf_ns.networks import ColorHead, Precision, Trunk, head, init_weights,
 
 
 class MipNerfField(Field):
-    """Density and colour of Gaussians.
+    """Density and color of Gaussians.
 
     Args:
         num_frequencies: octaves of the integrated encoding, from 2^0.
         num_direction_frequencies: octaves of the view direction's encoding.
         num_layers, hidden_dim: size of the network up to the density.
         skip_layer: the encoding is joined again after every so many layers.
-        num_color_layers, color_hidden_dim: size of the colour head.
+        num_color_layers, color_hidden_dim: size of the color head.
         density_bias: added before the softplus of the density.
-        rgb_padding: colours reach this far beyond [0, 1], so that the sigmoid need not saturate.
+        rgb_padding: colors reach this far beyond [0, 1], so that the sigmoid need not saturate.
         density_noise: standard deviation of noise on the raw density while training.
         ray_shape: cast cones, or cylinders for orthographic cameras.
         position_scale: factor on positions before encoding. The encoding has period 2π, so that the scene must fit
@@ -124,7 +124,7 @@ class MipNerfField(Field):
         return {FieldHeadNames.RGB: self.color(density_embedding, ray_samples.frustums.directions[..., :1, :])}
 
     def color(self, hidden: Float[Tensor, "*n hidden"], directions: Float[Tensor, "*m 3"]) -> Float[Tensor, "*n 3"]:
-        """Colour in [−padding, 1 + padding].
+        """Color in [−padding, 1 + padding].
 
         Args:
             hidden: features of the Gaussians.

@@ -1,6 +1,6 @@
-"""The fields of mip-NeRF 360: density, and colour, of Gaussians in contracted space.
+"""The fields of mip-NeRF 360: density, and color, of Gaussians in contracted space.
 
-The proposal network is the density alone; the NeRF network adds colour. The "minus" variant encodes the contracted mean
+The proposal network is the density alone; the NeRF network adds color. The "minus" variant encodes the contracted mean
 without its covariance.
 """
 
@@ -178,4 +178,4 @@ class ContractedDensityField(Field):
 
 
 class MipNerf360Field(ColoredField, ContractedDensityField):
-    """Density and colour of Gaussians: mip-NeRF 360's NeRF network. Arguments as its bases'."""
+    """Density and color of Gaussians: mip-NeRF 360's NeRF network. Arguments as its bases'."""

@@ -8,7 +8,7 @@ What bounds it, by count and not yet by measurement: a sample of the paper's siz
 bfloat16 against 20 bytes read. On an H200 (4.8 TB/s) a step of 16,384 rays × 160 samples cannot take less than 0.56 ms.
 Evaluating sine, cosine and exponential afresh at every octave takes three special-function instructions for two
 features, 0.5 ms, and some 28 instructions in all, 0.6 ms, both beside the writing. So a recurrence over octaves has
-little to save here, and without one the result is the more accurate. Lanes own four neighbouring features, whatever
+little to save here, and without one the result is the more accurate. Lanes own four neighboring features, whatever
 octave these belong to: 252 columns (21 directions × 12 octaves) fill 256 places, and all writes are full ones. With a
 lane for each direction, 11 of 32 would idle, and the pieces written would be of 42 bytes.
 """
@@ -117,7 +117,7 @@ def fused_encoding(
     if samples == 0:
         return result
     chunks = -(-samples // _SPAN)
-    # A column for each sine, so that lanes which own neighbouring features read neighbouring numbers.
+    # A column for each sine, so that lanes which own neighboring features read neighboring numbers.
     table = torch.nn.functional.pad(basis.float().repeat(1, num_frequencies), (0, columns - half))
     with torch.cuda.device_of(mean):
         _compiled()[(rays * chunks,)](

@@ -44,7 +44,7 @@ class MipNerfModelConfig(RadianceModelConfig):
     _target: type = field(default_factory=lambda: MipNerfModel)
     """target class to instantiate"""
     loss_coefficients: dict[str, float] = to_immutable_dict({"rgb_loss_coarse": 0.1, "rgb_loss_fine": 1.0})
-    """Weights of the coarse and the fine level's colour loss."""
+    """Weights of the coarse and the fine level's color loss."""
     num_coarse_samples: int = 128
     """Intervals per ray of the coarse level."""
     num_importance_samples: int = 128
@@ -65,15 +65,15 @@ class MipNerfModelConfig(RadianceModelConfig):
     skip_layer: int = 4
     """The encoding is joined again after every so many layers."""
     num_color_layers: int = 1
-    """Hidden layers of the colour head."""
+    """Hidden layers of the color head."""
     color_hidden_dim: int = 128
-    """Width of the colour head."""
+    """Width of the color head."""
     density_bias: float = -1.0
     """Added to the raw density before the softplus."""
     density_noise: float = 0.0
     """Standard deviation of noise on the raw density while training (1.0 helps some real captures)."""
     rgb_padding: float = 0.001
-    """How far colours may reach beyond [0, 1]."""
+    """How far colors may reach beyond [0, 1]."""
     ray_shape: Literal["cone", "cylinder"] = "cone"
     """Shape cast by a pixel: cone, or cylinder for orthographic cameras."""
     precision: Precision = "auto"

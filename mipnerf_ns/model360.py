@@ -1,4 +1,4 @@
-"""mip-NeRF 360 as a nerfstudio model: two rounds of proposals, one of colour, in contracted space."""
+"""mip-NeRF 360 as a nerfstudio model: two rounds of proposals, one of color, in contracted space."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class MipNerf360ModelConfig(ProposalModelConfig):
     skip_layer: int = 4
     """The encoding is joined again after every so many layers."""
     bottleneck_dim: int = 256
-    """Channels from these layers to the colour head."""
+    """Channels from these layers to the color head."""
     num_color_layers: int = 1
-    """Hidden layers of the colour head."""
+    """Hidden layers of the color head."""
     color_hidden_dim: int = 128
-    """Width of the colour head."""
+    """Width of the color head."""
     density_bias: float = -1.0
     """Added to the raw density before the softplus."""
     rgb_padding: float = 0.001
-    """How far colours may reach beyond [0, 1]."""
+    """How far colors may reach beyond [0, 1]."""
     ray_shape: Literal["cone", "cylinder"] = "cone"
     """Shape cast by a pixel: cone, or cylinder for orthographic cameras."""
     precision: Precision = "auto"

@@ -1,4 +1,4 @@
-"""The networks of both mip-NeRF fields: a trunk that joins the encoding again half-way, and a colour head.
+"""The networks of both mip-NeRF fields: a trunk that joins the encoding again half-way, and a color head.
 
 Parameters stay in float32; the products of the hidden layers run in the number format of what comes in.
 """
@@ -85,14 +85,14 @@ class Trunk(nn.Module):
 
 
 class ColorHead(nn.Module):
-    """Colour from features and per-ray conditions (encoded view direction, appearance code).
+    """Color from features and per-ray conditions (encoded view direction, appearance code).
 
     Args:
         in_dim: channels of the trunk.
-        bottleneck_dim: channels that pass from the trunk to the colour layers.
+        bottleneck_dim: channels that pass from the trunk to the color layers.
         condition_dim: channels of the conditions.
-        num_layers, hidden_dim: size of the colour layers.
-        rgb_padding: colours reach this far beyond [0, 1], so that the sigmoid need not saturate.
+        num_layers, hidden_dim: size of the color layers.
+        rgb_padding: colors reach this far beyond [0, 1], so that the sigmoid need not saturate.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ def head(layer: nn.Linear, hidden: Tensor) -> Tensor:
 
 
 def init_weights(module: nn.Module, init: Callable[[Tensor], object]) -> None:
-    """Initialise the weights of all linear layers, with biases 0."""
+    """Initialize the weights of all linear layers, with biases 0."""
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, SplitLinear)):
             init(layer.weight)

@@ -2,7 +2,7 @@
 
 Any callable that maps ray samples to a density can serve as a round's field. It sees the host's `RaySamples`, whose
 frustums carry the pixel's area, so that it can work with Gaussians; the host's own proposal sampler passes positions
-only. The samples' normalised bounds (`spacing_starts`, `spacing_ends`) are what the host's `interlevel_loss` and
+only. The samples' normalized bounds (`spacing_starts`, `spacing_ends`) are what the host's `interlevel_loss` and
 `distortion_loss` work on.
 
 The samplers are not the host's: those draw their own random numbers, so that the samples of a ray would depend on how
@@ -46,7 +46,7 @@ class Round:
 
     @property
     def bins(self) -> Float[Tensor, "n s+1"]:
-        """Interval bounds in normalised distance [0, 1]."""
+        """Interval bounds in normalized distance [0, 1]."""
         starts, ends = self.samples.spacing_starts, self.samples.spacing_ends
         assert starts is not None and ends is not None
         return torch.cat([starts[..., 0], ends[..., -1:, 0]], dim=-1)
@@ -67,7 +67,7 @@ class ProposalLoop:
     dilation_multiplier: float = 0.5
     """Dilation before resampling, in units of the mean interval that the rounds so far would give."""
     dilation_bias: float = 0.0025
-    """Dilation before resampling in normalised distance, added to it."""
+    """Dilation before resampling in normalized distance, added to it."""
     resample_padding: float = 0.0
     """Added to the dilated weights, spread by length, so that empty stretches are still looked at."""
 
@@ -85,7 +85,7 @@ class ProposalLoop:
             rays: rays [n] with near and far planes.
             fields: one for each round; the same one may serve several.
             anneal: exponent on the weights that samples are drawn from, 0 to 1.
-            jitter: shift of each ray's samples in each round, in [0, 1) of their spacing; None: centred.
+            jitter: shift of each ray's samples in each round, in [0, 1) of their spacing; None: centerd.
             guide: moves the last round's interval bounds.
         Returns: the rounds in order. No gradient passes from a round's samples to the round before.
         """
@@ -125,10 +125,10 @@ class ProposalLoop:
 def spacing_maps(
     spacing: Spacing, near: Float[Tensor, "n 1"], far: Float[Tensor, "n 1"]
 ) -> tuple[SpacingMap, SpacingMap]:
-    """The map from normalised distance in [0, 1] to ray distance in [near, far], and its inverse.
+    """The map from normalized distance in [0, 1] to ray distance in [near, far], and its inverse.
 
     Args:
-        spacing: what even steps in normalised distance are even in.
+        spacing: what even steps in normalized distance are even in.
         near, far: planes in ray distance, scene units.
     Source: mip-NeRF 360, equation 11.
     """

@@ -1,4 +1,4 @@
-"""Radiance fields whose samples are found by proposals: rounds of a density network, then one of colour.
+"""Radiance fields whose samples are found by proposals: rounds of a density network, then one of color.
 
 mip-NeRF 360 without its networks: a model of this kind says which two fields it has (`build_fields`).
 """
@@ -51,7 +51,7 @@ class ProposalModelConfig(RadianceModelConfig):
     num_proposal_samples: tuple[int, ...] = (64, 64)
     """Intervals per ray of each proposal round; all rounds use one network."""
     num_nerf_samples: int = 32
-    """Intervals per ray of the last round, which renders colour."""
+    """Intervals per ray of the last round, which renders color."""
     sampling: Literal["auto", "uniform", "disparity", "piecewise"] = "auto"
     """Spacing of the first round: uniform in distance, uniform in disparity, or piecewise (uniform up to distance 1,
     disparity beyond). auto: uniform for objects seen from outside, disparity for captures."""
@@ -68,11 +68,11 @@ class ProposalModelConfig(RadianceModelConfig):
     dilation_multiplier: float = 0.5
     """Widening of proposal intervals before resampling, relative to the mean length that intervals should have."""
     dilation_bias: float = 0.0025
-    """Widening of proposal intervals before resampling, in normalised ray distance."""
+    """Widening of proposal intervals before resampling, in normalized ray distance."""
     resample_padding: float = 0.0
     """Added to the widened weights in proportion to length, so that empty stretches are still looked at."""
     charbonnier_padding: float = 0.001
-    """Colour errors below this count quadratically, those above linearly."""
+    """Color errors below this count quadratically, those above linearly."""
     interlevel_loss_mult: float = 1.0
     """Weight of the loss that makes proposals enclose the last round's weights."""
     distortion_loss_mult: float = 0.01
@@ -91,9 +91,9 @@ class ProposalModelConfig(RadianceModelConfig):
 
 
 class ProposalModel(RadianceModel):
-    """One proposal network finds where density is, in several rounds; the colour network renders from the last one.
+    """One proposal network finds where density is, in several rounds; the color network renders from the last one.
 
-    The proposal network learns from the colour network's weights only, the colour network from the images only.
+    The proposal network learns from the color network's weights only, the color network from the images only.
 
     Args:
         config: the model's config.
@@ -149,7 +149,7 @@ class ProposalModel(RadianceModel):
 
     @abstractmethod
     def build_fields(self, contracted: bool, position_scale: float) -> tuple[Field, ColorField]:
-        """The proposal network, and the network of density and colour.
+        """The proposal network, and the network of density and color.
 
         Args:
             contracted: squeeze what lies beyond distance 1 (after scaling) into the ball of radius 2.
@@ -176,7 +176,7 @@ class ProposalModel(RadianceModel):
 
     @property
     def round_fields(self) -> list[RayField]:
-        """The field of each round: the proposal network, and last the one with colour."""
+        """The field of each round: the proposal network, and last the one with color."""
         return [*[self.proposal] * len(self.config.num_proposal_samples), self.field]
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
@@ -233,7 +233,7 @@ class ProposalModel(RadianceModel):
         return outputs
 
     def guide_of(self, rays: RayBundle, noise: Float[Tensor, "n k"] | None) -> Guide | None:
-        """What moves the last round's samples; None: nothing. For models that know more of a ray than its colour."""
+        """What moves the last round's samples; None: nothing. For models that know more of a ray than its color."""
         return None
 
     def further_outputs(self, rounds: list[Round], rays: RayBundle) -> dict[str, Tensor]:
@@ -330,7 +330,7 @@ class ProposalModel(RadianceModel):
         return metrics, images
 
     def outputs_for_test_image(self, camera: Cameras, batch: dict) -> dict[str, Tensor]:
-        """Render a test image; models that compare more than colours may use what else the batch has."""
+        """Render a test image; models that compare more than colors may use what else the batch has."""
         del batch
         return self.get_outputs_for_camera(camera)
 
@@ -352,7 +352,7 @@ class ProposalModel(RadianceModel):
             chunk[:] = [hidden, samples.frustums.directions[..., :1, :]]
             return {FieldHeadNames.DENSITY: density}
 
-        # Geometry does not depend on the code: what enters the colour head is computed once.
+        # Geometry does not depend on the code: what enters the color head is computed once.
         fields = [*self.round_fields[:-1], keep_features]
         for start in range(0, len(rays), self.eval_rays_per_chunk):
             last = self.sampler(self.collider(rays[start : start + self.eval_rays_per_chunk]), fields)[-1]

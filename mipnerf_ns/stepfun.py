@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def blur_weights(weights: Float[Tensor, "*r n"]) -> Float[Tensor, "*r n"]:
-    """Dilate weights by a max over neighbours, then average: a wide, smooth upper envelope.
+    """Dilate weights by a max over neighbors, then average: a wide, smooth upper envelope.
 
     Each interval gets the mean of the two maxima over (itself, left) and (itself, right). Samples drawn from it also
     fall beside a surface, which keeps the fine level from missing thin structure.
@@ -29,14 +29,14 @@ def blur_weights(weights: Float[Tensor, "*r n"]) -> Float[Tensor, "*r n"]:
 def max_dilate(
     t: Float[Tensor, "*r n+1"], w: Float[Tensor, "*r n"], dilation: float
 ) -> tuple[Float[Tensor, "*r m+1"], Float[Tensor, "*r m"]]:
-    """Spread each interval's density over its neighbourhood, so that the next round cannot miss thin structure.
+    """Spread each interval's density over its neighborhood, so that the next round cannot miss thin structure.
 
     Each interval grows by `dilation` on both sides; where grown intervals overlap, the largest density counts.
 
     Args:
-        t: interval endpoints in normalised ray distance [0, 1].
+        t: interval endpoints in normalized ray distance [0, 1].
         w: rendering weights of the intervals.
-        dilation: half-width of the neighbourhood, in the unit of t.
+        dilation: half-width of the neighborhood, in the unit of t.
     Returns: endpoints and weights of the dilated step function, m = 3 n intervals (some may be empty), the weights
         summing to 1 (all are 0 if `w` is).
     Source: mip-NeRF 360, supplement ("dilation").
@@ -45,7 +45,7 @@ def max_dilate(
     starts = (t[..., :-1] - dilation).contiguous()
     ends = (t[..., 1:] + dilation).contiguous()
     grown = torch.cat([t, starts, ends], dim=-1).sort(dim=-1).values
-    # Intervals that cover a place are neighbours: from the first that ends after it to the last that starts by it.
+    # Intervals that cover a place are neighbors: from the first that ends after it to the last that starts by it.
     place = grown[..., :-1].contiguous()
     first = torch.searchsorted(ends, place, right=True)
     last = torch.searchsorted(starts, place, right=True)
@@ -101,16 +101,16 @@ def anneal_weights(w: Float[Tensor, "*r n"], t: Float[Tensor, "*r n+1"], anneal:
 def sample_intervals(
     t: Float[Tensor, "*r n+1"], w: Float[Tensor, "*r n"], num_samples: int, jitter: Float[Tensor, "*r 1"] | None = None
 ) -> Float[Tensor, "*r num_samples+1"]:
-    """Draw intervals whose centres follow a step function.
+    """Draw intervals whose centers follow a step function.
 
-    The centres sit at equally spaced quantiles, shifted along the ray as a whole; the intervals meet half-way between
+    The centers sit at equally spaced quantiles, shifted along the ray as a whole; the intervals meet half-way between
     them. Rays without weight are sampled evenly.
 
     Args:
         t: interval endpoints in [0, 1].
         w: weights; they need not sum to 1.
         num_samples: number of intervals to draw.
-        jitter: shift of each ray's quantiles in [0, 1), in units of their spacing; None: 0.5, the centred ones.
+        jitter: shift of each ray's quantiles in [0, 1), in units of their spacing; None: 0.5, the centerd ones.
     Returns: endpoints of the drawn intervals, within [0, 1].
     Source: mip-NeRF 360, supplement ("sampling"); one jitter per ray.
     """

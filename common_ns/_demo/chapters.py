@@ -135,7 +135,7 @@ def scenes(recipe: Recipe) -> list[Chapter]:
 
 
 def surfaces(recipe: Recipe) -> Chapter:
-    """hash-neus-small by day and by evening light, the mesh, and the colours of one run on the other's surface."""
+    """hash-neus-small by day and by evening light, the mesh, and the colors of one run on the other's surface."""
     folder = recipe.folder / "surface"
 
     def show(page: Page) -> None:
@@ -144,7 +144,7 @@ def surfaces(recipe: Recipe) -> Chapter:
             "A mesh from pictures: hash-neus-small",
             "Fifty pictures of the sample scene from known places, with masks of what belongs to it. The method "
             "learns, for each point in space, how far it is from the nearest surface. Where that distance is zero is "
-            "the surface, and ns-mesh takes it out as a watertight, coloured mesh.",
+            "the surface, and ns-mesh takes it out as a watertight, colored mesh.",
         )
         found = results_of(pictures)
         views = [panels(file, 2) for file in sorted(pictures.glob("eval_img_*.png"))]
@@ -152,10 +152,10 @@ def surfaces(recipe: Recipe) -> Chapter:
         page.grid(
             [[*view, normal] for view, normal in zip(views, normals, strict=True)],
             ("picture held out", "rendering", "normals"),
-            "Views that training has not seen. Normals, the directions that the surface faces, are shown as colours.",
+            "Views that training has not seen. Normals, the directions that the surface faces, are shown as colors.",
             width=240,
         )
-        page.film(folder / "turntable.mp4", "The mesh on a turntable: as clay, and in its own colours.", 720)
+        page.film(folder / "turntable.mp4", "The mesh on a turntable: as clay, and in its own colors.", 720)
         distances = json.loads((folder / "mesh.json").read_text())
         extent = MeshPictures(truth, size=300)
         chamfer = 100.0 * distances["chamfer"] / (2.0 * extent.radius)
@@ -174,11 +174,11 @@ def surfaces(recipe: Recipe) -> Chapter:
         page.section(
             "appearance",
             "The same shape in another light: ns-swap-appearance",
-            "A second run has learned the same scene from pictures of an evening. ns-swap-appearance lays its colours "
+            "A second run has learned the same scene from pictures of an evening. ns-swap-appearance lays its colors "
             "onto the surface of the first run: the geometry of the day in the light of the evening.",
         )
-        page.film(folder / "orbit.mp4", "The first run: its own colours, and its normals.", 520)
-        page.film(folder / "swapped.mp4", "The surface of the first run with the colours of the second.", 520)
+        page.film(folder / "orbit.mp4", "The first run: its own colors, and its normals.", 520)
+        page.film(folder / "swapped.mp4", "The surface of the first run with the colors of the second.", 520)
         page.card(
             "appearance", "The same shape in another light", "ns-swap-appearance", first_frame(folder / "swapped.mp4")
         )
@@ -287,7 +287,7 @@ def outdoors(recipe: Recipe) -> Chapter:
         page.section(
             "outdoors",
             "Without bounds: mip-nerf-360-small",
-            "Outdoors, pictures see from centimetres to the horizon. mip-NeRF 360 bends space, so that everything far "
+            "Outdoors, pictures see from centimeters to the horizon. mip-NeRF 360 bends space, so that everything far "
             "away fits into a ball, and uses a small network to find where along a ray there is anything at all.",
         )
         found = results_of(pictures)
@@ -296,7 +296,7 @@ def outdoors(recipe: Recipe) -> Chapter:
             depth = panels(pictures / file.name.replace("img", "depth"), 3)[-1]
             rows.append([*panels(file, 2), depth])
         page.grid(rows, ("picture held out", "rendering", "depth"), "Views that training has not seen.", width=260)
-        page.film(folder / "flight.mp4", "A flight from one held-out view to the next: colour and depth.", 560)
+        page.film(folder / "flight.mp4", "A flight from one held-out view to the next: color and depth.", 560)
         page.text(f"PSNR of the held-out views: {found['psnr']:.1f} dB.")
         page.results["outdoors"] = {"psnr": found["psnr"], "ssim": found["ssim"]}
         page.card("outdoors", "Without bounds", f"mip-nerf-360-small: {found['psnr']:.1f} dB", rows[0][1])

@@ -35,7 +35,7 @@ class Camera:
         return -self.camera_to_world[:3, 2]
 
     def directions(self, x: Float[ndarray, "n"], y: Float[ndarray, "n"]) -> Float[ndarray, "3 n"]:
-        """Unit ray directions through image positions in pixels; the first pixel's centre is (0.5, 0.5)."""
+        """Unit ray directions through image positions in pixels; the first pixel's center is (0.5, 0.5)."""
         d = np.stack([(x - self.width / 2) / self.focal, (self.height / 2 - y) / self.focal, -np.ones_like(x)])
         d /= np.sqrt((d * d).sum(axis=0))
         return product(self.camera_to_world[:3, :3], d)
@@ -46,7 +46,7 @@ class Camera:
         return np.linalg.inv(self.camera_to_world @ np.diag([1.0, -1.0, -1.0, 1.0]))
 
     def intrinsics(self, first_pixel: float = 0.5) -> Float[ndarray, "3 3"]:
-        """K in pixels. `first_pixel` is the coordinate of the first pixel's centre: 0.5, or 0 to index pixels by it."""
+        """K in pixels. `first_pixel` is the coordinate of the first pixel's center: 0.5, or 0 to index pixels by it."""
         shift = 0.5 - first_pixel
         return np.array(
             [[self.focal, 0, self.width / 2 - shift], [0, self.focal, self.height / 2 - shift], [0.0, 0.0, 1.0]]

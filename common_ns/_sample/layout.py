@@ -38,9 +38,9 @@ class Part:
     mirror: float = 0.0
     """Share of the mirror reflection at normal incidence; it rises to 1 at grazing incidence. 0: none at all."""
     emissive: bool = False
-    """The texture is the emitted colour: no light, no shadow."""
+    """The texture is the emitted color: no light, no shadow."""
     darkeners: tuple[tuple[float, float], ...] = ()
-    """Balls that stand for the part where it keeps sky light from its neighbours: height above the middle of the part's
+    """Balls that stand for the part where it keeps sky light from its neighbors: height above the middle of the part's
     bounding sphere in scene units, and radius as a share of that sphere's."""
 
 
@@ -123,7 +123,7 @@ def _icosahedron_cage(
     corners = corners @ rotation_to(tuple(corners[0]))
     gaps = np.linalg.norm(corners[:, None] - corners[None], axis=-1)
     first, second = np.nonzero(np.triu(np.isclose(gaps, gaps[gaps > 1e-9].min())))
-    # Neighbours get into the same section: by level, then around.
+    # Neighbors get into the same section: by level, then around.
     middle = (corners[first] + corners[second]) / 2
     order = np.lexsort((np.arctan2(middle[:, 1], middle[:, 0]), middle[:, 2].round(6)))
     return [

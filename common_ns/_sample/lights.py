@@ -18,13 +18,13 @@ def unit(*v: float) -> Float[ndarray, "3 1"]:
 
 
 def linear(*rgb: float) -> Float[ndarray, "3 1"]:
-    """A linear colour, or any three numbers, in single precision."""
+    """A linear color, or any three numbers, in single precision."""
     return np.asarray(rgb, dtype=np.float32)[:, None]
 
 
 @dataclass(frozen=True)
 class Lights:
-    """A key light that casts shadows, a weak fill light without, and light from all around. Colours are linear."""
+    """A key light that casts shadows, a weak fill light without, and light from all around. Colors are linear."""
 
     key: Float[ndarray, "3 1"]
     """Towards the key light."""
@@ -39,7 +39,7 @@ class Lights:
     bounce: Float[ndarray, "3 1"]
     """Light from below."""
     emission: Float[ndarray, "3 1"]
-    """Colour that what shines by itself (the far dome) is multiplied by."""
+    """Color that what shines by itself (the far dome) is multiplied by."""
 
 
 LIGHTS: dict[LightName, Lights] = {

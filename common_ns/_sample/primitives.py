@@ -27,7 +27,7 @@ class Primitive(Protocol):
 
     @property
     def bound(self) -> tuple[Float[ndarray, "3"], float]:
-        """Centre and radius of a sphere that holds the solid."""
+        """Center and radius of a sphere that holds the solid."""
         ...
 
     def intersect(
@@ -78,7 +78,7 @@ class Sphere:
     def intersect(self, o: Float[ndarray, "3 n"], d: Float[ndarray, "3 n"]) -> tuple[Float[ndarray, "n"], None]:
         oc = self.local(o)
         b = dot(oc, d)
-        # Distance of the line from the centre, from the perpendicular vector: no cancellation for far origins.
+        # Distance of the line from the center, from the perpendicular vector: no cancellation for far origins.
         foot = oc - b * d
         h = self.radius**2 - dot(foot, foot)
         t = -b - np.sqrt(np.maximum(h, 0.0))

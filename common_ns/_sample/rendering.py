@@ -32,13 +32,13 @@ class View:
     """What a camera sees. Arrays are [height, width, ...]."""
 
     rgb: Float[ndarray, "h w 3"]
-    """Colour in 0..1, display (sRGB) values, straight (not multiplied by alpha); 0 where alpha is 0."""
+    """Color in 0..1, display (sRGB) values, straight (not multiplied by alpha); 0 where alpha is 0."""
     alpha: Float[ndarray, "h w"]
     """Part of the pixel that anything covers. 1 everywhere in the unbounded scene."""
     depth: Float[ndarray, "h w"]
-    """z-depth of the ray through the pixel's centre in scene units; 0 where it hits nothing."""
+    """z-depth of the ray through the pixel's center in scene units; 0 where it hits nothing."""
     normals: Float[ndarray, "h w 3"]
-    """Outward world-space unit normal where the ray through the pixel's centre hits; 0 where it hits nothing."""
+    """Outward world-space unit normal where the ray through the pixel's center hits; 0 where it hits nothing."""
     mask: Bool[ndarray, "h w"]
     """Pixels of which the objects (not the unbounded scene's surroundings) cover at least half."""
 
@@ -101,7 +101,7 @@ def _touched(
 ) -> tuple[Bool[ndarray, "parts n"], Bool[ndarray, "n"]]:
     """Which parts each pixel's area may see (never too few), and the pixels where that is much thinner than a pixel.
 
-    What a ray anywhere in the pixel hits is at most half a pixel's diagonal from the ray through the centre, so that
+    What a ray anywhere in the pixel hits is at most half a pixel's diagonal from the ray through the center, so that
     this ray hits the part when the part is grown by as much.
     """
     touched, slender = np.ones((len(tracer.parts), d.shape[1]), dtype=bool), np.zeros(d.shape[1], dtype=bool)
@@ -163,7 +163,7 @@ class _Samples:
         return out
 
     def colors(self, shader: Shader, objects: int) -> Float[ndarray, "5 positions pixels"]:
-        """Display colour times coverage, coverage, and coverage by objects."""
+        """Display color times coverage, coverage, and coverage by objects."""
         out, hit = np.zeros((5, self._t.size), dtype=np.float32), sorted_hits(self._index)
         index = self._index[hit]
         linear = shader.radiance(take(self._o, hit), take(self._d, hit), self._t[hit], index, self._piece[hit])
@@ -178,7 +178,7 @@ def lattice(count: int) -> tuple[Float[ndarray, "n"], Float[ndarray, "n"]]:
     """`count` positions in the unit square: a rank-1 lattice, symmetric about the middle.
 
     Positions are (i + ½, (g i + c) mod n + ½) / n: each of n thin rows and columns holds exactly one. Every
-    (count / 16)-th position is a lattice, too. Of the generators g, the one is taken for which the closest neighbours
+    (count / 16)-th position is a lattice, too. Of the generators g, the one is taken for which the closest neighbors
     in the worse of the two lattices (on the torus, in units of their spacing) are farthest apart.
     """
 

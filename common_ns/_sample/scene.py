@@ -43,13 +43,13 @@ class Scene:
     crate, a checkered ring, a striped column that carries a cage of thin rods, a dotted rod, and a railing whose posts
     get thinner and thinner. Rays are intersected in closed form, in double precision.
 
-    Rendering is box-filtered: a pixel's colour is the mean of sub-samples that are spread evenly over its area,
+    Rendering is box-filtered: a pixel's color is the mean of sub-samples that are spread evenly over its area,
     averaged as display values times coverage. Pixels that no solid touches are empty for certain. The others get 16
     sub-samples; those whose samples span more than 0.08 in some channel, and those that hold rods much thinner than a
     pixel, get `supersample`² in all. The sub-samples form a lattice that has no rows along the pixel's sides and is
-    symmetric about the centre, so gradients are averaged exactly and the error at an edge falls almost like the inverse
+    symmetric about the center, so gradients are averaged exactly and the error at an edge falls almost like the inverse
     of their number: root-mean-square 0.004 of the range with 8² at 100 × 100 pixels, 0.0016 with 16². Depth and normals
-    are not filtered: they belong to the ray through the pixel's centre.
+    are not filtered: they belong to the ray through the pixel's center.
 
     Args:
         seed: fills the textures and turns some of the objects.

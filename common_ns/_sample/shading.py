@@ -1,4 +1,4 @@
-"""What surfaces look like: lights, shadows, highlights and one mirror reflection. Colours are linear, [3, n]."""
+"""What surfaces look like: lights, shadows, highlights and one mirror reflection. Colors are linear, [3, n]."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Shader:
     def __init__(self, tracer: Tracer, objects: int, lights: LightName = "day") -> None:
         self._tracer, self._lights = tracer, LIGHTS[lights]
         self._shadows = SunShadows(tracer, objects, self._lights.key.astype(np.float64))
-        # Balls that darken what is near them, each with the part that it stands for: (part, centre, radius).
+        # Balls that darken what is near them, each with the part that it stands for: (part, center, radius).
         self._darkeners: list[tuple[int, Float[ndarray, "3 1"], float]] = []
         for k, part in enumerate(tracer.parts[:objects]):
             center, radius = tracer.bounds[k]
@@ -41,13 +41,13 @@ class Shader:
         piece: Int[ndarray, "n"],
         mirrors: bool = True,
     ) -> Float[ndarray, "3 n"]:
-        """Colour of the surfaces hit at distance t; every ray must have hit something, and rays are sorted by part.
+        """Color of the surfaces hit at distance t; every ray must have hit something, and rays are sorted by part.
 
         Highlights are Blinn–Phong's; the mirror reflection has Schlick's Fresnel factor and shows no further mirrors.
         """
         p = o + t * d
         n = self._tracer.normals(p, index, piece)
-        # Colours need no more than single precision, which is twice as fast.
+        # Colors need no more than single precision, which is twice as fast.
         p32, n32, d32 = p.astype(np.float32), n.astype(np.float32), d.astype(np.float32)
         lights = self._lights
         parts = [(self._tracer.parts[k], run) for k, run in runs(index)]

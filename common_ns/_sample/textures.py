@@ -1,6 +1,6 @@
 """Procedural textures of the sample scene: linear albedo as a function of a point in the frame of its object.
 
-Points are [3, n] in scene units, colours [3, n] linear, both in single precision. Detail goes down to about a pixel at
+Points are [3, n] in scene units, colors [3, n] linear, both in single precision. Detail goes down to about a pixel at
 200² and below.
 """
 
@@ -187,7 +187,7 @@ def veined_ball(noise: ValueNoise) -> Texture:
 
 
 def plain(*rgb: float) -> Texture:
-    """One colour."""
+    """One color."""
     albedo = color(*rgb)
 
     def texture(p: Float[ndarray, "3 n"]) -> Float[ndarray, "3 n"]:
@@ -220,7 +220,7 @@ def meadow(noise: ValueNoise) -> Texture:
 
 
 def horizon(noise: ValueNoise) -> Texture:
-    """Far dome: sky with clouds above two ranges of hills. Emitted colour, not albedo: it is not lit."""
+    """Far dome: sky with clouds above two ranges of hills. Emitted color, not albedo: it is not lit."""
     zenith, haze, cloud = color(82, 142, 214), color(214, 228, 240), color(255, 255, 255)
     far_hill, near_hill, snow = color(124, 144, 172), color(78, 104, 96), color(240, 244, 250)
 
@@ -245,7 +245,7 @@ def horizon(noise: ValueNoise) -> Texture:
 
 
 def standing_stone(noise: ValueNoise, *rgb: float) -> Texture:
-    """Weathered bands of one colour, for the middle distance."""
+    """Weathered bands of one color, for the middle distance."""
     base, other = color(*rgb), color(238, 232, 220)
 
     def texture(p: Float[ndarray, "3 n"]) -> Float[ndarray, "3 n"]:

@@ -31,7 +31,7 @@ class Torus(Posed):
     def intersect(self, o: Float[ndarray, "3 n"], d: Float[ndarray, "3 n"]) -> tuple[Float[ndarray, "n"], None]:
         """Smallest entering root of the ray's quartic.
 
-        Measured from the point nearest to the centre the quartic has no cubic term: f(s) = s⁴ + p s² + q s + c, which
+        Measured from the point nearest to the center the quartic has no cubic term: f(s) = s⁴ + p s² + q s + c, which
         is positive outside. Its critical points c₁ ≤ c₂ ≤ c₃ have a closed form, and f falls through 0 only in
         [−S, c₁] and [c₂, c₃], where ±S bounds the ring: two bracketed monotone searches find every entry.
         """

@@ -90,7 +90,7 @@ def _save(path: Path, pixels: ndarray) -> None:
 
 
 def _over(view: View, background: float) -> UInt8[ndarray, "h w 3"]:
-    """The view over a grey background of the given display value."""
+    """The view over a gray background of the given display value."""
     alpha = view.alpha[..., None]
     return to_bytes(view.rgb * alpha + background * (1.0 - alpha))
 
@@ -190,7 +190,7 @@ class IdrWriter:
     """`image/`, `mask/` and `cameras_sphere.npz` of all views, and `splits.json`, which lists the files of each split.
 
     Pictures are over black. `world_mat_i` is K [R | t] in OpenCV axes and maps to pixel indices, as IDR and NeuS read
-    it: the first pixel's centre is (0, 0).
+    it: the first pixel's center is (0, 0).
 
     Args:
         folder: where to.

@@ -39,7 +39,7 @@ class HashGridOptions:
     """Features at a vertex of each grid."""
     log2_table_size: int = 19
     """A grid with more than 2^this vertices hashes them into so many rows. On CPUs, 15 to 17 is quick: larger tables
-    leave the cache, and the optimiser goes through all of them at every step. Let it be Adam with fused=True; torch's
+    leave the cache, and the optimizer goes through all of them at every step. Let it be Adam with fused=True; torch's
     default takes eight times as long, and more than the grid itself."""
     base_resolution: int = 16
     """Vertices along an axis of the coarsest grid."""

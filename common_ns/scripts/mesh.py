@@ -96,7 +96,7 @@ class MeshCommand:
     chunk_size: int = 65536
     """Most points that are evaluated at once; it bounds the memory that the field needs."""
     vertex_colors: bool = True
-    """Give vertices the field's colour as seen head-on, if the field has colours."""
+    """Give vertices the field's color as seen head-on, if the field has colors."""
     normals: bool = True
     """Give vertices the normals of the field."""
     close: bool = True
@@ -158,7 +158,7 @@ class MeshCommand:
 
         low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
         extent = " to ".join("(" + ", ".join(f"{x:.4g}" for x in corner) + ")" for corner in (low, high))
-        kept = [name for name, part in (("normals", mesh.normals), ("colours", mesh.colors)) if part is not None]
+        kept = [name for name, part in (("normals", mesh.normals), ("colors", mesh.colors)) if part is not None]
         print(
             f"Surface at level {field.level:.4g}, voxels of {voxel:.4g} scene units\n"
             f"  vertices    {len(mesh.vertices):,}{' with ' + ' and '.join(kept) if kept else ''}\n"

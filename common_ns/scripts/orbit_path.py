@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from common_ns.camera_geometry import (
     azimuth_coverage,
     in_words,
-    orbit_centre,
+    orbit_center,
     orbit_poses,
     positions,
     spherical_coordinates,
@@ -39,20 +39,20 @@ LARGEST_DEFAULT_ELEVATION = math.radians(80.0)
 class Orbit:
     """A circle of cameras around the scene, in the coordinates of the trained model."""
 
-    centre: Float[NDArray, " 3"]
+    center: Float[NDArray, " 3"]
     """The point that every camera looks at."""
-    centre_source: str
-    """Where the centre comes from, in words."""
+    center_source: str
+    """Where the center comes from, in words."""
     up: Float[NDArray, " 3"]
     """Axis of the orbit, a unit vector."""
     radius: float
-    """Distance of the cameras to the centre, in scene units."""
+    """Distance of the cameras to the center, in scene units."""
     elevation: float
     """Angle of the cameras above the horizontal plane, in radians."""
     start_azimuth: float
     """Azimuth of the first camera in radians: the middle of the train cameras."""
     coverage: float
-    """Angle in radians of the arc around the centre on which the train cameras stand."""
+    """Angle in radians of the arc around the center on which the train cameras stand."""
 
 
 def fit_orbit(c2w: Float[NDArray, "n 3 4"], box: Float[NDArray, "2 3"]) -> Orbit:
@@ -66,12 +66,12 @@ def fit_orbit(c2w: Float[NDArray, "n 3 4"], box: Float[NDArray, "2 3"]) -> Orbit
         box: lower and upper corner of the scene box.
     Returns: an orbit at the median distance and the median elevation of the train cameras.
     """
-    centre, source = orbit_centre(c2w, box)
+    center, source = orbit_center(c2w, box)
     up = up_axis(c2w)
-    distance, elevation, azimuth = spherical_coordinates(positions(c2w), centre, up)
+    distance, elevation, azimuth = spherical_coordinates(positions(c2w), center, up)
     return Orbit(
-        centre=centre,
-        centre_source=source,
+        center=center,
+        center_source=source,
         up=up,
         radius=float(np.median(distance)),
         elevation=float(np.clip(np.median(elevation), -LARGEST_DEFAULT_ELEVATION, LARGEST_DEFAULT_ELEVATION)),
@@ -143,7 +143,7 @@ class OrbitPath:
     elevation_swing_degrees: float = 0.0
     """Amplitude by which the elevation rises and sinks once per turn."""
     radius: float | None = None
-    """Distance to the centre in scene units. Default: the median of the train cameras."""
+    """Distance to the center in scene units. Default: the median of the train cameras."""
     radius_scale: float = 1.0
     """Factor on the radius: below 1 closer to the scene, above 1 further away."""
     fov: float | None = None
@@ -184,7 +184,7 @@ class OrbitPath:
         output_path = self.output_path or self.load_config.parent / "camera_paths" / "orbit.json"
         print(
             f"Orbit of {self.frames} poses, {seconds:.3g} s at {self.frames / seconds:.3g} frames per second\n"
-            f"  centre     {in_words(orbit.centre)} ({orbit.centre_source})\n"
+            f"  center     {in_words(orbit.center)} ({orbit.center_source})\n"
             f"  up         {in_words(orbit.up)}\n"
             f"  radius     {radius:.4g} scene units\n"
             f"  elevation  {math.degrees(elevation):.1f}°"
@@ -212,8 +212,8 @@ class OrbitPath:
         radius = self.radius_scale * (orbit.radius if self.radius is None else self.radius)
         if radius < 1e-6:
             remedy = "Give the distance of the orbit's cameras with --radius"
-            raise InputError("the train cameras all stand at the orbit's centre", remedy, self.load_config)
-        poses = orbit_poses(orbit.centre, radius, elevation, self.frames, orbit.up, orbit.start_azimuth, swing)
+            raise InputError("the train cameras all stand at the orbit's center", remedy, self.load_config)
+        poses = orbit_poses(orbit.center, radius, elevation, self.frames, orbit.up, orbit.start_azimuth, swing)
         return poses, radius, elevation
 
     def image_size(self, train_width: int, train_height: int) -> tuple[int, int]:

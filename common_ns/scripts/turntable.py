@@ -20,7 +20,7 @@ SUFFIXES = (".mp4", ".png", ".jpg")
 
 @dataclass
 class Turntable:
-    """Draw a mesh from all around: as clay, which shows its shape, and in its own colours.
+    """Draw a mesh from all around: as clay, which shows its shape, and in its own colors.
 
     Rays are cast at its triangles; neither a display nor a GPU is needed.
     """
@@ -28,7 +28,7 @@ class Turntable:
     mesh: tyro.conf.Positional[Path]
     """Mesh to draw: ply, obj, glb, stl or off."""
     output_path: Path = Path("turntable.mp4")
-    """Film (.mp4), or picture (.png, .jpg) of all frames: clay above, colours below."""
+    """Film (.mp4), or picture (.png, .jpg) of all frames: clay above, colors below."""
     frames: int = 48
     """Views, evenly around the mesh."""
     fps: int = 12
@@ -38,7 +38,7 @@ class Turntable:
     up: tuple[float, float, float] = (0.0, 0.0, 1.0)
     """Which direction is up."""
     size: int = 320
-    """Height of a view in pixels, an even number; clay and colours are as wide each."""
+    """Height of a view in pixels, an even number; clay and colors are as wide each."""
 
     def check(self) -> None:
         """Raises InputError about options that cannot work."""

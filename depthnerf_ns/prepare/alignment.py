@@ -77,10 +77,10 @@ def align_scale_shift(
         raise AlignmentError(f"{count} points with known depth and a prediction, {min_points} are needed")
     p, r, w = p[usable], r[usable], w[usable] / np.median(w[usable])
     # In units of its own spread, so that no tolerance depends on the network's unit.
-    centre, spread = (float(np.median(p)), _spread(p)) if fit_shift else (0.0, float(np.median(np.abs(p))))
+    center, spread = (float(np.median(p)), _spread(p)) if fit_shift else (0.0, float(np.median(np.abs(p))))
     if not spread > LEAST_SPREAD * max(float(np.abs(p).max()), 1e-300):
-        raise AlignmentError(f"the prediction is constant ({centre:.4g}) at the points with known depth")
-    x, root = (p - centre) / spread, np.sqrt(w)
+        raise AlignmentError(f"the prediction is constant ({center:.4g}) at the points with known depth")
+    x, root = (p - center) / spread, np.sqrt(w)
 
     slope, offset = _best_pair(x, r, root, fit_shift, trials, seed)
     least = max(tolerance, LEAST_SPREAD) * float(np.median(np.abs(r)))
@@ -106,7 +106,7 @@ def align_scale_shift(
     mask = np.zeros(len(usable), dtype=bool)
     mask[usable] = inliers
     scale = slope / spread
-    return Alignment(scale, offset - scale * centre, mask)
+    return Alignment(scale, offset - scale * center, mask)
 
 
 def _spread(values: Float[ndarray, " n"]) -> float:

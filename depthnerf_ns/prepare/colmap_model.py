@@ -157,8 +157,8 @@ class ColmapModel:
         """
         u, _, vt = np.linalg.svd(np.einsum("nij,nkj->ik", wanted[:, :, :3], own[:, :, :3]))
         rotation = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
-        centre, own_centre = wanted[:, :, 3].mean(axis=0), own[:, :, 3].mean(axis=0)
-        offsets, own_offsets = wanted[:, :, 3] - centre, (own[:, :, 3] - own_centre) @ rotation.T
+        center, own_center = wanted[:, :, 3].mean(axis=0), own[:, :, 3].mean(axis=0)
+        offsets, own_offsets = wanted[:, :, 3] - center, (own[:, :, 3] - own_center) @ rotation.T
         scale = float((offsets * own_offsets).sum() / max(float((own_offsets**2).sum()), 1e-300))
         spread = max(float(np.sqrt((offsets**2).sum(axis=1).mean())), 1e-300)
         error = float(np.median(np.linalg.norm(offsets - scale * own_offsets, axis=1))) / spread
@@ -169,4 +169,4 @@ class ColmapModel:
             problem += f"cameras' spread and {turn:.1f}°"
             remedy = "Give the model that the poses come from as --colmap-path, or --reference features"
             raise InputError(problem, remedy, self.folder)
-        return scale, rotation, centre - scale * rotation @ own_centre
+        return scale, rotation, center - scale * rotation @ own_center

@@ -1,6 +1,6 @@
 """MonoSDF's folders: NAME_rgb.png, NAME_depth and NAME_normal (.npy or .npz, by Omnidata), and cameras.npz.
 
-`world_mat_i` is K [R | t] in OpenCV axes, for the pixels of the original image, where the first pixel's centre is
+`world_mat_i` is K [R | t] in OpenCV axes, for the pixels of the original image, where the first pixel's center is
 (0, 0); `scale_mat_i` maps the unit sphere, which holds the object, to its world. The pictures are the middle square of
 the original, made smaller. Poses are written in the sphere's world; depth is right up to a scale and a shift; normals
 are (n + 1) / 2 in the camera's OpenCV axes.
@@ -23,8 +23,8 @@ from common_ns.projection import take_apart
 CAMERA_FILES = ("cameras.npz", "cameras_sphere.npz")
 ORIGINALS = ((1600, 1200), (1200, 680), (960, 540))
 """Sizes of the original images in MonoSDF's data: DTU, Replica, Tanks and Temples."""
-OFF_CENTRE = 0.06
-"""How far, as a share of the size, a principal point may be from the centre."""
+OFF_CENTER = 0.06
+"""How far, as a share of the size, a principal point may be from the center."""
 
 
 def camera_file(folder: Path) -> Path | None:
@@ -74,17 +74,17 @@ def read_monosdf(folder: Path, original_size: tuple[int, int] | None = None) -> 
 
 
 def _original(k: Float[ndarray, "3 3"], size: tuple[int, int], file: Path) -> tuple[int, int]:
-    """The size of the images that K belongs to: of those that are known, the one whose centre it has."""
+    """The size of the images that K belongs to: of those that are known, the one whose center it has."""
     for width, height in (size, *ORIGINALS):
-        if abs(k[0, 2] / width - 0.5) < OFF_CENTRE and abs(k[1, 2] / height - 0.5) < OFF_CENTRE:
+        if abs(k[0, 2] / width - 0.5) < OFF_CENTER and abs(k[1, 2] / height - 0.5) < OFF_CENTER:
             return width, height
-    problem = f"the principal point ({k[0, 2]:.0f}, {k[1, 2]:.0f}) is not the centre of a known image size"
+    problem = f"the principal point ({k[0, 2]:.0f}, {k[1, 2]:.0f}) is not the center of a known image size"
     raise InputError(problem, "Give the size that the cameras belong to as --original-size WIDTH HEIGHT", file)
 
 
 def _cropped(k: Float[ndarray, "3 3"], original: tuple[int, int], size: tuple[int, int]) -> dict[str, float]:
     """Intrinsics after the middle of an image, of the proportions of the new size, is cropped and made smaller; from
-    the upper left corner instead of the first pixel's centre."""
+    the upper left corner instead of the first pixel's center."""
     factor = max(size[0] / original[0], size[1] / original[1])
     offset = [(old - new / factor) / 2.0 for old, new in zip(original, size)]
     return {

@@ -64,16 +64,16 @@ class PrepareOptions:
     """σ of metric predictions that are not aligned (--reference none), as a share of depth."""
 
     sensor_sigma: tuple[float, ...] | None = None
-    """σ of sensor depth as a polynomial, in the unit of the poses: 0.01 for one centimetre; 0.0012 0 0.0019 for a part
+    """σ of sensor depth as a polynomial, in the unit of the poses: 0.01 for one centimeter; 0.0012 0 0.0019 for a part
     that grows with the square of depth. None: the data set's own σ, else 0.01."""
     depth_unit: float | None = None
-    """Metres (the unit of the poses) per step of the sensor's depth files. None: as the data set states it."""
+    """Meters (the unit of the poses) per step of the sensor's depth files. None: as the data set states it."""
     depth_kind: Literal["z", "ray"] | None = None
     """Sensor depth counts along the optical axis (z) or along the ray. None: as the data set states it, else z."""
     depth_min: float = 0.0
-    """Smaller sensor depths, in metres, are taken for missing."""
+    """Smaller sensor depths, in meters, are taken for missing."""
     depth_max: float = math.inf
-    """Larger sensor depths, in metres, are taken for missing."""
+    """Larger sensor depths, in meters, are taken for missing."""
     depth_resize: bool = False
     """Accept sensor depth of another size than its image, of the same proportions."""
 
@@ -130,4 +130,4 @@ class PrepareOptions:
         if self.sensor_sigma is not None and not (
             self.sensor_sigma and all(math.isfinite(value) for value in self.sensor_sigma)
         ):
-            raise InputError(f"--sensor-sigma is {self.sensor_sigma}", "Give the coefficients c0 c1 c2 of σ in metres")
+            raise InputError(f"--sensor-sigma is {self.sensor_sigma}", "Give the coefficients c0 c1 c2 of σ in meters")

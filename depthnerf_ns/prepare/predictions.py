@@ -112,7 +112,7 @@ def checked(values: Float[ndarray, "h w"], kind: Kind) -> Float[ndarray, "h w"]:
 
 
 def fit_to_image(values: Float[ndarray, "h w"], size: tuple[int, int], file: Path | None) -> Float[ndarray, "h w"]:
-    """The prediction at (width, height): bilinear, and NaN where one of the neighbours is.
+    """The prediction at (width, height): bilinear, and NaN where one of the neighbors is.
 
     Raises: InputError if its proportions are not those of the image.
     """

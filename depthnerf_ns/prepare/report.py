@@ -142,11 +142,11 @@ def draw(shown: Sequence[Shown], title: str) -> Figure:
         step = max(1, -(-max(one.depth.shape) // SHOWN_SIDE))
         row[0].imshow(decode_image(one.image)[::step, ::step, :3])
         row[0].set_title(f"{one.stats.name}: {one.stats.status}", fontsize=9)
-        for axis, values, name, colours in ((row[1], one.depth, "depth", "viridis"), (row[2], one.sigma, "σ", "magma")):
+        for axis, values, name, colors in ((row[1], one.depth, "depth", "viridis"), (row[2], one.sigma, "σ", "magma")):
             small = _thinned(values, step)
             seen = small[small > 0]
             low, high = np.percentile(seen, [1, 99]) if seen.size else (0.0, 1.0)
-            picture = axis.imshow(np.where(small > 0, small, np.nan), cmap=colours, vmin=low, vmax=high)
+            picture = axis.imshow(np.where(small > 0, small, np.nan), cmap=colors, vmin=low, vmax=high)
             figure.colorbar(picture, ax=axis, shrink=0.85)
             axis.set_title(f"{name}, unit of the poses", fontsize=9)
         for axis in row:

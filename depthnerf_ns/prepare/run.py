@@ -38,7 +38,7 @@ from depthnerf_ns.prepare.sparse import PointDepth
 from depthnerf_ns.prepare.writer import REPORT, DepthWriter, clear_output
 
 SENSOR_SIGMA = (0.01,)
-"""σ of sensor depth where nothing else is said: one centimetre."""
+"""σ of sensor depth where nothing else is said: one centimeter."""
 
 
 def prepare(options: PrepareOptions, progress: bool = False) -> Report:

@@ -229,7 +229,7 @@ def sensor_reference(sensor: FrameDepth) -> PointDepth:
 def as_predicted(
     prediction: Float[ndarray, "h w"], relative_sigma: float, predictor: Predictor, name: str
 ) -> FrameDepth:
-    """A metric prediction as it is, for poses in metres and nothing to align it to."""
+    """A metric prediction as it is, for poses in meters and nothing to align it to."""
     if predictor.kind != "metric":
         raise InputError("a relative prediction has no scale of its own", "Choose another --reference than none", name)
     depth = np.nan_to_num(prediction, nan=0.0).astype(np.float32)

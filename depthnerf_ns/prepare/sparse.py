@@ -86,7 +86,7 @@ class SparsePoints:
         median over all points, as a few pixels cannot tell 0.1 from 0.5. Poses count as exact: where they are not, and
         at the edges of objects, depth is off by more (at the poses of an RGB-D capture by about twice as much).
         """
-        centres = cameras.camera_to_worlds[:, :3, 3].double().cpu().numpy()
+        centers = cameras.camera_to_worlds[:, :3, 3].double().cpu().numpy()
         forward = -cameras.camera_to_worlds[:, :3, 2].double().cpu().numpy()
         focal = (cameras.fx * cameras.fy).sqrt().double().cpu().numpy().reshape(-1)
         length = np.maximum(self.sizes, 2)
@@ -101,9 +101,9 @@ class SparsePoints:
             track = order[ends[index] : ends[index + 1]]
             if len(track) >= 2:
                 seen = view[track]
-                ray = self.xyz[index] - centres[seen]
+                ray = self.xyz[index] - centers[seen]
                 cosine = np.sum(ray * forward[seen], axis=1) / np.linalg.norm(ray, axis=1)
-                along = triangulation_sigma(self.xyz[index], centres[seen], focal[seen], float(error[index]))
+                along = triangulation_sigma(self.xyz[index], centers[seen], focal[seen], float(error[index]))
                 sigma[track] = along * cosine
         return np.split(sigma, np.cumsum([len(some) for some in self.points])[:-1])
 

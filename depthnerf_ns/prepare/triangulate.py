@@ -105,7 +105,7 @@ def _keypoints(image: Path, cameras: Cameras, view: int) -> tuple[Float[ndarray,
     keypoints, descriptors = search.detectAndCompute(pixels, np.full_like(pixels, 255))
     if not keypoints:
         return np.zeros((0, 2)), np.zeros((0, 128), np.float32)
-    # OpenCV counts from the centre of the first pixel.
+    # OpenCV counts from the center of the first pixel.
     places = np.array([keypoint.pt for keypoint in keypoints]) + 0.5
     descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))
     return places * [width / pixels.shape[1], height / pixels.shape[0]], descriptors
@@ -134,23 +134,23 @@ def _matches(a: Float[ndarray, "n 128"], b: Float[ndarray, "m 128"]) -> tuple[In
 
 
 def _rays_meet(
-    centre_a: Float[ndarray, " 3"],
+    center_a: Float[ndarray, " 3"],
     rays_a: Float[ndarray, "n 3"],
     focal_a: float,
-    centre_b: Float[ndarray, " 3"],
+    center_b: Float[ndarray, " 3"],
     rays_b: Float[ndarray, "n 3"],
     focal_b: float,
     max_error: float,
 ) -> ndarray:
     """Whether pairs of rays pass each other in front of both cameras, at less than `max_error` pixels in either, and at
     an angle of at least MIN_ANGLE."""
-    offset = centre_b - centre_a
+    offset = center_b - center_a
     cosine = np.sum(rays_a * rays_b, axis=1)
     sine2 = np.maximum(1.0 - cosine**2, 1e-12)
     along_a, along_b = rays_a @ offset, rays_b @ offset
     t_a = (along_a - cosine * along_b) / sine2
     t_b = (cosine * along_a - along_b) / sine2
-    gap = np.linalg.norm(centre_a + t_a[:, None] * rays_a - centre_b - t_b[:, None] * rays_b, axis=1)
+    gap = np.linalg.norm(center_a + t_a[:, None] * rays_a - center_b - t_b[:, None] * rays_b, axis=1)
     ahead = (t_a > 0) & (t_b > 0)
     # Half of the gap is what each key point is off.
     pixels = 0.5 * gap * np.maximum(focal_a / np.maximum(t_a, 1e-12), focal_b / np.maximum(t_b, 1e-12))
@@ -170,7 +170,7 @@ def _tracks(links: Int[ndarray, "k 2"], count: int) -> list[Int[ndarray, " m"]]:
 
 
 def _solve(
-    centres: Float[ndarray, "m 3"], rays: Float[ndarray, "m 3"], focals: Float[ndarray, " m"], max_error: float
+    centers: Float[ndarray, "m 3"], rays: Float[ndarray, "m 3"], focals: Float[ndarray, " m"], max_error: float
 ) -> tuple[Float[ndarray, " 3"], float, Int[ndarray, " k"]] | None:
     """The point nearest to some rays, its mean error in pixels and the rays that agree; None if fewer than two do.
 
@@ -183,8 +183,8 @@ def _solve(
         across = np.eye(3) - rays[keep, :, None] * rays[keep, None, :]
         for _ in range(2):
             normal = np.einsum("n,nij->ij", weight[keep], across)
-            point = np.linalg.solve(normal, np.einsum("n,nij,nj->i", weight[keep], across, centres[keep]))
-            offset = point - centres[keep]
+            point = np.linalg.solve(normal, np.einsum("n,nij,nj->i", weight[keep], across, centers[keep]))
+            offset = point - centers[keep]
             distance = np.einsum("ni,ni->n", offset, rays[keep])
             weight[keep] = (focals[keep] / np.maximum(distance, 1e-9)) ** 2
         squares = weight[keep] * np.einsum("ni,nij,nj->n", offset, across, offset)

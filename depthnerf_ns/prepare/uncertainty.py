@@ -27,7 +27,7 @@ def polynomial_sigma(coefficients: Sequence[float], depth: Float[ndarray, "*n"])
 
 def triangulation_sigma(
     point: Float[ndarray, " 3"],
-    centres: Float[ndarray, "m 3"],
+    centers: Float[ndarray, "m 3"],
     focals: Float[ndarray, " m"],
     error: float,
 ) -> Float[ndarray, " m"]:
@@ -43,12 +43,12 @@ def triangulation_sigma(
 
     Args:
         point: in world axes.
-        centres: of the cameras.
+        centers: of the cameras.
         focals: in pixels.
         error: of a key point's place in pixels.
     Returns: along the rays; inf for a point whose cameras lie on one ray.
     """
-    ray = point - centres
+    ray = point - centers
     distance = np.linalg.norm(ray, axis=1)
     ray = ray / distance[:, None]
     sine2 = np.maximum(1.0 - (ray @ ray.T) ** 2, 0.0)
@@ -93,15 +93,15 @@ def fit_residual_sigma(
         least_relative: least σ as a share of depth.
     """
     residual = np.abs(aligned - reference)
-    centre = float(np.median(aligned))
-    scaled = aligned / centre
+    center = float(np.median(aligned))
+    scaled = aligned / center
     best, best_likelihood = 0.0, -np.inf
     for exponent in EXPONENTS:
         spread = float((residual / scaled**exponent)[inliers].mean())
-        likelihood = -np.log(max(spread, 1e-12 * centre)) - exponent * float(np.log(scaled[inliers]).mean())
+        likelihood = -np.log(max(spread, 1e-12 * center)) - exponent * float(np.log(scaled[inliers]).mean())
         if likelihood > best_likelihood + 1e-12:
             best, best_likelihood = float(exponent), likelihood
     spread = TO_SIGMA * float(np.median(residual / scaled**best))
-    spread = max(spread, least_relative * centre)
+    spread = max(spread, least_relative * center)
     low, high = np.percentile(reference[inliers], RANGE)
-    return ResidualSigma(spread / centre**best, best, float(low), float(high))
+    return ResidualSigma(spread / center**best, best, float(low), float(high))

@@ -28,13 +28,13 @@ class DepthCheck:
     layout: Literal["auto", "nerfstudio", "scannet", "matterport"] = "auto"
     """How the files are arranged; auto: judged by the folders that are there."""
     depth_unit: float | None = None
-    """Metres (the unit of the poses) per step of the depth files. None: as the data set states it."""
+    """Meters (the unit of the poses) per step of the depth files. None: as the data set states it."""
     depth_kind: Literal["z", "ray"] | None = None
     """z: depth counts along the optical axis; ray: along the ray. None: as the data set states it, else z."""
     depth_min: float = 0.0
-    """Smaller depths, in metres, are taken for missing."""
+    """Smaller depths, in meters, are taken for missing."""
     depth_max: float = math.inf
-    """Larger depths, in metres, are taken for missing."""
+    """Larger depths, in meters, are taken for missing."""
     depth_resize: bool = False
     """Accept depth of another size than its image, of the same proportions."""
     output_path: Path | None = None

@@ -37,7 +37,7 @@ class Families:
         """Compose and write."""
         shown = [
             ("mesh from pictures: hash-neus-small", self.mesh(0)),
-            ("the same in its colours", self.mesh(1)),
+            ("the same in its colors", self.mesh(1)),
             ("another light: ns-swap-appearance", self.swapped()),
             ("8 views: depth-hash-small, no depth", self.evaluated("few-views0", 2, 1)),
             ("the same 8 views with depth", self.evaluated("few-views2", 2, 1)),
@@ -53,12 +53,12 @@ class Families:
         print(f"Wrote {self.output_path}, {self.output_path.stat().st_size / 1000:.0f} kB")
 
     def mesh(self, kind: int) -> np.ndarray:
-        """The mesh of the surface chapter: 0 as clay, 1 in its colours."""
+        """The mesh of the surface chapter: 0 as clay, 1 in its colors."""
         view = MeshPictures(self.demo / "surface" / "mesh.ply", size=self.size).view(30.0)[kind]
         return as_bytes(view)
 
     def swapped(self) -> np.ndarray:
-        """The first frame of the film with another run's colours."""
+        """The first frame of the film with another run's colors."""
         return np.split(first_frame(self.demo / "surface" / "swapped.mp4"), 2, axis=1)[0]
 
     def evaluated(self, run: str, count: int, which: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A picture of meshes as they are, in clay and in their own colours: rays are cast at their triangles.
+"""A picture of meshes as they are, in clay and in their own colors: rays are cast at their triangles.
 
 python docs/pictures/meshes.py docs/pictures/surfaces-scene.png mesh.ply --azimuths 30 150 --elevation 25
 """
@@ -17,12 +17,12 @@ from common_ns.mesh_pictures import MeshPictures, as_bytes
 
 @dataclass
 class Picture:
-    """Render meshes in rows, views in columns: clay above, colours below."""
+    """Render meshes in rows, views in columns: clay above, colors below."""
 
     output: tyro.conf.Positional[Path]
     """PNG file to write."""
     meshes: tyro.conf.Positional[tuple[Path, ...]]
-    """Meshes with vertex colours."""
+    """Meshes with vertex colors."""
     azimuths: tuple[float, ...] = (30.0, 150.0)
     """Where the cameras stand around the z axis, in degrees."""
     elevation: float = 25.0

@@ -182,12 +182,12 @@ def load(config: Path) -> MinerModel:
 
 
 def to_bytes(values: torch.Tensor) -> UInt8[NDArray, "h w 3"]:
-    """Colours in 8 bits."""
+    """Colors in 8 bits."""
     return (255.0 * values.clamp(0.0, 1.0) + 0.5).byte().cpu().numpy()
 
 
 def write(rows: list[list[UInt8[NDArray, "h w 3"]]], file: Path) -> None:
-    """Panels side by side, row by row, in as many colours as a small file has place for."""
+    """Panels side by side, row by row, in as many colors as a small file has place for."""
     height, width = rows[0][0].shape[:2]
     down, right = len(rows), len(rows[0])
     picture = np.full((down * (height + GAP) - GAP, right * (width + GAP) - GAP, 3), 255, np.uint8)

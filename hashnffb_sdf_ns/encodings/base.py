@@ -12,7 +12,7 @@ class Encoding(nn.Module, abc.ABC):
     """Features of positions, for a small network to read.
 
     Positions are in the field's units, in about [−1, 1]³; those outside are legal. Features are twice differentiable
-    with respect to positions and parameters, once more than a loss on colours needs, for losses on normals.
+    with respect to positions and parameters, once more than a loss on colors needs, for losses on normals.
 
     Where features begin with a grid, z = grid(x), its derivatives J = dz/dx come with it in one pass (`stage`), and the
     rest (`finish`) is small. The gradient of a network f on top is then

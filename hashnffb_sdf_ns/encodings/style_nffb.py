@@ -1,4 +1,4 @@
-"""Style-modulated Fourier filter banks: Fourier features of each band are normalised, and weighted by position.
+"""Style-modulated Fourier filter banks: Fourier features of each band are normalized, and weighted by position.
 
 What a band adds to the sine layers is A_b(x) · LayerNorm(W_b e_b + c_b): a matrix of its own mixes its Fourier features
 e_b, the norm keeps bands comparable whatever their tables have grown to, and attention, a softmax over bands of a
@@ -21,7 +21,7 @@ from hashnffb_sdf_ns.encodings.nffb import NFFB, NFFBOptions
 
 
 class StyleModNFFB(NFFB):
-    """A Fourier filter bank whose bands are normalised, and weighted by attention.
+    """A Fourier filter bank whose bands are normalized, and weighted by attention.
 
     Args:
         options: as for the filter bank.

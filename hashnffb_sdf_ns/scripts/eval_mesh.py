@@ -39,7 +39,7 @@ class EvalMeshCommand:
     reference: Annotated[Path, tyro.conf.Positional]
     """Reference mesh or point cloud."""
     protocol: Literal["surface", "dtu"] = "surface"
-    """surface: distances between points on both. dtu: the evaluation of the DTU data set, in millimetres; the reference
+    """surface: distances between points on both. dtu: the evaluation of the DTU data set, in millimeters; the reference
     is stl<scan>_total.ply."""
     threshold: float | None = None
     """surface: distance within which a point counts as right for the F-score, in the unit of the files. Default: 1 % of

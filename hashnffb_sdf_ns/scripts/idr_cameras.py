@@ -103,7 +103,7 @@ class IdrCamerasCommand:
     def _perturbed(
         self, world: dict[int, Float[NDArray, "3 4"]], placed: Similarity
     ) -> dict[str, Float[NDArray, "4 4"]]:
-        """world_mat of rough cameras: turned about their centre and shifted."""
+        """world_mat of rough cameras: turned about their center and shifted."""
         rng = np.random.default_rng(self.seed)
         result = {}
         for number, matrix in sorted(world.items()):
@@ -129,7 +129,7 @@ class IdrCamerasCommand:
         self._print_diagnosis(extent, capture.poses, Similarity(np.zeros(3), 1.0))
         placed = self._sphere(extent, capture.poses)
         if self.output_path is not None:
-            content, points = capture.normalised(placed, self.output_path)
+            content, points = capture.normalized(placed, self.output_path)
             if points is not None:
                 cloud = self.output_path.with_name(f"{self.output_path.stem}_points.ply")
                 content["ply_file_path"] = cloud.name

@@ -1,4 +1,4 @@
-"""`ns-swap-appearance`: the surface of one run with the colours of another, along a camera path.
+"""`ns-swap-appearance`: the surface of one run with the colors of another, along a camera path.
 
 ns-swap-appearance --geometry RUN_A/config.yml --appearance RUN_B/config.yml --camera-path path.json
 ns-swap-appearance … --output-format images --output-path frames
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class SwapAppearance:
-    """Render the surface of one run with the colours of another, both of this package's methods.
+    """Render the surface of one run with the colors of another, both of this package's methods.
 
     The scenes' unit spheres are laid onto each other. The surface that is shown, its normals and its outline are those
-    of --geometry. The colour network of --appearance was trained with features of its own distance network, so that
-    with --features appearance each point is looked up at the nearest point of that run's surface: the colours of one
-    object are laid onto another. With --features geometry, the colour network gets the other run's features: colours
+    of --geometry. The color network of --appearance was trained with features of its own distance network, so that
+    with --features appearance each point is looked up at the nearest point of that run's surface: the colors of one
+    object are laid onto another. With --features geometry, the color network gets the other run's features: colors
     are then arbitrary, unless one run was trained from the other.
     """
 
     geometry: Path
     """config.yml of the run that gives the surface."""
     appearance: Path
-    """config.yml of the run that gives the colours."""
+    """config.yml of the run that gives the colors."""
     camera_path: Path
     """Camera path in the coordinates of the first run, of the viewer or of ns-orbit-path."""
     output_path: Path = Path("swapped.mp4")
@@ -43,7 +43,7 @@ class SwapAppearance:
     output_format: Literal["video", "images"] = "video"
     """A video, or a PNG file for each frame."""
     features: Literal["appearance", "geometry"] = "appearance"
-    """Which run's features the colour network reads; see above. With geometry, both runs need equally many."""
+    """Which run's features the color network reads; see above. With geometry, both runs need equally many."""
     rendered_output_names: tuple[str, ...] = ("rgb",)
     """Outputs side by side, like those of ns-render: rgb, normals, depth, accumulation."""
     downscale_factor: float = 1.0
@@ -71,7 +71,7 @@ class SwapAppearance:
         other = pipeline if self.appearance == self.geometry else load_pipeline(self.appearance)
         swap_fields(pipeline, other, self)
         output = self.output_path if self.output_path.suffix else self.output_path.with_suffix(".mp4")
-        print(f"Surface of {self.geometry}, colours of {self.appearance}, features of the {self.features} run.")
+        print(f"Surface of {self.geometry}, colors of {self.appearance}, features of the {self.features} run.")
         _render_trajectory_video(
             pipeline,
             cameras,
@@ -104,7 +104,7 @@ def read_camera_path(file: Path) -> tuple[Cameras, float]:
 
 
 def swap_fields(pipeline: Pipeline, other: Pipeline, options: SwapAppearance) -> None:
-    """Give the first pipeline's model the colours of the second one's.
+    """Give the first pipeline's model the colors of the second one's.
 
     Raises: InputError if one of them is of another kind of method, or their features do not fit.
     """
@@ -115,7 +115,7 @@ def swap_fields(pipeline: Pipeline, other: Pipeline, options: SwapAppearance) ->
     fields: list[SdfField] = []
     for each, file in ((pipeline, options.geometry), (other, options.appearance)):
         if not isinstance(each.model, SurfaceModel):
-            problem = f"the run is of {type(each.model).__name__}, which has no distance field with colours"
+            problem = f"the run is of {type(each.model).__name__}, which has no distance field with colors"
             raise InputError(problem, "Give runs of hash-neus, nffb-neus, hash-idr or nffb-idr", file)
         fields.append(each.model.field)
     pipeline.model.field = SwappedField(fields[0], fields[1], options.features)

@@ -6,7 +6,7 @@ epochs, and can be called again and again: 20 and then 30 epochs give what 50 at
 is decided by `resolve`:
 
 - "torch" (`reference.py`): batched products and autograd, on any device; the definition of what the others compute.
-- "numba" (`numba_cpu.py`): on CPUs, one loop per block that keeps its parameters and the optimiser's state in cache
+- "numba" (`numba_cpu.py`): on CPUs, one loop per block that keeps its parameters and the optimizer's state in cache
   for many steps.
 - "triton" (`triton_cuda.py`): the same on CUDA GPUs, one program per block.
 """
@@ -46,7 +46,7 @@ class TrainOptions:
     check_every: int = 25
     """Epochs between looks at the threshold, counted from the first epoch of the scale."""
     batch_points: int = 128
-    """Points of a block per optimisation step."""
+    """Points of a block per optimization step."""
     beta1: float = 0.9
     """RAdam's decay of the mean gradient per step."""
     beta2: float = 0.95
@@ -70,7 +70,7 @@ class BlockState:
     losses: Float[Tensor, "n"]
     """Mean squared error over the last epoch that a block was trained for; infinite before the first."""
     steps: int = 0
-    """Optimisation steps that the blocks that are not finished have done."""
+    """Optimization steps that the blocks that are not finished have done."""
 
     @classmethod
     def create(cls, theta: Float[Tensor, "n P"]) -> BlockState:
@@ -84,7 +84,7 @@ class BlockState:
         )
 
     def select(self, which: Bool[Tensor, "n"] | Int[Tensor, "m"]) -> BlockState:
-        """A state of its own for some of the blocks, with their part of the optimiser's state."""
+        """A state of its own for some of the blocks, with their part of the optimizer's state."""
         return BlockState(
             theta=self.theta[which],
             first_moment=self.first_moment[which],
@@ -220,10 +220,10 @@ def train_epochs(
 
     Args:
         network: the shape of the networks.
-        state: parameters and optimiser state, changed in place.
+        state: parameters and optimizer state, changed in place.
         inputs: encoded local positions of a block's points, the same for all blocks.
         targets: the signal at these points.
-        learning_rates: one per optimisation step of this call, epochs · ⌈p / batch_points⌉.
+        learning_rates: one per optimization step of this call, epochs · ⌈p / batch_points⌉.
         permutations: order of the points, one row per epoch of this call.
         scales: factor of each block's output (output "sine"); None: 1.
         valid: weights of the points in the loss, 0 for padding (whose targets must be finite); None: all count.

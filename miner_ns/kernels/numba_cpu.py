@@ -1,6 +1,6 @@
 """Training of blocks on CPUs: one compiled loop per block.
 
-A block's parameters, the optimiser's state and the activations of a batch are some 100 kB. Batched tensor operations
+A block's parameters, the optimizer's state and the activations of a batch are some 100 kB. Batched tensor operations
 send the activations of all blocks through memory, several times a step. Here a block does all its steps before the next
 one begins, so that everything but the encoded positions (shared by all blocks) stays in the core's own cache. Threads
 take blocks from a queue: finished blocks do not leave cores idle, as a fixed share of blocks per thread would.
@@ -129,7 +129,7 @@ class Work(NamedTuple):
     weights: Float[np.ndarray, "b"]
 
 
-# Compiled functions. Those of `numba_layers` are replaced by the vectorised ones of the same names (see `_compiled`).
+# Compiled functions. Those of `numba_layers` are replaced by the vectorized ones of the same names (see `_compiled`).
 
 
 @njit(**simd.OPTIONS)
@@ -161,7 +161,7 @@ def _prefetch(inputs, step):
 
 
 def _train_step(inputs, total_weight, step_size, scale, shape, rules, work):
-    """One optimisation step of a block.
+    """One optimization step of a block.
 
     Returns: summed squared error of the batch.
     """
@@ -270,14 +270,14 @@ def _train_blocks(start, end, blocks, batches, shape, rules, work):
 
 
 @functools.cache
-def _compiled(vectorised: bool) -> Any:
+def _compiled(vectorized: bool) -> Any:
     """The loop, with one of the two sets of layers: a function finds them among its globals, and gets others here.
 
     Its name tells compiled versions apart on disk: numba sees edits of this file, but not of what it imports.
     """
     namespace = dict(globals())
     sources = [Path(__file__), Path(simd.__file__), Path(numba_layers.__file__)]
-    if vectorised:
+    if vectorized:
         from miner_ns.kernels import simd_layers
 
         namespace |= {layer.__name__: getattr(simd_layers, layer.__name__) for layer in numba_layers.LAYERS}
@@ -285,7 +285,7 @@ def _compiled(vectorised: bool) -> Any:
     namespace["_train_step"] = njit(**simd.OPTIONS)(types.FunctionType(_train_step.__code__, namespace))
     loop = types.FunctionType(_train_blocks.__code__, namespace)
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-    loop.__qualname__ = f"train_blocks_{'simd' if vectorised else 'plain'}{simd.LANES}_{digest}"
+    loop.__qualname__ = f"train_blocks_{'simd' if vectorized else 'plain'}{simd.LANES}_{digest}"
     try:
         return njit(cache=True, **simd.OPTIONS)(loop)
     except RuntimeError:  # no folder can be written
@@ -383,14 +383,14 @@ def train(
     first: Float[Tensor, "n P"],
     second: Float[Tensor, "n P"],
     job: Job,
-    vectorised: bool = simd.IS_X86,
+    vectorized: bool = simd.IS_X86,
 ) -> Outcome:
     """Train all blocks in place, each until the last epoch or until it finishes.
 
     Args:
         theta, first, second: parameters and moments.
         job: the rest.
-        vectorised: with explicit vectors, or with plain loops.
+        vectorized: with explicit vectors, or with plain loops.
     """
     options, count = job.options, len(theta)
     shape, size = _shape(job.network)
@@ -408,7 +408,7 @@ def train(
     padded_inputs = torch.zeros(int(shape.fan_in[0]), job.inputs.shape[1])
     padded_inputs[: len(job.inputs)] = job.inputs
     together = max(MAX_GATHERED_BYTES // (4 * padded_inputs.numel()), 1)
-    loop = _compiled(vectorised)
+    loop = _compiled(vectorized)
     threads = min(torch.get_num_threads(), count)
     share = max(count // (8 * threads), 1)  # blocks that a thread takes from the queue at a time
 

@@ -16,7 +16,7 @@ from miner_ns.kernels.simd import OPTIONS, absolute, at_least, cos, exp, log1p_u
 SIGMOID, SINE, LINEAR = 0, 1, 2
 """Output functions, as compiled code knows them."""
 
-# Sums may be added up in any order, or they are not vectorised. Not in functions that round by adding (see `simd`).
+# Sums may be added up in any order, or they are not vectorized. Not in functions that round by adding (see `simd`).
 SUM_OPTIONS = OPTIONS | dict(fastmath=OPTIONS["fastmath"] | {"reassoc"})
 
 ONE, ZERO, HALF = np.float32(1.0), np.float32(0.0), np.float32(0.5)

@@ -1,6 +1,6 @@
 """A vector of float32 as a value that numba knows: explicit SIMD without a C compiler.
 
-Compilers vectorise simple loops, but they do not keep a block of sums in registers across a loop. With a vector as a
+Compilers vectorize simple loops, but they do not keep a block of sums in registers across a loop. With a vector as a
 value one writes that down: `total = total + weight * load(row, i)`. LLVM splits a vector that is longer than the
 registers, so the same code runs on every CPU; only the best length differs.
 

@@ -1,6 +1,6 @@
 """Training of blocks on CUDA GPUs: one program per block.
 
-A program loads its block's parameters and the optimiser's state once, keeps them for all steps of the call, and ends
+A program loads its block's parameters and the optimizer's state once, keeps them for all steps of the call, and ends
 when its block is finished; the GPU then gives its place to the next block. From memory come the encoded positions, the
 same for all blocks and therefore in the cache, and the block's own signal.
 
@@ -153,7 +153,7 @@ def _radam(w, m, v, gradient, step_size, beta1, beta2, eps):
     return w - step_size * m / (tl.sqrt(v) + eps), m, v
 
 
-# Not specialised: numbers that change from call to call; each new kind of number would be compiled anew.
+# Not specialized: numbers that change from call to call; each new kind of number would be compiled anew.
 @triton.jit(
     do_not_specialize=["num_points", "num_epochs", "first_epoch", "check_every", "batch_points", "steps_per_epoch"]
 )

@@ -1,8 +1,8 @@
 """`ns-multiscale-blender`: makes a multi-scale scene from a Blender scene, as the mip-NeRF paper does.
 
 Every view is stored at 1, ½, ¼ and ⅛ of its size, in the format that `mipnerf_ns.dataparser` describes. In contrast to
-google/mipnerf's converter, which averages colour and opacity apart, colours are averaged weighted by their opacity, so
-that the colour hidden in transparent pixels does not bleed into the edges.
+google/mipnerf's converter, which averages color and opacity apart, colors are averaged weighted by their opacity, so
+that the color hidden in transparent pixels does not bleed into the edges.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def area_average(image: Float[NDArray, "h w *c"], height: int, width: int) -> Fl
     constant signal is linear in between, so that fractional ends need no further approximation.
 
     Args:
-        image: any number of channels; to be exact for transparent images, with premultiplied colour.
+        image: any number of channels; to be exact for transparent images, with premultiplied color.
         height: new height in pixels, at most the old one.
         width: new width in pixels, at most the old one.
     """
@@ -65,13 +65,13 @@ def downscale(image: UInt8[NDArray, "h w c"], scale: int) -> UInt8[NDArray, "hei
     height, width = (max(1, math.floor(side / scale + 0.5)) for side in image.shape[:2])
     if (height, width) == image.shape[:2]:
         return image
-    colour = image[..., :3].astype(np.float64)
+    color = image[..., :3].astype(np.float64)
     if image.shape[2] == 3:
-        return np.rint(area_average(colour, height, width)).astype(np.uint8)
+        return np.rint(area_average(color, height, width)).astype(np.uint8)
     alpha = image[..., 3:] / 255.0
     small_alpha = area_average(alpha, height, width)
-    # Straight alpha is what PNG stores. Where nothing is visible the colour is arbitrary: 0.
-    premultiplied = area_average(colour * alpha, height, width)
+    # Straight alpha is what PNG stores. Where nothing is visible the color is arbitrary: 0.
+    premultiplied = area_average(color * alpha, height, width)
     straight = np.where(small_alpha > 1e-9, premultiplied / np.maximum(small_alpha, 1e-9), 0.0)
     return np.rint(np.concatenate([straight, 255.0 * small_alpha], axis=-1)).clip(0, 255).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Codes of images that were not trained on are found from the colours that they should give."""
+"""Codes of images that were not trained on are found from the colors that they should give."""
 
 import torch
 

@@ -152,7 +152,7 @@ def test_truncated_image(tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 3), ("P", 3), ("LA", 4), ("RGB", 3), ("RGBA", 4)])
-def test_decoding_expands_grey_and_palette(tmp_path, mode, channels):
+def test_decoding_expands_gray_and_palette(tmp_path, mode, channels):
     assert checks.decode_image(image(tmp_path / "a.png", mode=mode)).shape == (6, 8, channels)
 
 

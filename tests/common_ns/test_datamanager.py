@@ -29,14 +29,14 @@ def edit_json(file: Path, edit) -> None:
     file.write_text(json.dumps(content))
 
 
-def test_batch_colours_are_the_images_pixels_over_white(tiny_blender):
+def test_batch_colors_are_the_images_pixels_over_white(tiny_blender):
     datamanager = manager(tiny_blender)
     rays, batch = datamanager.next_train(0)
     assert rays.origins.shape == (64, 3)
-    for (camera, row, column), colour in zip(batch["indices"].tolist(), batch["image"]):
+    for (camera, row, column), color in zip(batch["indices"].tolist(), batch["image"]):
         pixel = np.asarray(Image.open(tiny_blender / "train" / f"r_{camera}.png"))[row, column] / 255.0
         expected = pixel[:3] * pixel[3] + (1 - pixel[3])
-        assert np.allclose(colour.numpy(), expected, atol=1e-6)
+        assert np.allclose(color.numpy(), expected, atol=1e-6)
 
 
 def test_rays_are_those_of_the_hosts_cameras(tiny_blender):

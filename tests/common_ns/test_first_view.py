@@ -48,7 +48,7 @@ def test_photographs_all_around_do_not_make_it_a_view_from_above():
     assert 0.4 < math.asin(away[2] / np.linalg.norm(away)) < 1.0
 
 
-def test_cameras_at_the_centre_do_not_matter():
+def test_cameras_at_the_center_do_not_matter():
     poses = np.concatenate([np.eye(3), CENTER[:, None]], axis=1)[None]
     found = ViewOfSphere(tuple(CENTER), 0.7, poses).view(1.0, 1.5)
     plain = ViewOfSphere(tuple(CENTER), 0.7).view(1.0, 1.5)

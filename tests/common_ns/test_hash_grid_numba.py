@@ -129,7 +129,7 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch):
             assert torch.equal(found[name], expected[name]), (threads, name)
 
 
-def test_a_point_does_not_depend_on_its_neighbours():
+def test_a_point_does_not_depend_on_its_neighbors():
     grid, _ = make_pair()
     x = make_points(grid, 400)
     features, jacobian = grid.with_jacobian(x)
@@ -161,15 +161,15 @@ def test_memory_of_results_is_not_used_again():
 def test_a_trained_grid_fits_a_function():
     grid, _ = make_pair(replace(OPTIONS, log2_table_size=12))
     grid.reset(torch.Generator().manual_seed(0))
-    optimiser = torch.optim.Adam(grid.parameters(), lr=1e-2, eps=1e-15)
+    optimizer = torch.optim.Adam(grid.parameters(), lr=1e-2, eps=1e-15)
     x = torch.rand(2000, 3, generator=torch.Generator().manual_seed(0))
     target = torch.sin(6 * x).prod(1)
     losses = []
     for _ in range(100):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = (grid(x).sum(1) - target).square().mean()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.01 * losses[0]
 

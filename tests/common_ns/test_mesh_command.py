@@ -74,7 +74,7 @@ def test_writes_the_surface_and_says_what_it_is(run, capsys, file):
         mesh.visual.vertex_colors[:, :3], np.broadcast_to([255, 128, 0], (len(mesh.vertices), 3))
     )  # type: ignore
     said = " ".join(capsys.readouterr().out.split())
-    assert f"vertices {len(mesh.vertices):,} with normals and colours" in said
+    assert f"vertices {len(mesh.vertices):,} with normals and colors" in said
     assert f"faces {len(mesh.faces):,} watertight yes" in said
     assert file in said
     assert run.pipeline.model.voxel_sizes == [None, pytest.approx(2 / 24)]
@@ -158,7 +158,7 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         script.load_pipeline(file)
 
 
-def test_a_radiance_field_of_the_host_is_meshed_with_its_colours():
+def test_a_radiance_field_of_the_host_is_meshed_with_its_colors():
     from nerfstudio.data.scene_box import SceneBox
     from nerfstudio.fields.vanilla_nerf_field import NeRFField
 

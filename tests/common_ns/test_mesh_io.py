@@ -1,4 +1,4 @@
-"""Meshes in files and under affine maps: geometry, colours, normals and orientation are kept."""
+"""Meshes in files and under affine maps: geometry, colors, normals and orientation are kept."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_mesh(path: Path) -> tuple[trimesh.Trimesh, bool]:
 
 
 @pytest.mark.parametrize("suffix", [".ply", ".obj", ".glb"])
-def test_files_hold_geometry_colours_and_normals(tmp_path: Path, suffix: str):
+def test_files_hold_geometry_colors_and_normals(tmp_path: Path, suffix: str):
     stretch = torch.tensor([1.0, 2.0, 3.0])  # normals that no triangle would have
     field = ball(color=lambda points, _: 0.5 + 0.5 * points, normal=lambda points: points * stretch)
     mesh = extract_mesh(field, 24)

@@ -311,7 +311,7 @@ class _Model:
         self.__dict__.update(parts)
 
 
-def test_fields_of_host_models_are_recognised():
+def test_fields_of_host_models_are_recognized():
     class Density:
         def density_fn(self, positions):
             return 12.0 * (sphere(positions) < 0)[..., None].float()

@@ -22,7 +22,7 @@ from common_ns.camera_geometry import (
     azimuth_coverage,
     look_at,
     nearest_point_to_axes,
-    orbit_centre,
+    orbit_center,
     orbit_poses,
     positions,
     spherical_coordinates,
@@ -37,30 +37,30 @@ Z = np.array([0.0, 0.0, 1.0])
 TILTED = np.array([2.0, -1.0, 3.0]) / math.sqrt(14.0)
 
 
-def hemisphere(count: int, radius: float, centre: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Cameras at random places of the upper half of a sphere, looking at its centre with a level horizon."""
+def hemisphere(count: int, radius: float, center: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Cameras at random places of the upper half of a sphere, looking at its center with a level horizon."""
     rng = np.random.default_rng(seed)
     direction = rng.normal(size=(count, 3))
     direction[:, 2] = np.abs(direction[:, 2])
     direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
-    return look_at(centre + radius * direction, centre, Z)
+    return look_at(center + radius * direction, center, Z)
 
 
 @pytest.mark.parametrize("up", [Z, -Z, np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0]), TILTED])
 @pytest.mark.parametrize("swing", [0.0, 0.3])
-def test_orbit_poses_are_rigid_level_and_look_at_the_centre(up, swing):
-    centre, radius, elevation = np.array([0.3, -2.0, 1.0]), 2.5, 0.4
-    poses = orbit_poses(centre, radius, elevation, 40, up, start_azimuth=1.0, elevation_swing=swing)
+def test_orbit_poses_are_rigid_level_and_look_at_the_center(up, swing):
+    center, radius, elevation = np.array([0.3, -2.0, 1.0]), 2.5, 0.4
+    poses = orbit_poses(center, radius, elevation, 40, up, start_azimuth=1.0, elevation_swing=swing)
     rotation = poses[:, :, :3]
     np.testing.assert_allclose(
         rotation.transpose(0, 2, 1) @ rotation, np.broadcast_to(np.eye(3), (40, 3, 3)), atol=1e-12
     )
     np.testing.assert_allclose(np.linalg.det(rotation), 1.0, atol=1e-12)
-    np.testing.assert_allclose(np.linalg.norm(positions(poses) - centre, axis=-1), radius)
-    np.testing.assert_allclose(positions(poses) + radius * view_directions(poses), np.tile(centre, (40, 1)), atol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(positions(poses) - center, axis=-1), radius)
+    np.testing.assert_allclose(positions(poses) + radius * view_directions(poses), np.tile(center, (40, 1)), atol=1e-12)
     np.testing.assert_allclose(rotation[:, :, 0] @ up, 0.0, atol=1e-12)  # a level horizon
     assert (rotation[:, :, 1] @ up > 0).all()  # and not upside down
-    _, elevations, azimuths = spherical_coordinates(positions(poses), centre, up)
+    _, elevations, azimuths = spherical_coordinates(positions(poses), center, up)
     np.testing.assert_allclose(elevations.mean(), elevation)
     np.testing.assert_allclose(np.ptp(elevations), 2 * swing, atol=1e-12)
     assert math.isclose(azimuths[0], 1.0)
@@ -95,13 +95,13 @@ def test_nearest_point_has_least_squared_distance_to_the_axes():
 
 
 def test_fit_recovers_the_sphere_that_the_cameras_stand_on():
-    centre = np.array([0.5, -1.0, 0.25])
-    c2w = hemisphere(60, 4.0, centre)
+    center = np.array([0.5, -1.0, 0.25])
+    c2w = hemisphere(60, 4.0, center)
     orbit = fit_orbit(c2w, BOX)
-    np.testing.assert_allclose(orbit.centre, centre, atol=1e-9)
+    np.testing.assert_allclose(orbit.center, center, atol=1e-9)
     np.testing.assert_allclose(orbit.up, Z, atol=1e-9)  # although the mean camera up is not z
     assert math.isclose(orbit.radius, 4.0)
-    assert math.isclose(orbit.elevation, np.median(np.arcsin((positions(c2w) - centre)[:, 2] / 4.0)))
+    assert math.isclose(orbit.elevation, np.median(np.arcsin((positions(c2w) - center)[:, 2] / 4.0)))
     assert orbit.coverage > math.radians(300)
 
 
@@ -109,7 +109,7 @@ def test_an_arc_is_extended_to_a_circle_that_starts_at_its_middle():
     angles = np.radians(np.linspace(20.0, 80.0, 13))
     places = 2.0 * np.stack([np.cos(angles), np.sin(angles), 0.8 * np.ones(13)], axis=-1)
     orbit = fit_orbit(look_at(places, np.zeros(3), Z), BOX)
-    np.testing.assert_allclose(orbit.centre, 0.0, atol=1e-9)
+    np.testing.assert_allclose(orbit.center, 0.0, atol=1e-9)
     np.testing.assert_allclose(orbit.up, Z, atol=1e-9)  # the mean camera up leans by 30° or so here
     assert math.isclose(orbit.coverage, math.radians(60.0))
     assert math.isclose(orbit.start_azimuth, math.radians(50.0))
@@ -128,11 +128,11 @@ def test_cameras_with_parallel_axes_look_at_the_scene_box():
     point, spread = nearest_point_to_axes(c2w)
     assert spread < 1e-6
     assert np.isfinite(point).all()
-    centre, source = orbit_centre(c2w, BOX)
-    np.testing.assert_allclose(centre, 0.0)
+    center, source = orbit_center(c2w, BOX)
+    np.testing.assert_allclose(center, 0.0)
     assert "scene box" in source
-    # Forward-facing cameras around which the data parser centred the scene: the circle has to lie before them.
-    ahead, _ = orbit_centre(c2w + np.array([0, 4.0, 0])[:, None] * np.eye(4)[3], BOX)
+    # Forward-facing cameras around which the data parser centerd the scene: the circle has to lie before them.
+    ahead, _ = orbit_center(c2w + np.array([0, 4.0, 0])[:, None] * np.eye(4)[3], BOX)
     np.testing.assert_allclose(ahead, [0.0, 1.0, 0.0], atol=1e-5)
 
 
@@ -141,8 +141,8 @@ def test_cameras_that_look_outward_circle_the_scene_box():
     ring = 0.3 * np.stack([np.cos(angles), np.sin(angles), np.zeros(12)], axis=-1)
     outward = np.stack([look_at(place[None], 2 * place, Z)[0] for place in ring])
     orbit = fit_orbit(outward, BOX)
-    assert "outward" in orbit.centre_source
-    np.testing.assert_allclose(orbit.centre, 0.0)
+    assert "outward" in orbit.center_source
+    np.testing.assert_allclose(orbit.center, 0.0)
     assert math.isclose(orbit.radius, 0.3)
 
 

@@ -34,7 +34,7 @@ BAD_STEP, BAD_RAY = 3, 40
 
 @dataclass
 class TinyModelConfig(ModelConfig):
-    """A colour for every ray, that depends on the ray's random numbers."""
+    """A color for every ray, that depends on the ray's random numbers."""
 
     _target: type = field(default_factory=lambda: TinyModel)
     enable_collider: bool = False

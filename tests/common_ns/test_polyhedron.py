@@ -29,7 +29,7 @@ def test_six_axes_of_the_icosahedron_are_equiangular():
 def test_twenty_one_are_the_vertices_and_the_middles_of_all_edges():
     vertices = basis_directions("icosahedron-6").T
     vertices = torch.cat([vertices, -vertices])
-    # Neighbouring vertices enclose the smaller angle; each of the 15 pairs of opposite edges gives one direction.
+    # Neighboring vertices enclose the smaller angle; each of the 15 pairs of opposite edges gives one direction.
     pairs = [(a, b) for i, a in enumerate(vertices) for b in vertices[:i] if torch.dot(a, b) > 0]
     assert len(pairs) == 30
     middles = torch.stack([torch.nn.functional.normalize(a + b, dim=-1) for a, b in pairs])

@@ -54,7 +54,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> SampleSceneConfig:
     )
 
 
-def test_evening_changes_colours_and_nothing_else(scene: Scene, camera: Camera) -> None:
+def test_evening_changes_colors_and_nothing_else(scene: Scene, camera: Camera) -> None:
     day, evening = (s.render(camera, supersample=2) for s in (scene, Scene(seed=0, lights="evening")))
     assert np.array_equal(day.depth, evening.depth) and np.array_equal(day.mask, evening.mask)
     assert np.array_equal(day.normals, evening.normals)
@@ -220,7 +220,7 @@ def test_lattice_is_even_and_symmetric(count: int) -> None:
     assert points == {(round(1 - a, 9), round(1 - b, 9)) for a, b in zip(u, v)}
 
 
-def test_the_ball_alone_changes_colour_much_with_the_view(scene: Scene) -> None:
+def test_the_ball_alone_changes_color_much_with_the_view(scene: Scene) -> None:
     change = {"mirror ball": 0.0, "crate": 0.0}
     eyes = np.array([[1.0, -3.4, 1.6], [0.1, -3.6, 1.4]])
     for name in change:
@@ -253,7 +253,7 @@ def test_unbounded_scene_fills_every_pixel(camera: Camera) -> None:
 
 
 def projections(written: Path, layout: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each view of a layout, its world-to-pixel matrix, first pixel centred at (0.5, 0.5), and its mask."""
+    """For each view of a layout, its world-to-pixel matrix, first pixel centerd at (0.5, 0.5), and its mask."""
     out = []
     if layout == "idr":
         cameras = np.load(written / "idr" / "cameras_sphere.npz")
@@ -345,15 +345,15 @@ def test_nerfstudio_layout_is_read_by_nerfstudio(written: Path, scene: Scene) ->
             assert (np.abs(z - depth) < 1e-3).mean() > 0.998
 
 
-def test_idr_cameras_index_pixels_and_normalise_the_objects(written: Path, scene: Scene, mesh: trimesh.Trimesh) -> None:
+def test_idr_cameras_index_pixels_and_normalize_the_objects(written: Path, scene: Scene, mesh: trimesh.Trimesh) -> None:
     cameras = np.load(written / "idr" / "cameras_sphere.npz")
     frames = json.loads((written / "nerfstudio" / "transforms.json").read_text())["frames"]
     splits = json.loads((written / "idr" / "splits.json").read_text())
     assert splits["test"] == ["000004.png", "000005.png"]
     for number, frame in enumerate(frames):
         scale, world = cameras[f"scale_mat_{number}"], cameras[f"world_mat_{number}"]
-        normalised = (np.asarray(mesh.vertices) - scale[:3, 3]) / scale[0, 0]
-        assert 0.9 < np.linalg.norm(normalised, axis=1).max() < 1.0
+        normalized = (np.asarray(mesh.vertices) - scale[:3, 3]) / scale[0, 0]
+        assert 0.9 < np.linalg.norm(normalized, axis=1).max() < 1.0
         # A pixel's index, lifted as NeuS does it, is the ray of that pixel's depth.
         inverse = np.linalg.inv(world[:3, :3])
         y, x = np.mgrid[:RESOLUTION, :RESOLUTION]
@@ -407,7 +407,7 @@ def test_sensor_depth_has_the_noise_and_the_holes_that_were_asked_for(written: P
         assert abs((sensed[exact > 0] == 0).mean() - 0.2) < 0.005
         kept = sensed > 0
         assert (exact[kept] > 0).all() and abs((sensed - exact)[kept].std() - 0.02) < 0.004
-        # Blobs: the neighbour of a hole is mostly a hole.
+        # Blobs: the neighbor of a hole is mostly a hole.
         hole = (exact > 0) & (sensed == 0)
         pairs = (exact[:, 1:] > 0) & hole[:, :-1]
         assert hole[:, 1:][pairs].mean() > 0.5

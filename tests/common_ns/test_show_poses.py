@@ -17,7 +17,7 @@ from PIL import Image
 from common_ns.camera_geometry import box_edges, frustum_corners, look_at, positions
 from common_ns.checks import InputError
 from common_ns.pose_figure import PictureView, draw_figure, floor_grid, grid_cell, upright_rotation
-from common_ns.pose_set import SPLIT_COLOURS, load_poses, number_range, summary, thumbnail
+from common_ns.pose_set import SPLIT_COLORS, load_poses, number_range, summary, thumbnail
 from common_ns.pose_viewer import show_in_viewer
 from common_ns.scripts.show_poses import ShowPoses, guess_dataparser, parse_arguments
 
@@ -40,12 +40,12 @@ def write_capture(folder: Path) -> Path:
 def test_frustum_corners_project_to_the_image_corners():
     c2w = look_at(np.array([[1.0, 2.0, 3.0], [-2.0, 0.5, 1.0]]), np.zeros(3), np.array([0.0, 0.0, 1.0]))
     sizes, focals = np.array([[30.0, 20.0], [8.0, 9.0]]), np.array([[25.0, 27.0], [10.0, 11.0]])
-    centres = np.array([[14.0, 11.0], [4.0, 4.0]])
-    corners = frustum_corners(c2w, sizes, focals, centres, depth=0.5)
+    centers = np.array([[14.0, 11.0], [4.0, 4.0]])
+    corners = frustum_corners(c2w, sizes, focals, centers, depth=0.5)
     for n in range(2):
         local = (corners[n] - c2w[n, :, 3]) @ c2w[n, :, :3]
         np.testing.assert_allclose(local[:, 2], -0.5)
-        pixels = np.stack([local[:, 0], -local[:, 1]], axis=-1) / 0.5 * focals[n] + centres[n]
+        pixels = np.stack([local[:, 0], -local[:, 1]], axis=-1) / 0.5 * focals[n] + centers[n]
         width, height = sizes[n]
         np.testing.assert_allclose(pixels, [[0, 0], [width, 0], [width, height], [0, height]], atol=1e-9)
 
@@ -186,8 +186,8 @@ def test_the_command_writes_a_picture_of_both_splits(tiny_blender, tmp_path, cap
     command.main(dataparser)
     assert "Written to" in capsys.readouterr().out
     picture = np.asarray(Image.open(output).convert("RGB")).astype(int)
-    for colour in SPLIT_COLOURS.values():
-        assert (np.abs(picture - colour).sum(axis=-1) < 30).sum() > 50
+    for color in SPLIT_COLORS.values():
+        assert (np.abs(picture - color).sum(axis=-1) < 30).sum() > 50
 
 
 @pytest.mark.parametrize("case", ["one camera", "no images", "one point"])
@@ -203,7 +203,7 @@ def test_degenerate_camera_sets_are_drawn(case, tiny_blender):
     if case == "one point":
         arrays["c2w"] = arrays["c2w"].copy()
         arrays["c2w"][:, :, 3] = 0.0
-    reduced = type(split)(name="train", alpha_colour=split.alpha_colour, **arrays)
+    reduced = type(split)(name="train", alpha_color=split.alpha_color, **arrays)
     figure = draw_figure(type(poses)(title=case, splits=[reduced], box=poses.box))
     assert len(figure.axes) == 3
     assert np.isfinite(figure.axes[0].get_xlim()).all()

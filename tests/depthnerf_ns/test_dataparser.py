@@ -119,7 +119,7 @@ def test_what_nobody_stated_is_told(scene_copy):
     rename = lambda frame: frame.update(depth_file_path=frame["depth_file_path"].replace(".png", ".npy"))  # noqa: E731
     edit(scene_copy, lambda c: [rename(frame) for frame in c["frames"]])
     outputs = outputs_of(scene_copy, **PLAIN)
-    assert outputs.metadata["depth_contract"].unit == 1.0  # floats are metres
+    assert outputs.metadata["depth_contract"].unit == 1.0  # floats are meters
     assert_depth_is_exact(outputs, count=1)
 
 
@@ -194,7 +194,7 @@ def test_subset_needs_views_that_are_held_back(scene_copy):
 
 
 def circle(count: int, radius: float = 2.0) -> np.ndarray:
-    """Poses on a circle in the xy plane, looking at its centre."""
+    """Poses on a circle in the xy plane, looking at its center."""
     angle = 2 * np.pi * np.arange(count) / count
     back = np.stack([np.cos(angle), np.sin(angle), np.zeros(count)], axis=-1)
     right = np.stack([-np.sin(angle), np.cos(angle), np.zeros(count)], axis=-1)
@@ -264,8 +264,8 @@ def write_matterport(data: Path, folder: Path) -> Path:
     for number, frame in enumerate(content["frames"]):
         image, depth = f"a_i{number:03d}.png", f"a_d{number:03d}.png"
         Image.open(data / frame["file_path"]).save(folder / "undistorted_color_images" / image)
-        quarter_millimetres = np.asarray(Image.open(data / frame["depth_file_path"])) * 4
-        Image.fromarray(quarter_millimetres.astype(np.uint16)).save(folder / "undistorted_depth_images" / depth)
+        quarter_millimeters = np.asarray(Image.open(data / frame["depth_file_path"])) * 4
+        Image.fromarray(quarter_millimeters.astype(np.uint16)).save(folder / "undistorted_depth_images" / depth)
         pose = " ".join(f"{value:.9g}" for value in np.ravel(frame["transform_matrix"]))
         lines.append(f"scan {depth} {image} {pose}")
     (folder / "undistorted_camera_parameters" / "a.conf").write_text("\n".join(lines))

@@ -129,7 +129,7 @@ def test_normals_are_those_of_the_surface(depth_scene):
     assert (batch["normal_image"][~torch.from_numpy(np.isfinite(hits.distance))] == 0).float().mean() > 0.95
 
 
-def test_colours_are_drawn_as_without_depth(depth_scene):
+def test_colors_are_drawn_as_without_depth(depth_scene):
     torch.manual_seed(42)
     plain = FieldDataManagerConfig(
         data=depth_scene, dataparser=RgbdDataParserConfig(), train_num_rays_per_batch=256

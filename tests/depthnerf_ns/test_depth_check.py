@@ -31,7 +31,7 @@ def room(tmp_path_factory) -> Path:
 
 
 def write_capture(folder: Path, poses: list[np.ndarray], size: int = 48) -> Path:
-    """A transforms.json with exact z-depth in millimetres of the unbounded sample scene from the given poses."""
+    """A transforms.json with exact z-depth in millimeters of the unbounded sample scene from the given poses."""
     scene = Scene(0, unbounded=True)
     for name in ("images", "depths"):
         (folder / name).mkdir(parents=True)

@@ -33,8 +33,8 @@ from depthnerf_ns.depth_data import (
 from depthnerf_ns.normal_data import NormalContract, load_normals, scene_normals
 
 SIZE = (6, 4)
-MILLIMETRES = DepthContract(1e-3)
-METRES = DepthContract(1.0)
+MILLIMETERS = DepthContract(1e-3)
+METERS = DepthContract(1.0)
 
 
 def steps() -> np.ndarray:
@@ -87,35 +87,35 @@ def cameras(camera_type: CameraType = CameraType.PERSPECTIVE, distortion: torch.
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".npy", ".npz"])
 def test_integer_formats_give_the_stored_steps(tmp_path, suffix):
     file = write(tmp_path / f"depth{suffix}", steps())
-    stored = load_depth(file, MILLIMETRES, SIZE)
+    stored = load_depth(file, MILLIMETERS, SIZE)
     assert stored.dtype == np.uint16 == stored_type(file)
     assert np.array_equal(stored, steps())
 
 
 @pytest.mark.parametrize("suffix", [".exr", ".tif", ".npy", ".npz"])
-def test_float_formats_give_the_stored_metres(tmp_path, suffix):
-    metres = steps().astype(np.float32) / 1000
-    file = write(tmp_path / f"depth{suffix}", metres)
-    stored = load_depth(file, METRES, SIZE)
+def test_float_formats_give_the_stored_meters(tmp_path, suffix):
+    meters = steps().astype(np.float32) / 1000
+    file = write(tmp_path / f"depth{suffix}", meters)
+    stored = load_depth(file, METERS, SIZE)
     assert stored.dtype == np.float32 == stored_type(file)
-    np.testing.assert_array_equal(stored, metres)
+    np.testing.assert_array_equal(stored, meters)
 
 
 def test_arrays_with_a_channel_axis_and_half_floats(tmp_path):
-    metres = (steps() / 1000).astype(np.float16)
-    stored = load_depth(write(tmp_path / "depth.npy", metres[..., None]), METRES, SIZE)
-    np.testing.assert_array_equal(stored, metres.astype(np.float32))
+    meters = (steps() / 1000).astype(np.float16)
+    stored = load_depth(write(tmp_path / "depth.npy", meters[..., None]), METERS, SIZE)
+    np.testing.assert_array_equal(stored, meters.astype(np.float32))
 
 
 def test_what_is_no_depth_becomes_zero(tmp_path):
     depth = np.array([[0.0, np.nan, np.inf, -np.inf, 1e10, 2.0]], dtype=np.float64)
-    stored = load_depth(write(tmp_path / "a.npy", depth), METRES, (6, 1))
+    stored = load_depth(write(tmp_path / "a.npy", depth), METERS, (6, 1))
     assert stored.tolist() == [[0, 0, 0, 0, 0, 2]]
     saturated = np.array([[65535, 3]], dtype=np.uint16)
-    assert load_depth(write(tmp_path / "b.png", saturated), MILLIMETRES, (2, 1)).tolist() == [[0, 3]]
+    assert load_depth(write(tmp_path / "b.png", saturated), MILLIMETERS, (2, 1)).tolist() == [[0, 3]]
 
 
-def test_range_is_in_metres(tmp_path):
+def test_range_is_in_meters(tmp_path):
     file = write(tmp_path / "depth.png", steps())
     stored = load_depth(file, DepthContract(1e-3, min_depth=1.003, max_depth=1.01), SIZE)
     assert set(stored[stored > 0].tolist()) == {1003, 1004, 1005, 1006, 1007, 1009, 1010}
@@ -166,12 +166,12 @@ def test_missing_and_damaged_files(tmp_path):
 def test_headers_are_enough_to_find_the_first_bad_file(tmp_path):
     good = write(tmp_path / "good.png", steps())
     small = write(tmp_path / "small.png", steps()[:2])
-    grey = write(tmp_path / "grey.png", steps().astype(np.uint8))
-    check_depth_files([good, good], [SIZE, SIZE], MILLIMETRES)
+    gray = write(tmp_path / "gray.png", steps().astype(np.uint8))
+    check_depth_files([good, good], [SIZE, SIZE], MILLIMETERS)
     with pytest.raises(InputError, match=r"small\.png: the depth map has 6×2 pixels"):
-        check_depth_files([good, small, grey], [SIZE] * 3, MILLIMETRES)
-    with pytest.raises(InputError, match=r"grey\.png: the depth map has 8 bits"):
-        check_depth_files([good, grey], [SIZE] * 2, MILLIMETRES)
+        check_depth_files([good, small, gray], [SIZE] * 3, MILLIMETERS)
+    with pytest.raises(InputError, match=r"gray\.png: the depth map has 8 bits"):
+        check_depth_files([good, gray], [SIZE] * 2, MILLIMETERS)
     assert map_header(good) == ((4, 6), np.uint16)
     assert map_header(write(tmp_path / "d.npy", steps())) == ((4, 6), np.uint16)
 
@@ -193,7 +193,7 @@ def test_contracts_that_make_no_sense(options, message):
 
 def test_contract_of_the_hosts_parsers_is_z_depth():
     assert contract_of({"depth_unit_scale_factor": 0.01}) == DepthContract(0.01, "z")
-    assert contract_of({"depth_contract": METRES, "depth_unit_scale_factor": 0.01}) is METRES
+    assert contract_of({"depth_contract": METERS, "depth_unit_scale_factor": 0.01}) is METERS
 
 
 def test_resizing_takes_the_nearest_value_and_mixes_none(tmp_path):
@@ -222,15 +222,15 @@ def test_depth_camera_with_intrinsics_of_its_own(tmp_path):
 
 
 def test_sigma_is_read_like_depth_and_is_above_zero(tmp_path):
-    depth = load_depth(write(tmp_path / "d.png", steps()), MILLIMETRES, SIZE)
+    depth = load_depth(write(tmp_path / "d.png", steps()), MILLIMETERS, SIZE)
     sigma = np.full((4, 6), 12, np.uint16)
     sigma[1, 2] = 0  # where there is no depth, anything goes
-    assert load_sigma(write(tmp_path / "s.png", sigma), depth, MILLIMETRES, SIZE)[0, 0] == 12
+    assert load_sigma(write(tmp_path / "s.png", sigma), depth, MILLIMETERS, SIZE)[0, 0] == 12
     for bad in (0.0, -1.0, np.nan, np.inf):
         values = sigma.astype(np.float32)
         values[2, 3] = bad
         with pytest.raises(InputError, match=r"s\.npy: σ is .* at row 2, column 3 .* at 1 pixels"):
-            load_sigma(write(tmp_path / "s.npy", values), depth, MILLIMETRES, SIZE)
+            load_sigma(write(tmp_path / "s.npy", values), depth, MILLIMETERS, SIZE)
 
 
 @pytest.mark.parametrize("camera_type", [CameraType.PERSPECTIVE, CameraType.FISHEYE])
@@ -239,7 +239,7 @@ def test_z_depth_of_a_plane_is_the_plane_for_any_lens(tmp_path, camera_type, dis
     """A wall at z = 3 in front of the camera: the points along the host's rays lie on it."""
     some = cameras(camera_type, distortion)
     file = write(tmp_path / "d.npy", np.full((20, 30), 3.0))
-    distance = read_depth(file, METRES, some, 0, scale=0.5)
+    distance = read_depth(file, METERS, some, 0, scale=0.5)
     rays = some.generate_rays(camera_indices=0, keep_shape=True)
     local = (distance * rays.directions) @ some.camera_to_worlds[0, :, :3]
     assert torch.allclose(-local[..., 2], torch.full((20, 30), 1.5), atol=1e-5)

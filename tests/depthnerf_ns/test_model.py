@@ -37,7 +37,7 @@ COUNT = 24
 
 def build(kind: str = "hash", reach: DepthReach | None = REACH, extra: dict | None = None, **options) -> DepthModel:
     torch.manual_seed(0)
-    metadata: dict[str, Any] = {"ray_bounds": CAPTURE, "scene_units_per_metre": 0.5, **(extra or {})}
+    metadata: dict[str, Any] = {"ray_bounds": CAPTURE, "scene_units_per_meter": 0.5, **(extra or {})}
     if reach is not None:
         points = torch.rand(50, 3, generator=torch.Generator().manual_seed(3)) * 4 - 1
         poses = torch.eye(4)[None, :3]
@@ -129,8 +129,8 @@ def test_parts_of_a_batch_add_up_to_the_whole():
     assert total == pytest.approx(float(whole), rel=1e-5)
 
 
-def test_epsilon_may_be_given_in_metres_and_widened_by_sigma():
-    assert build(depth_epsilon=0.06, depth_epsilon_unit="metres").epsilon == pytest.approx(0.03)
+def test_epsilon_may_be_given_in_meters_and_widened_by_sigma():
+    assert build(depth_epsilon=0.06, depth_epsilon_unit="meters").epsilon == pytest.approx(0.03)
     depth, sigma = some_depth(), torch.full((COUNT, 1), 0.04)
     wide = build(depth_epsilon=0.05, depth_loss="weight-bounds", depth_guard=False)
     widened = build(depth_epsilon=0.03, depth_loss="weight-bounds", depth_guard=False)
@@ -212,13 +212,13 @@ def test_opacity_at_a_depth_counts_what_is_before_it():
     assert torch.allclose(found, torch.tensor([0.0, 0.4, 0.8, 1.0]))
 
 
-def test_test_images_report_errors_of_depth_in_metres():
+def test_test_images_report_errors_of_depth_in_meters():
     model = build().eval()
     camera = Cameras(torch.eye(4)[:3], fx=8.0, fy=8.0, cx=4.0, cy=4.0, width=8, height=8).reshape((1,))
     outputs = model.get_outputs_for_camera(camera)
     batch = {"image": torch.zeros(8, 8, 3), "depth_image": outputs["depth"] + 0.5}
     metrics, images = model.evaluate_image(camera, batch)
-    assert metrics["depth_rmse"] == pytest.approx(1.0, rel=1e-3)  # half a scene unit to the metre
+    assert metrics["depth_rmse"] == pytest.approx(1.0, rel=1e-3)  # half a scene unit to the meter
     assert {"depth_measured", "depth_error", "opacity_at_depth"} <= images.keys()
     metrics, images = model.evaluate_image(camera, {"image": torch.zeros(8, 8, 3)})
     assert "depth_rmse" not in metrics and "depth_error" not in images

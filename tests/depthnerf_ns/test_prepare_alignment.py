@@ -63,7 +63,7 @@ def test_a_scale_alone_for_metric_predictions():
     assert fit.inliers[40:].all() and not fit.inliers[:40].any()
 
 
-def test_weights_favour_the_certain_points():
+def test_weights_favor_the_certain_points():
     rng = np.random.default_rng(2)
     prediction = rng.uniform(0.0, 1.0, 400)
     sigma = np.where(np.arange(400) % 4 == 0, 0.001, 0.1)
@@ -161,20 +161,20 @@ def test_polynomial_of_a_sensor():
 
 def test_triangulation_sigma_is_that_of_stereo():
     """Two cameras side by side: D² e / (f b)."""
-    centres = np.array([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0]])
-    sigma = triangulation_sigma(np.array([0.0, 0.0, 5.0]), centres, np.array([500.0, 500.0]), 0.7)
+    centers = np.array([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0]])
+    sigma = triangulation_sigma(np.array([0.0, 0.0, 5.0]), centers, np.array([500.0, 500.0]), 0.7)
     np.testing.assert_allclose(sigma, 5.0**2 * 0.7 / (500.0 * 0.1), rtol=1e-3)
 
 
 def test_triangulation_sigma_is_what_monte_carlo_gives():
     rng = np.random.default_rng(8)
     point, focal, error = np.array([0.2, -0.1, 4.0]), 400.0, 0.5
-    centres = np.array([[0.0, 0.0, 0.0], [0.6, 0.1, 0.2], [-0.5, 0.4, -0.3]])
-    expected = triangulation_sigma(point, centres, np.full(3, focal), error)
-    rays = point - centres
+    centers = np.array([[0.0, 0.0, 0.0], [0.6, 0.1, 0.2], [-0.5, 0.4, -0.3]])
+    expected = triangulation_sigma(point, centers, np.full(3, focal), error)
+    rays = point - centers
     distance = np.linalg.norm(rays, axis=1)
     direction = rays / distance[:, None]
-    # Given the others' images, the point along the ray of each camera: linearised least squares on noisy angles.
+    # Given the others' images, the point along the ray of each camera: linearized least squares on noisy angles.
     for i in range(3):
         others = [k for k in range(3) if k != i]
         estimates = []
@@ -189,5 +189,5 @@ def test_triangulation_sigma_is_what_monte_carlo_gives():
 
 
 def test_a_point_on_the_line_of_its_cameras_has_no_depth():
-    centres = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    assert np.isinf(triangulation_sigma(np.array([0.0, 0.0, 5.0]), centres, np.full(2, 500.0), 0.5)).all()
+    centers = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    assert np.isinf(triangulation_sigma(np.array([0.0, 0.0, 5.0]), centers, np.full(2, 500.0), 0.5)).all()

@@ -108,7 +108,7 @@ def test_a_random_model_is_reported_as_such(models, depth_scene, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no-such-organisation/no-such-model", r"neither a folder nor in the local cache. .*--download"),
+        ("no-such-organization/no-such-model", r"neither a folder nor in the local cache. .*--download"),
         ("./nowhere", r"\./nowhere: the folder of the model does not exist"),
         ("/no/where", "the folder of the model does not exist"),
     ],

@@ -290,7 +290,7 @@ def monosdf_copy(world: Path, folder: Path, crop: bool) -> Path:
     content = json.loads((world / "transforms.json").read_text())
     folder.mkdir()
     matrices: dict[str, np.ndarray] = {}
-    focal, center = content["fl_x"], content["cx"] - 0.5  # from the first pixel's centre
+    focal, center = content["fl_x"], content["cx"] - 0.5  # from the first pixel's center
     if crop:  # DTU's size: 1600 × 1200
         factor = SIDE / 1200
         focal, center = focal / factor, (content["cx"] / factor) - 0.5

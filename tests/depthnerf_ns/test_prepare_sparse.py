@@ -85,12 +85,12 @@ def write_colmap(
     images, first = {}, {}
     for view, pose in enumerate(poses(capture)):
         rotation = (turn @ pose[:, :3] * [1.0, -1.0, -1.0]).T
-        centre = scale * turn @ pose[:, 3] + move
+        center = scale * turn @ pose[:, 3] + move
         name, number = capture.names[view], 10 + view
         first[view] = number
         qvec = host.rotmat2qvec(rotation)
         images[number] = host.Image(
-            number, qvec, -rotation @ centre, 1, name, points.places[view], points.points[view].astype(np.int64)
+            number, qvec, -rotation @ center, 1, name, points.places[view], points.points[view].astype(np.int64)
         )
     fx, cx, cy = (float(getattr(capture.cameras, name)[0]) for name in ("fx", "cx", "cy"))
     parameters = [fx, fx, cx, cy] if model == "PINHOLE" else [fx, cx, cy, 0.0]

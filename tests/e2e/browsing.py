@@ -344,5 +344,5 @@ def like(picture: Picture, amount: float) -> Callable[[Picture], bool]:
 
 
 def varied(picture: Picture) -> bool:
-    """Whether it shows something, not one colour."""
+    """Whether it shows something, not one color."""
     return float(picture.std(axis=(0, 1)).max()) > 8.0

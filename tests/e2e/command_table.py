@@ -320,7 +320,7 @@ surfaces on its IDR layout, `miner-image…` on one of its pictures, `miner-occu
 FOOT = """
 `ns-sample-scene` made the data. `ns-multiscale-blender` stands for training on what it made, with
 `multiscale-blender-data`; `ns-eval-mesh` and `ns-turntable` for measuring and drawing what `ns-mesh` made;
-`ns-swap-appearance` for painting the run's surface with the colours of a `hash-neus-small` run. Of nerfstudio's other
+`ns-swap-appearance` for painting the run's surface with the colors of a `hash-neus-small` run. Of nerfstudio's other
 commands, `ns-process-data` prepares data before there is a method, and `ns-export gaussian-splat` is for its own
 splatting methods.
 

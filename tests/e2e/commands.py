@@ -208,7 +208,7 @@ def _viewer_that_is_looked_at() -> Iterator[None]:
 
 
 def first_picture(viewer: Any) -> Any:
-    """Colours [height, width, 3] that the viewer's own render thread sends for the first training camera."""
+    """Colors [height, width, 3] that the viewer's own render thread sends for the first training camera."""
     from nerfstudio.cameras.cameras import CameraType
     from nerfstudio.viewer.render_state_machine import RenderStateMachine
     from nerfstudio.viewer.utils import CameraState

@@ -15,7 +15,7 @@ LEAST_CONTRAST = 3.0
 
 
 def assert_pictures(*files: Path) -> None:
-    """The pictures are there and none is of one colour."""
+    """The pictures are there and none is of one color."""
     assert files, "there is no picture"
     for file in files:
         assert np.asarray(Image.open(file), dtype=float).std() > LEAST_CONTRAST, f"{file} is blank"

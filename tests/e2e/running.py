@@ -75,7 +75,7 @@ def assert_resumes_exactly(
 
 
 def assert_video(file: Path) -> None:
-    """The file is a video whose frames differ from a plain colour."""
+    """The file is a video whose frames differ from a plain color."""
     import imageio_ffmpeg
 
     frames = imageio_ffmpeg.read_frames(str(file))

@@ -39,10 +39,10 @@ def column(tmp_path_factory) -> Callable[[str], dict[str, str]]:
     """Gives the states of a method's commands; each is run once."""
     folder = tmp_path_factory.mktemp("table")
     for words in (
-        # Masks keep the white background out of training: colours do not begin by all becoming white.
+        # Masks keep the white background out of training: colors do not begin by all becoming white.
         ["ns-sample-scene", "--output-dir", "sample", "--masks", *command_words("ns-sample-scene")],
         ["ns-multiscale-blender", "sample/blender", "multiscale"],
-        train_line(Subject("hash-neus-small", folder)),  # its colours are laid onto other surfaces
+        train_line(Subject("hash-neus-small", folder)),  # its colors are laid onto other surfaces
     ):
         outcome = run_command(words, folder)
         assert outcome.code == 0, str(outcome)

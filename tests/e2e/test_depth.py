@@ -43,7 +43,7 @@ def run(scene, tmp_path_factory) -> Path:
     return train(config)
 
 
-def test_training_learns_colour_and_depth(run, tmp_path):
+def test_training_learns_color_and_depth(run, tmp_path):
     ComputePSNR(run, tmp_path / "eval.json", tmp_path / "pictures").main()
     results = json.loads((tmp_path / "eval.json").read_text())["results"]
     assert results["psnr"] > 20 and results["depth_abs_rel"] < 0.1 and results["depth_delta1"] > 0.8

@@ -110,7 +110,7 @@ def nothing(path: Path) -> None:
 
 
 BROKEN = "Write it again; it may be cut off or of another format."
-CHANNELS = "Give 1 (grey), 2 (and alpha), 3 (RGB) or 4 (RGBA), as the last axis."
+CHANNELS = "Give 1 (gray), 2 (and alpha), 3 (RGB) or 4 (RGBA), as the last axis."
 FINITE = "Replace values that are not finite."
 
 BAD_IMAGES: dict[str, tuple[str, tuple[Callable[[Path], None], ...], str, str]] = {
@@ -218,7 +218,7 @@ def test_a_bad_volume_is_named(tmp_path, case):
 
 
 @pytest.mark.parametrize("config", [image_config, volume_config])
-def test_a_missing_file_is_named_with_its_neighbours(tmp_path, config):
+def test_a_missing_file_is_named_with_its_neighbors(tmp_path, config):
     (tmp_path / "data").mkdir()
     png(tmp_path / "data" / "astronaut.png")
     line = refusal(config(tmp_path / "data" / "astronout.png", tmp_path / "runs"))

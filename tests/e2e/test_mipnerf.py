@@ -93,7 +93,7 @@ def test_export_pointcloud(run, tmp_path):
     assert np.abs(np.median(np.abs(cloud.vertices), axis=0)).max() < 1.5  # on the objects, not on the far plane
 
 
-def test_mesh_is_watertight_and_coloured(run, tmp_path):
+def test_mesh_is_watertight_and_colored(run, tmp_path):
     MeshCommand(load_config=run, output_path=tmp_path / "mesh.ply", resolution=48, level=2.0).main()
     mesh = trimesh.load(tmp_path / "mesh.ply")
     assert mesh.is_watertight and len(mesh.faces) > 500

@@ -35,7 +35,7 @@ def idr_run(scene, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("which", "chamfer"), [("run", 0.08), ("idr_run", 0.05)], ids=["neus", "idr"])
-def test_mesh_is_watertight_coloured_and_near_the_truth(which, chamfer, scene, tmp_path, request):
+def test_mesh_is_watertight_colored_and_near_the_truth(which, chamfer, scene, tmp_path, request):
     """For so short a run; what full ones reach is measured by the benchmarks."""
     options = {"resolution": 64, "world_coordinates": True}
     file = MeshCommand(request.getfixturevalue(which), tmp_path / "mesh.ply", **options).main()

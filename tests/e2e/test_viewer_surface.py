@@ -28,14 +28,14 @@ def test_browser_shows_a_surface_its_slice_and_its_mesh(tmp_path):
         normals = page.settled(unlike(rgb, 5), "normals")
         page.keep("surface-normals")
         page.choose("Output type", "rgb")
-        rgb = page.settled(unlike(normals, 5), "the colours of the step at which training stands")
+        rgb = page.settled(unlike(normals, 5), "the colors of the step at which training stands")
         page.choose("Output type", "sdf_slice")
         middle = page.settled(lambda picture: unlike(rgb, 5)(picture) and unlike(normals, 5)(picture), "the slice")
         page.keep("surface-slice")
         page.enter("SDF slice: height", 0.6)
         page.settled(unlike(middle, 3), "a slice further up")
         page.choose("Output type", "rgb")
-        rgb = page.settled(like(rgb, 4), "the colours again")
+        rgb = page.settled(like(rgb, 4), "the colors again")
 
         page.click(page.control("Composite depth"))  # the mesh alone, not what the render hides of it
         rgb = page.settled(varied, "the render behind everything")

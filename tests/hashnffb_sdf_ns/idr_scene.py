@@ -13,7 +13,7 @@ RADIUS = 40.0
 SIZE = (48, 36)
 """(width, height)"""
 INNER = np.array([[70.0, 0.0, 22.0], [0.0, 68.0, 19.0], [0.0, 0.0, 1.0]])
-"""K to pixel indices: the first pixel's centre is at 0."""
+"""K to pixel indices: the first pixel's center is at 0."""
 COUNT = 10
 
 

@@ -68,7 +68,7 @@ def test_the_field_depends_on_directions_and_learns():
     assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in field.parameters())
 
 
-def test_a_ray_through_the_centre_keeps_its_direction():
+def test_a_ray_through_the_center_keeps_its_direction():
     t, _ = background_sections(
         torch.tensor([[0.0, 0.0, -3.0]]), torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([[2.0]]), 4
     )

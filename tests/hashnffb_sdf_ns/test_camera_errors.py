@@ -66,7 +66,7 @@ def test_a_similarity_is_no_error():
 
 
 def test_what_was_added_is_found():
-    """Every camera turned by 2° about its own centre, and moved by 2 % of its distance, in directions that cancel."""
+    """Every camera turned by 2° about its own center, and moved by 2 % of its distance, in directions that cancel."""
     poses = ring()
     rng = np.random.default_rng(1)
     noise = rng.normal(size=(len(poses), 3))

@@ -120,7 +120,7 @@ def test_grids_on_triangles_have_the_density_and_stay_on_them(monkeypatch):
     np.testing.assert_array_equal(np.concatenate(chunks), points)
 
 
-def test_meshes_that_are_not_in_millimetres_are_refused(files):
+def test_meshes_that_are_not_in_millimeters_are_refused(files):
     unit = Geometry(0.01 * prediction().vertices, prediction().faces)
     with pytest.raises(InputError, match=r"no point of the mesh is where the scanner looked.*--world-coordinates"):
         evaluate(unit, scan(), Observability.read(*files))

@@ -56,15 +56,15 @@ def test_a_similarity_maps_points_and_poses_alike():
     placed = Similarity(np.array([3.0, -2.0, 9.0]), 4.0, rotation)
     points = np.random.default_rng(2).normal(size=(5, 3))
     world = points @ placed.matrix[:3, :3].T + placed.matrix[:3, 3]
-    np.testing.assert_allclose(placed.normalised_points(world), points, atol=1e-12)
-    turned = placed.to_normalised
+    np.testing.assert_allclose(placed.normalized_points(world), points, atol=1e-12)
+    turned = placed.to_normalized
     np.testing.assert_allclose((world @ turned[:, :3].T + turned[:, 3]) / placed.radius, points, atol=1e-12)
-    # A point that a camera sees at a pixel is seen there in normalised coordinates too.
+    # A point that a camera sees at a pixel is seen there in normalized coordinates too.
     inner, c2w = decompose(projection(), idr_scene.SIZE, "x")
-    moved = placed.normalised_poses(c2w[None])
+    moved = placed.normalized_poses(c2w[None])
     target = idr_scene.CENTER + np.array([3.0, 5.0, -7.0])
     a = projection_matrices(inner[None], c2w[None])[0] @ [*target, 1.0]
-    b = projection_matrices(inner[None], moved)[0] @ [*placed.normalised_points(target[None])[0], 1.0]
+    b = projection_matrices(inner[None], moved)[0] @ [*placed.normalized_points(target[None])[0], 1.0]
     np.testing.assert_allclose(a[:2] / a[2], b[:2] / b[2])
     np.testing.assert_allclose(similarity_of(placed.matrix).rotation, rotation, atol=1e-12)
 
@@ -85,7 +85,7 @@ def test_scale_mat_must_be_one_similarity(tmp_path):
 
 
 def test_extrinsics_alone_take_their_intrinsics_from_camera_mat(tmp_path):
-    """K in pixels, and K to [−1, 1] between the first and the last pixel's centre, give the same cameras."""
+    """K in pixels, and K to [−1, 1] between the first and the last pixel's center, give the same cameras."""
     folder = idr_scene.write(tmp_path / "a", masks=False)
     path = folder / "cameras_sphere.npz"
     expected = read_camera_file(path).projections([0, 3], [idr_scene.SIZE] * 2)

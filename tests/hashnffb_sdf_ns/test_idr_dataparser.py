@@ -32,14 +32,14 @@ def outputs_of(data: Path, split: str = "train", **options):
 
 
 def hits_ball(outputs, index: int, radius: float = 0.8) -> np.ndarray:
-    """Which pixels [h, w] of the host's rays meet the ball of the normalised scene."""
+    """Which pixels [h, w] of the host's rays meet the ball of the normalized scene."""
     rays = outputs.cameras.generate_rays(camera_indices=index, keep_shape=True)
     along = (rays.directions * -rays.origins).sum(-1)
     return ((rays.origins.square().sum(-1) - along.square()) < radius**2).numpy()
 
 
 def test_rays_through_the_masks_meet_the_object(scene):
-    """The poses, the intrinsics, the half pixel and the normalisation in one."""
+    """The poses, the intrinsics, the half pixel and the normalization in one."""
     outputs = outputs_of(scene, **ALL)
     assert len(outputs.image_filenames) == len(outputs.metadata["object_mask_filenames"]) == idr_scene.COUNT
     for index, pose in enumerate(idr_scene.poses()):

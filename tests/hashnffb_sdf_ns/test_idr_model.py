@@ -19,7 +19,7 @@ from hashnffb_sdf_ns.sphere_tracing import TracingOptions
 
 GRID = HashGridOptions(num_levels=3, log2_table_size=9, base_resolution=4, max_resolution=12)
 NOISE = 7
-"""Random numbers of a ray: a shift of its samples, a point in the sphere, and a background colour."""
+"""Random numbers of a ray: a shift of its samples, a point in the sphere, and a background color."""
 
 
 def build(masks: bool = True, alpha: bool = False, **options) -> IdrModel:
@@ -54,7 +54,7 @@ def batch_of(count: int = 40) -> dict[str, torch.Tensor]:
     return {"image": torch.rand(count, 3, generator=generator), "mask": mask}
 
 
-def test_each_ray_teaches_colour_or_outline():
+def test_each_ray_teaches_color_or_outline():
     model, batch = build().train(), batch_of()
     outputs = model(rays(mask=batch["mask"]))
     hit, inside = outputs["accumulation"] > 0.5, batch["mask"] > 0.5
@@ -67,7 +67,7 @@ def test_each_ray_teaches_colour_or_outline():
 
 
 def test_losses_are_the_same_whether_or_not_rays_carry_their_mask():
-    """Other datamanagers have masks in batches only. Eikonal points differ, and colours and outlines do not."""
+    """Other datamanagers have masks in batches only. Eikonal points differ, and colors and outlines do not."""
     model, batch = build().train(), batch_of()
     losses = [model.get_loss_dict(model(rays(mask=mask)), batch) for mask in (batch["mask"], None)]
     for name in ("rgb_loss", "mask_loss"):
@@ -75,7 +75,7 @@ def test_losses_are_the_same_whether_or_not_rays_carry_their_mask():
 
 
 def test_the_losses_are_those_of_the_paper():
-    """Colours: summed absolute errors of surface rays over the number of all rays. Outlines: (1 / α) cross entropy."""
+    """Colors: summed absolute errors of surface rays over the number of all rays. Outlines: (1 / α) cross entropy."""
     model, batch = build().train(), batch_of()
     outputs = model(rays(mask=batch["mask"]))
     color, outline = 0.0, 0.0
@@ -132,7 +132,7 @@ def test_masks_move_the_outline():
         assert (after > before) if covered == 0.0 else (after < before)
 
 
-def test_colours_reach_cameras_and_so_do_outlines():
+def test_colors_reach_cameras_and_so_do_outlines():
     model = build(camera_optimizer=CameraRefinementConfig(mode="SO3xR3", start_step=0)).train()
     batch = batch_of()
     for name in ("rgb_loss", "mask_loss"):

@@ -11,7 +11,7 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from PIL import Image
 
 from common_ns.checks import InputError
-from hashnffb_sdf_ns.datamanager import SdfDataManagerConfig, renormalised
+from hashnffb_sdf_ns.datamanager import SdfDataManagerConfig, renormalized
 from hashnffb_sdf_ns.dataparser import IdrDataParserConfig
 from hashnffb_sdf_ns.idr_cameras import Similarity
 from tests.hashnffb_sdf_ns import idr_scene
@@ -169,19 +169,19 @@ def test_the_hosts_patches_are_refused_with_masks(scene):
         manager(scene, patch_size=4)
 
 
-def test_renormalised_moves_everything_alike(scene):
+def test_renormalized_moves_everything_alike(scene):
     outputs = IdrDataParserConfig(data=scene, eval_mode="all").setup().get_dataparser_outputs("train")
     outputs.metadata["points3D_xyz"] = outputs.cameras.camera_to_worlds[:, :, 3].clone()
     outputs.metadata["near_far"] = (1.0, 3.0)
     turn = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     placed = Similarity(np.array([0.1, 0.2, -0.3]), 0.5, turn)
-    moved = renormalised(outputs, placed)
+    moved = renormalized(outputs, placed)
     assert torch.allclose(moved.metadata["points3D_xyz"], moved.cameras.camera_to_worlds[:, :, 3], atol=1e-6)
     assert moved.metadata["near_far"] == (2.0, 6.0)
     world = np.array([120.0, -10.0, 580.0])
     first, second = (
         o.dataparser_scale * (o.dataparser_transform.double().numpy() @ [*world, 1.0]) for o in (outputs, moved)
     )
-    np.testing.assert_allclose(second, placed.normalised_points(first[None])[0], atol=1e-5)
+    np.testing.assert_allclose(second, placed.normalized_points(first[None])[0], atol=1e-5)
     assert outputs.metadata["near_far"] == (1.0, 3.0)  # the parser's own outputs stay as they are
-    assert renormalised(outputs, Similarity(np.zeros(3), 1.0)) is outputs
+    assert renormalized(outputs, Similarity(np.zeros(3), 1.0)) is outputs

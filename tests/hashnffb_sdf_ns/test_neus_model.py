@@ -290,7 +290,7 @@ def test_rays_that_miss_everything_are_empty():
 
 
 @torch.no_grad()
-def test_the_mesh_is_the_surface_with_outward_normals_and_colours():
+def test_the_mesh_is_the_surface_with_outward_normals_and_colors():
     model = build(metadata=MASKS, network={"hidden_dim": 128}).eval()
     mesh = extract_mesh(model.iso_field(), resolution=32)
     assert mesh.to_trimesh().is_watertight and mesh.to_trimesh().volume > 0
@@ -303,7 +303,7 @@ def test_the_mesh_is_the_surface_with_outward_normals_and_colours():
 
 
 @torch.no_grad()
-def test_mesh_colours_are_those_that_cameras_above_see():
+def test_mesh_colors_are_those_that_cameras_above_see():
     poses = torch.eye(4)[:3].repeat(3, 1, 1)
     poses[:, :, 3] = torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, 2.0], [-1.0, -1.0, 4.0]])
     model = build(metadata={**MASKS, "camera_to_worlds": poses}).eval()

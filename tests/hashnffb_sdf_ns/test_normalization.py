@@ -31,7 +31,7 @@ def poses() -> np.ndarray:
 
 
 def test_pixels_agree_with_rays():
-    """A point on the ray of a pixel's centre is found in that pixel; one behind the camera is not in view."""
+    """A point on the ray of a pixel's center is found in that pixel; one behind the camera is not in view."""
     pose, view = idr_scene.poses()[1], views()[1]
     origin, directions = idr_scene.rays(pose)
     points = (origin + 150.0 * directions).reshape(-1, 3)

@@ -205,7 +205,7 @@ def test_appearance_codes_are_the_images_own_in_training_and_their_mean_elsewher
     assert tiny().codes_of(indices, 2) is None
 
 
-def test_colours_depend_on_all_that_they_are_given():
+def test_colors_depend_on_all_that_they_are_given():
     torch.manual_seed(0)
     network = ColorNetwork(feature_dim=4, hidden_dim=8, num_direction_frequencies=2, appearance_dim=2)
     parts = [torch.randn(5, 3), network.encode_directions(torch.randn(5, 3)), torch.randn(5, 3), torch.randn(5, 4)]

@@ -1,4 +1,4 @@
-"""One field's surface with another's colours: which points and features the colour network reads, and the command."""
+"""One field's surface with another's colors: which points and features the color network reads, and the command."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def test_points_are_brought_onto_the_surface_nearby():
 
 
 @pytest.mark.parametrize("features", ["appearance", "geometry"])
-def test_a_field_swapped_with_itself_keeps_its_colours(features):
+def test_a_field_swapped_with_itself_keeps_its_colors(features):
     of = field(0, appearance_dim=2)
     points = surface_points(of)
     assert torch.allclose(colors(SwappedField(of, of, features), points), colors(of, points), atol=1e-3)
 
 
-def test_the_surface_is_the_first_fields_and_the_colours_are_the_seconds():
+def test_the_surface_is_the_first_fields_and_the_colors_are_the_seconds():
     shown, painted = field(0), field(1)
     points = surface_points(shown)
     swapped = SwappedField(shown, painted)
@@ -86,7 +86,7 @@ def test_the_surface_is_the_first_fields_and_the_colours_are_the_seconds():
 
 
 def test_the_scenes_spheres_are_laid_onto_each_other():
-    """The same field in another place and size gives the colours that it gives here."""
+    """The same field in another place and size gives the colors that it gives here."""
     small, large = field(0), field(0, center=(2.0, -1.0, 0.5), radius=3.0)
     points = surface_points(small)
     normals = torch.nn.functional.normalize(small.geometry(points).gradient, dim=-1)
@@ -97,7 +97,7 @@ def test_the_scenes_spheres_are_laid_onto_each_other():
 
 
 def test_features_that_do_not_fit_are_refused_where_they_are_read():
-    with pytest.raises(InputError, match="4 features, and the colour network reads 6"):
+    with pytest.raises(InputError, match="4 features, and the color network reads 6"):
         SwappedField(field(0), field(1, feature_dim=6), "geometry")
     swapped = SwappedField(field(0), field(1, feature_dim=6), "appearance")
     assert torch.isfinite(colors(swapped, surface_points(field(0)))).all()
@@ -150,7 +150,7 @@ def test_a_video_is_written(runs):
 
 
 def test_what_cannot_be_is_said(runs, tmp_path):
-    with pytest.raises(InputError, match="colour network reads 6"):
+    with pytest.raises(InputError, match="color network reads 6"):
         command(runs, "a", "wide", features="geometry").main()
     with pytest.raises(InputError, match="no distance field"):
         command(runs, "a", "other").main()

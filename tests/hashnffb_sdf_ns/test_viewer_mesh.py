@@ -1,4 +1,4 @@
-"""The mesh in the viewer's scene: where the surface is, in its colours, made and taken away by buttons."""
+"""The mesh in the viewer's scene: where the surface is, in its colors, made and taken away by buttons."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_without_a_viewer_the_button_does_nothing():
     button.cb_hook(button)
 
 
-def test_the_file_is_matte_and_has_linear_colours():
+def test_the_file_is_matte_and_has_linear_colors():
     corners = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     colors = np.array([[0.0, 0.5, 1.0]] * 3)
     data = glb_of(Mesh(corners, np.array([[0, 1, 2]]), np.tile([0.0, 0.0, 1.0], (3, 1)), colors))

@@ -28,8 +28,8 @@ def is_strictly_inside(faces: np.ndarray, points: np.ndarray) -> tuple[np.ndarra
 @pytest.mark.parametrize("grain", [1, 2, 1000])
 def test_tetrahedra_with_corners_on_the_grid(grain: int) -> None:
     """Corners, edges and faces that lie exactly on columns (grain 1: all of them) leave no stray crossing, and every
-    voxel centre that is not on the surface is on the right side."""
-    centres = np.stack(np.meshgrid(*[np.arange(SIZE)] * 3, indexing="ij"), axis=-1)
+    voxel center that is not on the surface is on the right side."""
+    centers = np.stack(np.meshgrid(*[np.arange(SIZE)] * 3, indexing="ij"), axis=-1)
     for _ in range(100):
         corners = RNG.integers(-grain, (SIZE + 1) * grain, (4, 3)) * (ONE // grain)
         faces = outward(corners)
@@ -41,7 +41,7 @@ def test_tetrahedra_with_corners_on_the_grid(grain: int) -> None:
         add_points(changes, sums)
         inside = np.cumsum(sums, axis=1)[:, :SIZE].reshape(SIZE, SIZE, SIZE)
         assert set(np.unique(inside)) <= {0, 1}
-        expected, on_plane = is_strictly_inside(faces, centres.reshape(-1, 3) * ONE)
+        expected, on_plane = is_strictly_inside(faces, centers.reshape(-1, 3) * ONE)
         # Rounding of heights may decide either way within 1e-9 voxels of a face; none of these are.
         differs = (inside.reshape(-1) == 1) != expected
         assert not (differs & ~on_plane).any()
@@ -91,7 +91,7 @@ def test_columns_that_do_not_come_out_abstain() -> None:
 
 
 def test_points_and_shares_of_a_column() -> None:
-    """From 0.75 to 3.25 with voxels around their centres 0, 1, 2, …: centres 1, 2 and 3 are inside, and of voxel 1 the
+    """From 0.75 to 3.25 with voxels around their centers 0, 1, 2, …: centers 1, 2 and 3 are inside, and of voxel 1 the
     part above 0.75, of voxel 3 that below 3.25."""
     changes = Crossings(np.zeros(2, np.int64), np.array([0.75, 3.25]), np.array([1, -1], np.int8))
     sums = np.zeros((1, 7), dtype=np.float32)
@@ -110,7 +110,7 @@ def test_changes_below_and_above_the_voxels() -> None:
         np.testing.assert_allclose(np.cumsum(sums, axis=1)[0, :3], inside)
 
 
-def test_undecided_voxels_follow_their_neighbours() -> None:
+def test_undecided_voxels_follow_their_neighbors() -> None:
     truth = np.zeros((12, 12, 12), dtype=bool)
     truth[2:9, 3:10, 1:8] = True
     undecided = np.zeros_like(truth)

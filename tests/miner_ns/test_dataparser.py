@@ -46,8 +46,8 @@ def test_rays_of_the_camera_meet_the_pixels_of_the_image(image_file: Path) -> No
     rays = cameras.generate_rays(0)
     hits = rays.origins - rays.origins[..., 2:] / rays.directions[..., 2:] * rays.directions
     rows, columns = torch.meshgrid(torch.arange(30), torch.arange(50), indexing="ij")
-    centres = affine(outputs.metadata["grid_to_world"], torch.stack([rows, columns], dim=-1) + 0.5)
-    torch.testing.assert_close(hits.double(), centres, atol=1e-5, rtol=0)
+    centers = affine(outputs.metadata["grid_to_world"], torch.stack([rows, columns], dim=-1) + 0.5)
+    torch.testing.assert_close(hits.double(), centers, atol=1e-5, rtol=0)
     # x to the right, y up, the longer side from −1 to 1.
     corners = affine(outputs.metadata["grid_to_world"], torch.tensor([[0, 0], [30, 50]]))
     torch.testing.assert_close(corners, torch.tensor([[-1.0, 0.6, 0.0], [1.0, -0.6, 0.0]]).double())
@@ -88,7 +88,7 @@ def test_a_volume_keeps_the_axes_of_its_mesh(mesh_file: Path) -> None:
     inside = torch.from_numpy(np.argwhere(signal.read_stored((0, 0, 0), (32, 32, 32))[..., 0])) + 0.5
     world = affine(metadata["grid_to_world"], inside)
     mesh = affine(metadata["world_to_data"], world)
-    # All occupied voxels' centres are inside of the ellipsoid in the coordinates of the file.
+    # All occupied voxels' centers are inside of the ellipsoid in the coordinates of the file.
     assert (((mesh - torch.tensor([5.0, 0.0, -3.0])) / torch.tensor([2.0, 1.0, 1.0])).norm(dim=-1) < 1.0).all()
     assert float((mesh.max(dim=0).values - mesh.min(dim=0).values)[0]) == pytest.approx(4.0, abs=0.4)
     corners = affine(metadata["grid_to_world"], torch.tensor([[0, 0, 0], [32, 32, 32]]))
@@ -115,8 +115,8 @@ def test_all_cameras_see_the_whole_volume(tmp_path: Path) -> None:
         assert (local[:, 2] < 0).all()
         assert (cameras.fx[index] * local[:, :2] / -local[:, 2:]).abs().max() < 32
     # An array's own coordinates are its voxels.
-    centre = affine(outputs.metadata["world_to_data"], torch.zeros(1, 3))
-    torch.testing.assert_close(centre, torch.tensor([[4.0, 10.0, 6.0]]).double())
+    center = affine(outputs.metadata["world_to_data"], torch.zeros(1, 3))
+    torch.testing.assert_close(center, torch.tensor([[4.0, 10.0, 6.0]]).double())
     assert outputs.metadata["signal"].load().packed
 
 

@@ -48,7 +48,7 @@ def random_hierarchy(shape: tuple[int, ...], pyramid: str = "gaussian") -> Hiera
 
 @pytest.mark.parametrize("pyramid", ["gaussian", "laplacian"])
 @pytest.mark.parametrize("shape", [(16, 16), (13, 21), (9, 6, 11)])
-def test_query_at_sample_centres_is_the_reconstruction_of_every_level(shape, pyramid):
+def test_query_at_sample_centers_is_the_reconstruction_of_every_level(shape, pyramid):
     hierarchy = random_hierarchy(shape, pyramid)
     for level in range(3):
         size = hierarchy.grids[level].shape

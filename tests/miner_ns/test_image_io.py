@@ -48,7 +48,7 @@ def test_png_is_kept_as_stored(tmp_path: Path, mode: str) -> None:
     np.testing.assert_array_equal(stored(tmp_path / "image.png"), expected)
 
 
-def test_palettes_become_colours_strip_by_strip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_palettes_become_colors_strip_by_strip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal_module, "CHUNK_SAMPLES", 500)
     palette = Image.fromarray(some_pixels(3)).quantize(16)
     palette.save(tmp_path / "opaque.png")
@@ -60,13 +60,13 @@ def test_palettes_become_colours_strip_by_strip(tmp_path: Path, monkeypatch: pyt
 
 
 def test_16_bit_png_keeps_its_16_bits(tmp_path: Path) -> None:
-    grey = some_pixels(1, "uint16")[..., 0]
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(stored(tmp_path / "grey.png")[..., 0], grey)
+    gray = some_pixels(1, "uint16")[..., 0]
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    np.testing.assert_array_equal(stored(tmp_path / "gray.png")[..., 0], gray)
     for channels, order in ((3, [2, 1, 0]), (4, [2, 1, 0, 3])):
         pixels = some_pixels(channels, "uint16")
-        cv2.imwrite(str(tmp_path / "colour.png"), pixels[..., order])
-        np.testing.assert_array_equal(stored(tmp_path / "colour.png"), pixels)
+        cv2.imwrite(str(tmp_path / "color.png"), pixels[..., order])
+        np.testing.assert_array_equal(stored(tmp_path / "color.png"), pixels)
 
 
 def test_jpeg_equals_pillow(tmp_path: Path) -> None:
@@ -151,8 +151,8 @@ def test_numpy_arrays(tmp_path: Path) -> None:
     pixels = some_pixels(4, "float32")
     np.savez_compressed(tmp_path / "a.npz", image=pixels)
     np.testing.assert_array_equal(stored(tmp_path / "a.npz"), pixels)
-    np.save(tmp_path / "grey.npy", pixels[..., 0] > 0)
-    assert stored(tmp_path / "grey.npy").dtype == bool
+    np.save(tmp_path / "gray.npy", pixels[..., 0] > 0)
+    assert stored(tmp_path / "gray.npy").dtype == bool
 
 
 def test_the_suffix_does_not_matter(tmp_path: Path) -> None:
@@ -162,11 +162,11 @@ def test_the_suffix_does_not_matter(tmp_path: Path) -> None:
 
 def write_all_formats(folder: Path) -> list[Path]:
     """One file of every format, each of a few kilobytes."""
-    colours, deep, floats = (RNG.integers(0, 256, (64, 48, 3), np.uint8) for _ in range(3))
+    colors, deep, floats = (RNG.integers(0, 256, (64, 48, 3), np.uint8) for _ in range(3))
     deep, floats = deep.astype(np.uint16) * 257, floats.astype(np.float32)
-    Image.fromarray(colours).save(folder / "a.png")
-    Image.fromarray(colours).save(folder / "a.jpg")
-    Image.fromarray(colours).save(folder / "jpeg.tif", compression="jpeg")
+    Image.fromarray(colors).save(folder / "a.png")
+    Image.fromarray(colors).save(folder / "a.jpg")
+    Image.fromarray(colors).save(folder / "jpeg.tif", compression="jpeg")
     cv2.imwrite(str(folder / "deep.png"), deep)
     cv2.imwrite(str(folder / "lzw.tif"), deep, [cv2.IMWRITE_TIFF_COMPRESSION, 5])
     cv2.imwrite(str(folder / "a.exr"), floats)

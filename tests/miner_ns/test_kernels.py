@@ -181,7 +181,7 @@ def test_each_block_trains_as_if_alone():
         assert torch.allclose(alone.theta[0], together.theta[block], atol=1e-5)
 
 
-def test_select_keeps_the_optimiser_s_state():
+def test_select_keeps_the_optimizer_s_state():
     theta, inputs, targets = problem(NETWORK)
     state, _ = train(NETWORK, theta, inputs, targets)
     chosen = torch.tensor([True, False, True, True, False, True])

@@ -82,7 +82,7 @@ def test_layout_covers_theta_once():
     assert BlockNetwork(num_inputs=16, num_outputs=3).num_parameters == 16 * 20 + 20 + 20 * 20 + 20 + 60 + 3 + 2
 
 
-def test_initialisation_is_that_of_linear_layers():
+def test_initialization_is_that_of_linear_layers():
     network = BlockNetwork(num_inputs=100, num_outputs=1, hidden_dim=25, output="sine")
     parts = network.unpack(network.init(200, torch.Generator().manual_seed(0)))
     for name, bound in {"weight0": 0.1, "bias0": 0.1, "weight1": 0.2, "bias1": 0.2, "weight2": 0.2}.items():
@@ -112,7 +112,7 @@ def test_icosahedron_directions_are_even():
     assert directions.shape == (3, 21)
     gram = (directions.T @ directions).abs() - torch.eye(21)
     assert torch.allclose(directions.norm(dim=0), torch.ones(21))
-    # Neighbours are 31.7 degrees apart, as vertices and midpoints of an icosahedron's edges are.
+    # Neighbors are 31.7 degrees apart, as vertices and midpoints of an icosahedron's edges are.
     assert torch.allclose(gram.max(dim=1).values[:6], torch.full((6,), math.cos(math.radians(31.7175))), atol=1e-4)
     assert gram.max() < 0.852
     isotropy = directions @ directions.T / 21

@@ -25,11 +25,11 @@ SIZES = {
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "simd"])
-def vectorised(request, monkeypatch) -> bool:
+def vectorized(request, monkeypatch) -> bool:
     """Train with plain loops, or with vectors."""
     if request.param and not simd.IS_X86:
         pytest.skip("explicit vectors are for x86")
-    monkeypatch.setattr(numba_cpu, "train", functools.partial(numba_cpu.train, vectorised=request.param))
+    monkeypatch.setattr(numba_cpu, "train", functools.partial(numba_cpu.train, vectorized=request.param))
     return request.param
 
 
@@ -67,7 +67,7 @@ def train(theta, network, inputs, targets, implementation="numba", parts=(4,), o
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("output, loss", [("sigmoid", "mse"), ("sigmoid", "bce"), ("sine", "mse"), ("linear", "mse")])
-def test_it_computes_what_torch_computes(vectorised, size, masked, output, loss):
+def test_it_computes_what_torch_computes(vectorized, size, masked, output, loss):
     network, num_points, batch_points = SIZES[size]
     network = replace(network, output=output)
     theta, inputs, targets = problem(network, num_points)
@@ -99,7 +99,7 @@ def test_it_computes_what_torch_computes(vectorised, size, masked, output, loss)
     assert torch.allclose(found.losses, expected.losses, rtol=1e-3)
 
 
-def test_options_reach_the_loop(vectorised):
+def test_options_reach_the_loop(vectorized):
     theta, inputs, targets = problem(NETWORK, 40)
     for change in (dict(weight_by_loss=False), dict(beta1=0.8), dict(beta2=0.9), dict(eps=0.3)):
         options = replace(BATCHES, **change)
@@ -110,7 +110,7 @@ def test_options_reach_the_loop(vectorised):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_training_in_parts_is_exact(vectorised, threads):
+def test_training_in_parts_is_exact(vectorized, threads):
     torch.set_num_threads(threads)
     theta, inputs, targets = problem(NETWORK, 40, num_blocks=40)
     options = TrainOptions(batch_points=16, threshold=2e-3, check_every=3)
@@ -125,7 +125,7 @@ def test_training_in_parts_is_exact(vectorised, threads):
     assert torch.equal(outcome.epochs, torch.stack([part.epochs for part in outcomes]).sum(0))
 
 
-def test_blocks_finish_as_in_torch(vectorised):
+def test_blocks_finish_as_in_torch(vectorized):
     theta, inputs, targets = problem(NETWORK, 40)
     options = TrainOptions(batch_points=16, threshold=2e-3, check_every=2)
     found, (outcome,) = train(theta, NETWORK, inputs, targets, parts=(7,), options=options)
@@ -138,7 +138,7 @@ def test_blocks_finish_as_in_torch(vectorised):
     assert torch.equal((kept == found.theta).all(1), found.finished)
 
 
-def test_the_order_of_the_points_counts(vectorised):
+def test_the_order_of_the_points_counts(vectorized):
     theta, inputs, targets = problem(NETWORK, 40)
     results = []
     for order in (torch.arange(40), torch.arange(40), torch.arange(39, -1, -1)):
@@ -151,7 +151,7 @@ def test_the_order_of_the_points_counts(vectorised):
     assert torch.equal(results[0], results[1]) and not torch.allclose(results[0], results[2], atol=1e-4)
 
 
-def test_many_epochs_are_gathered_in_parts(vectorised, monkeypatch):
+def test_many_epochs_are_gathered_in_parts(vectorized, monkeypatch):
     theta, inputs, targets = problem(NETWORK, 40)
     options = TrainOptions(batch_points=16, threshold=2e-3, check_every=2)
     whole, _ = train(theta, NETWORK, inputs, targets, parts=(7,), options=options)
@@ -160,7 +160,7 @@ def test_many_epochs_are_gathered_in_parts(vectorised, monkeypatch):
     assert torch.equal(whole.theta, parts.theta) and torch.equal(whole.finished, parts.finished)
 
 
-def test_a_block_that_diverges_stays_alone(vectorised):
+def test_a_block_that_diverges_stays_alone(vectorized):
     theta, inputs, targets = problem(NETWORK, 40)
     expected, _ = train(theta, NETWORK, inputs, targets)
     spoiled = theta.clone()
@@ -174,17 +174,17 @@ def test_a_block_that_diverges_stays_alone(vectorised):
 def test_code_from_disk_is_the_code_that_was_compiled(tmp_path):
     """numba stores one function, and links what it does not inline from memory: that may round in another way."""
     theta, inputs, targets = problem(NETWORK, 40)
-    vectorised = simd.IS_X86
+    vectorized = simd.IS_X86
     numba_cpu._compiled.cache_clear()
     train(theta, NETWORK, inputs, targets)  # compiles and stores, if that was not done before
     numba_cpu._compiled.cache_clear()
     stored, _ = train(theta, NETWORK, inputs, targets, parts=(20,))
-    loop = numba_cpu._compiled(vectorised)
+    loop = numba_cpu._compiled(vectorized)
     assert loop.stats.cache_hits and not loop.stats.cache_misses
     afresh = njit(**simd.OPTIONS)(loop.py_func)
     numba_cpu._compiled.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(numba_cpu, "_compiled", lambda vectorised: afresh)
+        patch.setattr(numba_cpu, "_compiled", lambda vectorized: afresh)
         compiled, _ = train(theta, NETWORK, inputs, targets, parts=(20,))
     assert torch.equal(stored.theta, compiled.theta)
 

@@ -61,11 +61,11 @@ class Slope(Ball):
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
-def test_samples_lie_at_the_centres_of_what_they_cover(level: int) -> None:
+def test_samples_lie_at_the_centers_of_what_they_cover(level: int) -> None:
     hierarchy = Slope()
     points = points_in(SHAPE)
     last = torch.tensor(hierarchy.grids[level].shape) - 0.5
-    # A linear function is reproduced between the first and the last centre; beyond, the border continues.
+    # A linear function is reproduced between the first and the last center; beyond, the border continues.
     inner = torch.minimum((points / 2**level).clamp_min(0.5), last) * 2**level
     torch.testing.assert_close(SampledLevel(hierarchy, level)(points), hierarchy.exact(inner))
 

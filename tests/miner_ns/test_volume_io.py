@@ -44,7 +44,7 @@ def test_mesh_formats(tmp_path: Path, suffix: str) -> None:
     mesh = read_mesh(tmp_path / f"ball{suffix}")
     assert len(mesh[1]) == 320 and mesh[0].dtype == np.float64
     expected = whole(volume_io.voxelize(np.asarray(ball.vertices), np.asarray(ball.faces), OPTIONS).signal)
-    # Text formats round; no voxel centre is that close to the surface.
+    # Text formats round; no voxel center is that close to the surface.
     np.testing.assert_array_equal(whole(volume_io.voxelize(*mesh, OPTIONS).signal), expected)
 
 
@@ -152,7 +152,7 @@ def test_an_open_mesh_is_reported_with_what_helps(mesh_file: Path, capsys: pytes
     assert "closed" not in capsys.readouterr().out
     voxelize_file((vertices, faces[5:]), mesh_file, OPTIONS, use_cache=False)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "is not closed" in printed and "--votes 9" in printed and "follow their neighbours" in printed
+    assert "is not closed" in printed and "--votes 9" in printed and "follow their neighbors" in printed
     voxelize_file((vertices, faces[5:]), mesh_file, VoxelizeOptions(resolution=20, votes=9), use_cache=False)
     printed = " ".join(capsys.readouterr().out.split())
     assert "is not closed" in printed and "--votes" not in printed
@@ -197,7 +197,7 @@ def test_volumes_that_cannot_be_read(tmp_path: Path) -> None:
     with_nan[1, 2, 3] = np.nan
     for name, array, message in (
         ("flat", np.zeros((4, 5)), r"shape \(4, 5\)"),
-        ("colours", np.zeros((4, 5, 6, 3)), r"shape \(4, 5, 6, 3\)"),
+        ("colors", np.zeros((4, 5, 6, 3)), r"shape \(4, 5, 6, 3\)"),
         ("empty", np.zeros((4, 0, 6)), r"shape \(4, 0, 6\)"),
         ("nan", with_nan, r"sample \(1, 2, 3\)"),
         ("complex", np.zeros((2, 2, 2), complex), "complex128"),

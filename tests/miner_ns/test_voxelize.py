@@ -70,7 +70,7 @@ def test_all_axes_and_rules_agree_on_a_closed_body(blob: trimesh.Trimesh, option
 @pytest.mark.parametrize("shift", [0.0, 0.5, 0.25])
 @pytest.mark.parametrize("votes", [1, 3])
 def test_a_box_aligned_with_the_voxels(shift: float, votes: int) -> None:
-    """Faces, edges and diagonals of triangles that lie on voxel borders (shift 0) or run through the centres of voxels
+    """Faces, edges and diagonals of triangles that lie on voxel borders (shift 0) or run through the centers of voxels
     and columns (shift ½) leave no streaks: what is inside is one box of the right size."""
     box = trimesh.creation.box(extents=(10, 10, 10))
     # A far-away second box makes the grid: 32 voxels of side 1, the first from −16 to −15.

@@ -24,7 +24,7 @@ DISTANCE = 2.0
 
 
 def pattern() -> np.ndarray:
-    """Soft colours under fine stripes, slanted by 40°, which only the finest level resolves."""
+    """Soft colors under fine stripes, slanted by 40°, which only the finest level resolves."""
     y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE
     stripes = 0.25 * np.cos(2.0 * np.pi * SIDE / 4.0 * (0.77 * x + 0.64 * y))
     soft = [0.5 + 0.2 * np.cos(4.0 * x + k) * np.cos(3.0 * y - 2.0 * k) for k in range(3)]
@@ -125,7 +125,7 @@ def test_near_by_the_image_is_continuous(model, zoom):
 
 
 def test_near_by_pixels_agree_with_the_samples(model):
-    """At 16 pixels a sample, those at the centres of samples show them; none goes far beyond its neighbours."""
+    """At 16 pixels a sample, those at the centers of samples show them; none goes far beyond its neighbors."""
     # Sample (63, 64) is in the middle of the picture.
     seen = render(model, 16.0, 128, (1.0 / SIDE, 1.0 / SIDE))["rgb"]
     centers = 0.25 * sum(seen[16 + i : 113 : 16, 16 + j : 113 : 16] for i in (-1, 0) for j in (-1, 0))

@@ -71,8 +71,8 @@ def test_one_point_stays_and_the_others_flow_away_from_it(picture, tmp_path):
     path = ZoomPath(data=picture, target=(50.0, 70.0), seconds=1.0, output_path=tmp_path / "zoom.json").main()
     cameras = get_path_from_json(json.loads(path.read_text()))
     first, last = cameras[0], cameras[-1]
-    centres = [camera.camera_to_worlds[:2, 3].numpy().astype(float) for camera in (first, last)]
-    fixed = (centres[1] - centres[0] / 16.0) / (1.0 - 1.0 / 16.0)
+    centers = [camera.camera_to_worlds[:2, 3].numpy().astype(float) for camera in (first, last)]
+    fixed = (centers[1] - centers[0] / 16.0) / (1.0 - 1.0 / 16.0)
     points = np.stack([fixed, fixed + 0.01, fixed + np.array([0.02, -0.03])])
     seen = np.stack([projected(camera, points) for camera in cameras])
     assert np.abs(seen[:, 0] - seen[0, 0]).max() < 0.05

@@ -9,7 +9,7 @@ from mipnerf_ns.contraction import contraction_scales
 
 
 def contract_gaussian(mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of contracted Gaussians, linearised at their means.
+    """Mean and covariance of contracted Gaussians, linearized at their means.
 
     Args:
         mean: means [n, 3] in units of the radius that is left as it is.

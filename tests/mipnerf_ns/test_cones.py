@@ -1,4 +1,4 @@
-"""Cone and cylinder Gaussians against Monte Carlo, and their behaviour at the limits."""
+"""Cone and cylinder Gaussians against Monte Carlo, and their behavior at the limits."""
 
 import math
 

@@ -95,7 +95,7 @@ def test_gradients_are_finite_at_the_origin_and_on_the_unit_sphere(point):
     assert torch.isfinite(gradient).all()
 
 
-def test_contracted_gaussian_is_linearised_at_its_mean():
+def test_contracted_gaussian_is_linearized_at_its_mean():
     cov = covariances(len(EVERYWHERE))
     mean, contracted = contract_gaussian(EVERYWHERE, cov)
     jacobian = jacobians(EVERYWHERE)

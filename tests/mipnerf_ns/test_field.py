@@ -50,7 +50,7 @@ def test_network_has_the_papers_size():
     assert sum(p.numel() for p in field.parameters()) == trunk + heads
 
 
-def test_outputs_are_in_range_and_depend_on_the_direction_only_in_colour():
+def test_outputs_are_in_range_and_depend_on_the_direction_only_in_color():
     field = small_field()
     rays = samples()
     outputs = field(rays)
@@ -61,7 +61,7 @@ def test_outputs_are_in_range_and_depend_on_the_direction_only_in_colour():
     hidden = field.features(*field.gaussians(rays))
     assert torch.allclose(field.color(hidden, rays.frustums.directions), rgb, atol=1e-6)
     assert not torch.allclose(field.color(hidden, -rays.frustums.directions), rgb, atol=1e-6)
-    # The length of the direction does not matter: the exporters probe with one that is not normalised.
+    # The length of the direction does not matter: the exporters probe with one that is not normalized.
     assert torch.allclose(field.color(hidden, 3 * rays.frustums.directions), rgb, atol=1e-6)
 
 

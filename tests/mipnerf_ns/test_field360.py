@@ -91,7 +91,7 @@ def test_encodings_have_their_channels(options, encoded):
 
 
 def test_weights_start_as_in_the_paper():
-    """He initialisation, uniform, also of the layers that are split over two inputs; biases 0."""
+    """He initialization, uniform, also of the layers that are split over two inputs; biases 0."""
     torch.manual_seed(0)
     field = MipNerf360Field(num_layers=6, hidden_dim=64)
     for name, parameter in field.named_parameters():
@@ -199,7 +199,7 @@ def test_no_points_have_no_density():
     assert small_field(encoding="plain").density_fn(torch.zeros(0, 3)).shape == (0, 1)
 
 
-def test_outputs_are_in_range_and_depend_on_the_direction_only_in_colour():
+def test_outputs_are_in_range_and_depend_on_the_direction_only_in_color():
     field = small_field(rgb_padding=0.1)
     torch.nn.init.normal_(field.color_head.output.weight, std=30.0)
     bundle = samples()
@@ -211,7 +211,7 @@ def test_outputs_are_in_range_and_depend_on_the_direction_only_in_colour():
     hidden, directions = field.get_density(bundle)[1], bundle.frustums.directions
     assert torch.allclose(field.color(hidden, directions[:, :1]), rgb, atol=1e-6)
     assert not torch.allclose(field.color(hidden, -directions[:, :1]), rgb, atol=1e-2)
-    # The length of the direction does not matter: the exporters probe with one that is not normalised.
+    # The length of the direction does not matter: the exporters probe with one that is not normalized.
     assert torch.allclose(field.color(hidden, 3 * directions[:, :1]), rgb, atol=1e-5)
 
 

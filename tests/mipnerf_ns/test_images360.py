@@ -21,7 +21,7 @@ def camera(width: int = 24, height: int = 16) -> Cameras:
 
 
 def coded_model(**options) -> MipNerf360Model:
-    """A model whose colours depend strongly on the appearance code."""
+    """A model whose colors depend strongly on the appearance code."""
     model = build(**{"appearance_dim": 2, "appearance_eval": "fit-left-half", **options}).eval()
     assert model.field.appearance is not None
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_code_fitted_to_the_left_half_explains_the_right_half(options):
 
 @pytest.mark.parametrize("width", [24, 16])
 def test_metrics_come_from_the_right_half_alone(width):
-    """The left half has a colour cast that some code explains; the right half has nothing to do with it."""
+    """The left half has a color cast that some code explains; the right half has nothing to do with it."""
     model = coded_model()
     target = rendered_with(model, torch.tensor([0.7, -0.5]), width=width)
     half = width // 2

@@ -131,7 +131,7 @@ def test_coarse_level_gets_no_gradient_from_the_fine_levels_sample_positions():
 
 
 def test_probe_of_the_exporters_gives_finite_outputs():
-    """One ray with float camera indices, unnormalised direction, no planes and pixel area 1, with gradients on."""
+    """One ray with float camera indices, unnormalized direction, no planes and pixel area 1, with gradients on."""
     bundle = RayBundle(
         origins=torch.zeros(1, 3),
         directions=torch.ones(1, 3),
@@ -163,8 +163,8 @@ def test_iso_field_is_the_density():
     assert torch.allclose(field.value(points), expected)
     assert field.level == 3.0 and field.inside_above
     assert torch.equal(field.aabb, model.scene_box.aabb)
-    colour = field.color(points, torch.nn.functional.normalize(torch.rand(5, 3), dim=-1))
-    assert colour.shape == (5, 3) and colour.min() >= 0 and colour.max() <= 1
+    color = field.color(points, torch.nn.functional.normalize(torch.rand(5, 3), dim=-1))
+    assert color.shape == (5, 3) and color.min() >= 0 and color.max() <= 1
 
 
 def test_config_survives_yaml():

@@ -163,7 +163,7 @@ def test_one_network_serves_both_proposals_and_all_parameters_are_trained():
 
 
 def test_probe_of_the_exporters_gives_finite_outputs():
-    """One ray with float camera indices, unnormalised direction, no planes and pixel area 1, with gradients on."""
+    """One ray with float camera indices, unnormalized direction, no planes and pixel area 1, with gradients on."""
     bundle = RayBundle(
         origins=torch.zeros(1, 3),
         directions=torch.ones(1, 3),
@@ -204,11 +204,11 @@ def test_iso_field_is_the_density():
     assert field.level == 3.0 and field.inside_above
     assert torch.equal(field.aabb, model.scene_box.aabb)
     normals = torch.nn.functional.normalize(torch.randn(5, 3), dim=-1)
-    colour = field.color(points, normals)
-    assert colour.shape == (5, 3) and colour.min() >= 0 and colour.max() <= 1
+    color = field.color(points, normals)
+    assert color.shape == (5, 3) and color.min() >= 0 and color.max() <= 1
     # Seen head-on.
     hidden = model.field.features_of_balls(points, 0.1**2 / 12)
-    assert torch.allclose(colour, model.field.color(hidden, -normals).clamp(0, 1), atol=1e-6)
+    assert torch.allclose(color, model.field.color(hidden, -normals).clamp(0, 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("method", [mip_nerf_360, mip_nerf_360_minus, mip_nerf_360_small])

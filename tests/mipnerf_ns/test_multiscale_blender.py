@@ -35,7 +35,7 @@ def slow_area_average(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def composite(image: np.ndarray, background: float) -> np.ndarray:
-    """8-bit RGBA over a grey background, 0 to 1."""
+    """8-bit RGBA over a gray background, 0 to 1."""
     alpha = image[..., 3:] / 255.0
     return image[..., :3] / 255.0 * alpha + background * (1.0 - alpha)
 
@@ -70,10 +70,10 @@ def test_full_scale_keeps_every_byte():
     np.testing.assert_array_equal(downscale(image, 1), image)
 
 
-def test_an_edge_keeps_its_colour_whatever_the_hidden_colour_is():
+def test_an_edge_keeps_its_color_whatever_the_hidden_color_is():
     image = np.zeros((4, 4, 4), dtype=np.uint8)
     image[:, :3] = (200, 40, 10, 255)
-    image[:, 3:] = (0, 255, 0, 0)  # transparent, with a colour that must not appear
+    image[:, 3:] = (0, 255, 0, 0)  # transparent, with a color that must not appear
     np.testing.assert_array_equal(downscale(image, 2)[:, 1], [(200, 40, 10, 128)] * 2)
     image[:, 2] = (200, 40, 10, 1)  # also where almost nothing is left
     np.testing.assert_array_equal(downscale(image, 2)[0, 1, :3], (200, 40, 10))
@@ -87,7 +87,7 @@ def test_light_and_opacity_are_conserved(size, scale):
     small = downscale(image, scale)
     for background in (0.0, 1.0):
         before, after = composite(image, background).mean(axis=(0, 1)), composite(small, background).mean(axis=(0, 1))
-        np.testing.assert_allclose(after, before, atol=1.5 / 255)  # half a step in colour, half in opacity
+        np.testing.assert_allclose(after, before, atol=1.5 / 255)  # half a step in color, half in opacity
     assert abs(small[..., 3].mean() - image[..., 3].mean()) <= 0.5
 
 

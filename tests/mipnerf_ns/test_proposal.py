@@ -156,14 +156,14 @@ def test_jitter_alone_decides_the_samples():
 def test_each_round_has_a_jitter_of_its_own():
     loop, fields = ProposalLoop((16, 12, 8), "uniform"), [slab(2.0, 9.0, 0.2)] * 3
     base = loop(rays(), fields, 1.0, torch.full((4, 3), 0.5))
-    centred = loop(rays(), fields)
+    centerd = loop(rays(), fields)
     for changed in range(3):
         jitter = torch.full((4, 3), 0.5)
         jitter[:, changed] = 0.1
         rounds = loop(rays(), fields, 1.0, jitter)
         for index in range(changed + 1):
             assert torch.equal(rounds[index].bins, base[index].bins) == (index < changed)
-    assert all(torch.equal(a.bins, b.bins) for a, b in zip(base, centred))
+    assert all(torch.equal(a.bins, b.bins) for a, b in zip(base, centerd))
 
 
 def test_rounds_work_on_images_of_rays_as_on_lists():

@@ -245,14 +245,14 @@ def test_even_weights_give_even_intervals():
 
 
 def centers_of(drawn: torch.Tensor) -> torch.Tensor:
-    """Centres that drawn intervals lie about, from their inner endpoints and the first, if that was not clamped."""
+    """Centers that drawn intervals lie about, from their inner endpoints and the first, if that was not clamped."""
     centers = [(drawn[..., 0] + drawn[..., 1]) / 2]
     for index in range(1, drawn.shape[-1] - 1):
         centers.append(2 * drawn[..., index] - centers[-1])
     return torch.stack(centers, dim=-1)
 
 
-def test_all_centres_gather_in_the_only_interval_with_weight():
+def test_all_centers_gather_in_the_only_interval_with_weight():
     t = torch.linspace(0, 1, 21, dtype=DOUBLE).repeat(3, 1)
     w = torch.zeros(3, 20, dtype=DOUBLE)
     w[:, 12] = 0.4
@@ -269,14 +269,14 @@ def test_rounding_puts_no_sample_behind_the_last_weight(shift):
     assert drawn.max() < 0.6
 
 
-def test_centres_follow_the_weights_over_many_jitters():
+def test_centers_follow_the_weights_over_many_jitters():
     t = torch.tensor([0.0, 0.3, 0.4, 0.45, 0.8, 1.0], dtype=DOUBLE).expand(2000, -1)
     w = torch.tensor([0.0, 0.1, 0.5, 0.15, 0.0], dtype=DOUBLE).expand(2000, -1)
     jitter = torch.rand(2000, 1, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     centers = centers_of(sample_intervals(t, w, 8, jitter))
     counts = torch.stack([((a <= centers) & (centers < b)).sum() for a, b in zip(t[0, :-1], t[0, 1:])])
     assert torch.allclose(counts / counts.sum(), (w[0] / w[0].sum()).float(), atol=0.01)
-    # Each quantile is uniform over its share: the mean of all centres is that of the step function.
+    # Each quantile is uniform over its share: the mean of all centers is that of the step function.
     expected = (w[0] * (t[0, :-1] + t[0, 1:]) / 2).sum() / w[0].sum()
     assert float(centers.mean()) == pytest.approx(float(expected), abs=0.002)
 

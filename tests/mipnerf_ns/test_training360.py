@@ -46,7 +46,7 @@ def test_losses_are_means_over_rays():
         assert torch.allclose(0.25 * divided[0][name] + 0.75 * divided[1][name], value, rtol=1e-4), name
 
 
-def test_evaluation_reports_the_colour_loss_only():
+def test_evaluation_reports_the_color_loss_only():
     model = build().eval()
     assert set(model.get_loss_dict(model(rays()), {"image": torch.rand(20, 3)})) == {"rgb_loss"}
     silent = build(interlevel_loss_mult=0.0, distortion_loss_mult=0.0).train()
@@ -64,7 +64,7 @@ def test_proposals_learn_from_the_interlevel_loss_only_and_the_nerf_from_the_oth
         assert any(learns[len(proposal) :]) is (name != "interlevel_loss"), name
 
 
-def test_footprints_weight_the_colour_loss():
+def test_footprints_weight_the_color_loss():
     model = build().train()
     bundle, target, footprint = training_rays(), torch.rand(20, 3), torch.tensor([0.25, 1.75]).repeat(10)[:, None]
     outputs = model(bundle)
@@ -213,7 +213,7 @@ def test_refined_cameras_move_rays_in_training_only():
 # All of it.
 
 
-def test_a_few_steps_learn_a_colour_and_make_proposals_enclose_it():
+def test_a_few_steps_learn_a_color_and_make_proposals_enclose_it():
     """The whole of it: losses fall, and the proposals' weights come to cover the last round's."""
     model = build(OBJECT, background_color="black").train()
     optimizer = torch.optim.Adam(model.get_param_groups()["fields"], lr=1e-2)

@@ -14,7 +14,7 @@ OBJECT = RayBounds(2.0, 6.0, bounded=True, extent=2.0, reason="test")
 CAPTURE = RayBounds(0.1, 8.0, bounded=False, extent=9.0, reason="test")
 NUM_IMAGES = 3
 NOISE = 6
-"""Random numbers of a ray: a shift for each of three rounds, and a background colour."""
+"""Random numbers of a ray: a shift for each of three rounds, and a background color."""
 
 
 def build(bounds: RayBounds | None = CAPTURE, alpha: bool = False, **options) -> MipNerf360Model:
