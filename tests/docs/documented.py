@@ -45,16 +45,45 @@ def commands_of(page: str) -> list[Documented]:
     Of the latter, ns-… commands count that have an argument or an option, and calls of Python. Without, a command is
     but named.
     """
-    text = (ROOT / page).read_text(encoding="utf-8")
     lines: list[str] = []
-    for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```bash\n(.*?)^```", _read(page), re.MULTILINE | re.DOTALL):
         lines += [_without_comment(line) for line in block.replace("\\\n", " ").splitlines()]
-    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    for span in re.findall(r"`([^`]+)`", text):
-        line = " ".join(span.split())
-        if re.match(r"ns-[a-z-]+ .*(--|\b[A-Z]{2})|python (-m|docs)", line):
-            lines.append(line)
+    lines += [span for span in spans_of(page) if re.match(r"ns-[a-z-]+ .*(--|\b[A-Z]{2})|python (-m|docs)", span)]
     return [Documented(page, number, line) for number, line in enumerate(dict.fromkeys(filter(None, lines)))]
+
+
+def spans_of(page: str) -> list[str]:
+    """What stands between backticks in a page's sentences and tables, each on one line; blocks are left out.
+
+    A column of a table that is headed `theirs` is about another program, and is left out as well.
+    """
+    text = "".join(cell for heading, cell in _cells(page) if heading != "theirs")
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+
+
+def option_cells(page: str) -> list[str]:
+    """What stands between backticks in columns of tables that are headed `option`, where names go without dashes."""
+    cells = [cell for heading, cell in _cells(page) if heading.startswith("option")]
+    return [" ".join(span.split()) for cell in cells for span in re.findall(r"`([^`]+)`", cell)]
+
+
+def _read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def _cells(page: str) -> list[tuple[str, str]]:
+    """A page without its blocks in pieces, each with the heading of its column: cells of tables, and lines outside."""
+    pieces: list[tuple[str, str]] = []
+    headings: list[str] = []
+    for line in re.sub(r"^```.*?^```", "", _read(page), flags=re.MULTILINE | re.DOTALL).splitlines():
+        if not line.startswith("|"):
+            headings = []
+            pieces.append(("", line + "\n"))
+            continue
+        cells = re.split(r"(?<!\\)\|", line)
+        pieces += [(heading, cell + "\n") for heading, cell in zip(headings or [""] * len(cells), cells, strict=True)]
+        headings = headings or [cell.strip() for cell in cells]
+    return pieces
 
 
 def _without_comment(line: str) -> str:
