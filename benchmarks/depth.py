@@ -209,7 +209,7 @@ def train_and_test(
         pipeline = our_pipeline(data, views, options)
     run = Run(pipeline, iterations, method.optimizers, time.process_time)
     seconds = run.advance(iterations)
-    # The host's data set knows nothing of the depth of its held-out views.
+    # nerfstudio's data set knows nothing of the depth of its held-out views.
     dataset = our_pipeline(data, views, {}).datamanager.eval_dataset if host else pipeline.datamanager.eval_dataset
     return {**test_metrics(pipeline, dataset), "cpu seconds": seconds}
 

@@ -1,4 +1,4 @@
-"""mip-NeRF beside the host's `mipnerf`: quality at equal size and iterations, multi-scale training, and speed.
+"""mip-NeRF beside nerfstudio's `mipnerf`: quality at equal size and iterations, multi-scale training, and speed.
 
     python -m benchmarks.mipnerf quality    --data DIR   # a Blender scene
     python -m benchmarks.mipnerf multiscale --data DIR
@@ -47,7 +47,7 @@ from mipnerf_ns.scripts.multiscale_blender import MultiscaleBlender
 
 @contextmanager
 def without_lpips() -> Iterator[None]:
-    """Build the host's models without LPIPS: they would download AlexNet. Nothing that is measured uses it."""
+    """Build nerfstudio's models without LPIPS: they would download AlexNet. Nothing that is measured uses it."""
     import torchmetrics.image.lpip
 
     original = torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity
@@ -60,7 +60,7 @@ def without_lpips() -> Iterator[None]:
 
 @dataclass
 class SizedHostConfig(VanillaModelConfig):
-    """The host's mip-NeRF with a network of a given size; its own class fixes 8 × 256."""
+    """nerfstudio's mip-NeRF with a network of a given size; its own class fixes 8 × 256."""
 
     num_layers: int = 8
     hidden_dim: int = 256
@@ -68,7 +68,7 @@ class SizedHostConfig(VanillaModelConfig):
 
 
 class SizedHostMipNerf(HostMipNerfModel):
-    """The host's model; only the field's size differs."""
+    """nerfstudio's model; only the field's size differs."""
 
     config: SizedHostConfig
 
@@ -90,7 +90,7 @@ class SizedHostMipNerf(HostMipNerfModel):
 
 
 def host_pipeline(data: Path, ours: MipNerfModelConfig, rays: int) -> Any:
-    """The host's pipeline with a network of as many parameters as ours (color head widened to match)."""
+    """nerfstudio's pipeline with a network of as many parameters as ours (color head widened to match)."""
     target = count_parameters(build_field(ours))
 
     def sized(width: int) -> SizedHostConfig:
@@ -161,7 +161,7 @@ class Run:
     """A pipeline with its optimizer, trained step by step.
 
     Args:
-        pipeline: ours or the host's.
+        pipeline: ours or nerfstudio's.
         optimizers: an optimizer table as a trainer's config has it.
         steps: length of the run, which the learning-rate schedule is fitted to.
         clock: gives the time in seconds.
@@ -213,7 +213,7 @@ class Run:
 
     @torch.no_grad()
     def test_metrics(self, loader: Any = None) -> dict[str, float]:
-        """PSNR and SSIM over test images, computed alike for both; the host's color is called rgb_fine."""
+        """PSNR and SSIM over test images, computed alike for both; nerfstudio's color is called rgb_fine."""
         self.pipeline.eval()
         model = self.pipeline.model
         per_image, scales = [], []
@@ -242,7 +242,7 @@ def train_and_test(name: str, build: Callable[[], Any], steps: int, optimizers: 
 
 @dataclass
 class Benchmark:
-    """Measure mip-NeRF beside the host's `mipnerf`."""
+    """Measure mip-NeRF beside nerfstudio's `mipnerf`."""
 
     section: tyro.conf.Positional[Literal["quality", "multiscale", "speed", "table"]]
     """What to measure; table only writes the table again."""
@@ -255,7 +255,7 @@ class Benchmark:
     rays: int = 256
     """Rays per step of the speed comparison."""
     host_optimizer: bool = False
-    """Also train the host's model with the optimizer of its own config (quality)."""
+    """Also train nerfstudio's model with the optimizer of its own config (quality)."""
     threads: int = 2
     """CPU threads."""
 
@@ -268,7 +268,7 @@ class Benchmark:
     def quality(self) -> None:
         """Both at the size of mip-nerf-small, the same rays, samples and iterations.
 
-        The host's model runs with the same optimizer and schedule, and by option with its own.
+        nerfstudio's model runs with the same optimizer and schedule, and by option with its own.
         """
         ours = all_methods["mip-nerf-small"].pipeline.model
         rays = all_methods["mip-nerf-small"].pipeline.datamanager.train_num_rays_per_batch
@@ -320,7 +320,7 @@ class Benchmark:
             {
                 "model": name,
                 "rays per second": round(self.rays / statistics.median(times)),
-                "ratio to the host": statistics.median(h / t for h, t in zip(host, times)),
+                "ratio to nerfstudio": statistics.median(h / t for h, t in zip(host, times)),
                 "lowest ratio": min(h / t for h, t in zip(host, times)),
                 "highest ratio": max(h / t for h, t in zip(host, times)),
             }
@@ -342,7 +342,7 @@ def write_tables() -> None:
     columns = {
         "quality": ["model", "parameters", "psnr", "ssim", "train seconds"],
         "multiscale": ["model", "psnr_1x", "psnr_2x", "psnr_4x", "psnr_8x", "psnr", "train seconds"],
-        "speed": ["model", "rays per second", "ratio to the host", "lowest ratio", "highest ratio"],
+        "speed": ["model", "rays per second", "ratio to nerfstudio", "lowest ratio", "highest ratio"],
     }
     write_sections("mipnerf", "mip-NeRF", tables=lambda section, rows: [table(rows, columns[section])])
 

@@ -1,4 +1,4 @@
-"""Surfaces: all encodings under NeuS and IDR, and the host's neus-facto, each for the same time.
+"""Surfaces: all encodings under NeuS and IDR, and nerfstudio's neus-facto, each for the same time.
 
     ns-sample-scene --output-dir SCENE --layouts idr
     python -m benchmarks.sdf run --data SCENE/idr --reference SCENE/mesh.ply --seconds 300
@@ -49,7 +49,7 @@ class Benchmark:
     reference: Path | None = None
     """Mesh of the true surface, in the coordinates of the data; None: there is none to compare with."""
     names: tuple[str, ...] = (*ENCODINGS, "neus-facto")
-    """Encodings, rendered by --renderer, and neus-facto for the host's method."""
+    """Encodings, rendered by --renderer, and neus-facto for nerfstudio's method."""
     renderer: Literal["neus", "idr"] = "neus"
     """How the encodings' surfaces are rendered."""
     seconds: float = 300.0
@@ -156,7 +156,7 @@ class Benchmark:
             config.pipeline.model.direction_noise = self.direction_noise
         if not self.masks:
             config.pipeline.model.mask_loss_mult = 0.0
-            datamanager.mask_ray_share = None
+            datamanager.mask_ray_fraction = None
         return config
 
     def train(self, pipeline: Any, optimizers: dict, steps: int) -> tuple[int, float]:

@@ -70,8 +70,8 @@ def write_rough_cameras(data: Path, folder: Path, degrees: float, share: float, 
         decompose(matrix, size, f"world_mat_{number}")
         for matrix, size, number in zip(cameras.projections(numbers, sizes), sizes, numbers)
     ]
-    inner, poses = (np.stack(values) for values in zip(*parts))
-    rough = TO_INDICES @ projection_matrices(inner, perturbed(poses, placed.center, degrees, share, seed))
+    intrinsics, poses = (np.stack(values) for values in zip(*parts))
+    rough = TO_INDICES @ projection_matrices(intrinsics, perturbed(poses, placed.center, degrees, share, seed))
     arrays = {}
     for number, matrix in zip(numbers, rough):
         arrays[f"world_mat_{number}"] = np.concatenate([matrix, [[0.0, 0.0, 0.0, 1.0]]])

@@ -1,8 +1,8 @@
-"""The host's `neus-facto` on data in IDR's layout, with masks, as the surface benchmark trains it.
+"""nerfstudio's `neus-facto` on data in IDR's layout, with masks, as the surface benchmark trains it.
 
 Its own dataset knows no masks. Here images are black beside the object, and its mask loss gets the masks. Its field
-asks for tiny-cuda-nn, without which it does not start. Where that is not installed, the field gets the host's own hash
-grid in torch, which differs by linear interpolation in place of smoothstep.
+asks for tiny-cuda-nn, without which it does not start. Where that is not installed, the field gets nerfstudio's own
+hash grid in torch, which differs by linear interpolation in place of smoothstep.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from hashnffb_sdf_ns.object_sphere.mask_checks import read_mask
 
 
 class HostMaskedDataset(InputDataset):
-    """Images that are black beside the object, and masks under the name that the host's loss looks for."""
+    """Images that are black beside the object, and masks under the name that nerfstudio's loss looks for."""
 
     def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
         super().__init__(dataparser_outputs, scale_factor)
@@ -51,7 +51,7 @@ class HostMaskedDataset(InputDataset):
 
 
 class TorchGrid(nn.Module):
-    """The host's hash grid in torch, called as its field calls tiny-cuda-nn's."""
+    """nerfstudio's hash grid in torch, called as its field calls tiny-cuda-nn's."""
 
     def __init__(self, n_input_dims: int, encoding_config: dict[str, Any]) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class TorchGrid(nn.Module):
 
 @contextmanager
 def with_a_grid() -> Iterator[None]:
-    """Build the host's field with tiny-cuda-nn where it is installed, else with a grid in torch."""
+    """Build nerfstudio's field with tiny-cuda-nn where it is installed, else with a grid in torch."""
     if TCNN_EXISTS:
         yield
         return
@@ -109,7 +109,7 @@ def host_pipeline(data: Path, downscale: int, rays: int, device: str) -> tuple[A
 
 
 def host_iso_field(model: Any) -> IsoField:
-    """The distance of the host's field within the unit sphere."""
+    """The distance of nerfstudio's field within the unit sphere."""
 
     def value(points: Tensor) -> Tensor:
         distance = model.field.forward_geonetwork(points.float())[:, 0]

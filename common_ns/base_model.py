@@ -1,5 +1,5 @@
 """What all models that render density and color along rays have in common: where rays start and end, what lies behind
-them, chunks that bound the memory, and what the host's exporters and evaluation ask of a model.
+them, chunks that bound the memory, and what nerfstudio's exporters and evaluation ask of a model.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class RadianceModel(Model, ModelHooks):
                 "Choose 0 ≤ near-plane < far-plane, in scene units",
             )
         self.ray_bounds = found
-        # The host's collider would reset the near plane in evaluation.
+        # nerfstudio's collider would reset the near plane in evaluation.
         self.collider = NearFarCollider(found.near, found.far, reset_near_plane=False)
         return found
 
@@ -282,7 +282,7 @@ class RadianceModel(Model, ModelHooks):
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
         """Straight-alpha RGBA with the background taken out again, so that exporters see which rays hit something.
 
-        Raises: InputError when a point-cloud export asks for rays again and again and none is opaque: the host would
+        Raises: InputError when a point-cloud export asks for rays again and again and none is opaque: nerfstudio would
             go on for ever.
         """
         rgb = outputs[output_name]

@@ -43,8 +43,8 @@ LOSS_WEIGHTS: dict[str, float] = {
 """Weight of each loss against the color loss, the best of three to four that were tried on an RGB-D room. They are
 larger than published ones, which stand beside squared color errors."""
 
-ENCLOSED_SHARE = 0.8
-"""Share of the pictures with depth from which a scene is taken to be closed all around, as a room is."""
+ENCLOSED_FRACTION = 0.8
+"""Fraction of the pictures with depth from which a scene is taken to be closed all around, as a room is."""
 OBJECT_MARGIN = 1.2
 """Least distance of the cameras from an object, relative to its radius."""
 NEAR_MARGIN, FAR_MARGIN = 0.5, 1.1
@@ -87,13 +87,13 @@ class DepthModelConfig(ProposalModelConfig):
     of surfaces early: less error of depth where it is noisy, at the cost of color."""
     depth_epsilon_initial: float = 1.0
     """Factor on depth_epsilon at the start, falling to 1 likewise; 5 goes with 10 above."""
-    depth_anneal_share: float = 0.5
-    """Share of the learning-rate schedule over which both fall."""
+    depth_anneal_fraction: float = 0.5
+    """Fraction of the learning-rate schedule over which both fall."""
     depth_guard: bool = True
     """Before training, see whether the images match each other where the depth says, and switch supervision by depth
     off, saying so, if they do not."""
-    depth_sample_share: float = 0.0
-    """Share of the last round's samples that are put around the measured depth in training (0.25 in the thesis)."""
+    depth_sample_fraction: float = 0.0
+    """Fraction of the last round's samples that are put around the measured depth in training (0.25 in the thesis)."""
     normal_loss_mult: float = 0.0
     """Weight of one minus the cosine between the density's normals and predicted ones, where the data set has them."""
     orientation_loss_mult: float = 0.0
@@ -146,8 +146,8 @@ class DepthModel(ProposalModel):
             if getattr(config, name) <= 0:
                 option = name.replace("_", "-")
                 raise InputError(f"{option} is {getattr(config, name):g}", "Choose it above 0; 1 changes nothing")
-        if not 0.0 <= config.depth_sample_share < 1.0:
-            problem = f"depth-sample-share is {config.depth_sample_share:g}"
+        if not 0.0 <= config.depth_sample_fraction < 1.0:
+            problem = f"depth-sample-fraction is {config.depth_sample_fraction:g}"
             raise InputError(problem, "Choose at least 0 and less than 1; 0.25 in the thesis")
         # How many scene units a meter (the unit of the poses) has.
         self.scale = float(self.metadata.get("scene_units_per_meter", 1.0))
@@ -169,7 +169,7 @@ class DepthModel(ProposalModel):
         reach: DepthReach | None = self.metadata.get("depth_reach")
         is_object = reach is not None and self._is_object()
         # What has no depth is a hole in a room, or nothing around an object.
-        self._enclosed = reach is not None and (is_object or reach.share >= ENCLOSED_SHARE)
+        self._enclosed = reach is not None and (is_object or reach.fraction >= ENCLOSED_FRACTION)
         if reach is None or not self._enclosed:
             return super().choose_bounds(contracted_captures)
         near, far = self.config.near_plane, self.config.far_plane
@@ -232,18 +232,18 @@ class DepthModel(ProposalModel):
 
     def _annealed(self, initial: float) -> float:
         """A factor that falls from `initial` to 1; 1 where there is no schedule."""
-        steps = round(self.config.depth_anneal_share * (self.schedule_steps or 0))
+        steps = round(self.config.depth_anneal_fraction * (self.schedule_steps or 0))
         return annealed(self.step, initial, 1.0, steps, "exponential")
 
     def declare_randomness(self, num_rounds: int) -> RayRandomness:
         return RayRandomness(DepthNumbers, jitter=num_rounds, around_depth=1, background=3)
 
     def guide_of(self, rays: RayBundle, numbers: DepthNumbers | None) -> Guide | None:
-        share = self.config.depth_sample_share
+        fraction = self.config.depth_sample_fraction
         depth = rays.metadata.get("depth")
-        if numbers is None or depth is None or share == 0.0 or self.depth_weight() == 0.0:
+        if numbers is None or depth is None or fraction == 0.0 or self.depth_weight() == 0.0:
             return None
-        return lambda t: guide_samples(t, depth[..., 0], self._epsilon_of(rays), share, numbers.around_depth)
+        return lambda t: guide_samples(t, depth[..., 0], self._epsilon_of(rays), fraction, numbers.around_depth)
 
     def _epsilon_of(self, rays: RayBundle) -> float | Float[Tensor, " n"]:
         """Standard deviation of where each ray ends at the present step, in scene units."""

@@ -1,6 +1,6 @@
 """Reads RGB-D captures: nerfstudio's transforms.json with depth, ScanNet and Matterport3D folders.
 
-On top of what the host's parser reads, a transforms.json may have
+On top of what nerfstudio's parser reads, a transforms.json may have
 
 | key | where | meaning |
 |---|---|---|
@@ -57,14 +57,14 @@ POINT_VIEWS, POINTS_PER_VIEW = 24, 200
 
 
 CELLS = 32
-"""Cells along the longer side of a map, see `covered_share`."""
+"""Cells along the longer side of a map, see `covered_fraction`."""
 
 
 @dataclass
 class RgbdDataParserConfig(NerfstudioDataParserConfig):
     """RGB-D captures with stated units: transforms.json with depth_file_path, ScanNet or Matterport3D folders."""
 
-    checks_own_input: ClassVar[bool] = True  # the datamanager looks for transforms.json in others of the host's kind
+    checks_own_input: ClassVar[bool] = True  # the datamanager looks for transforms.json in others of nerfstudio's kind
 
     _target: type = field(default_factory=lambda: RgbdDataParser)
     """target class to instantiate"""
@@ -87,14 +87,14 @@ class RgbdDataParserConfig(NerfstudioDataParserConfig):
     num_views: int | None = None
     """Train on so many views only, spread over the capture, the same ones every time. Test views stay as they are."""
     depth_unit_scale_factor: tyro.conf.Suppress[float] = INTEGER_UNIT
-    """The host's name for depth_unit; not used."""
+    """nerfstudio's name for depth_unit; not used."""
 
 
 @dataclass
 class RgbdDataParser(Nerfstudio):
-    """Gives the host's outputs of a transforms.json, with the depth contract in the metadata.
+    """Gives nerfstudio's outputs of a transforms.json, with the depth contract in the metadata.
 
-    depth_filenames, depth_contract (and the host's depth_unit_scale_factor); depth_sigma_filenames; normal_filenames,
+    depth_filenames, depth_contract (and nerfstudio's depth_unit_scale_factor); depth_sigma_filenames; normal_filenames,
     normal_contract; the file lists are None where the data set has none. With points3D_xyz, points from the depth maps
     of training views, near and far planes and the check of the scene's scale follow from what was measured.
     """
@@ -126,7 +126,7 @@ class RgbdDataParser(Nerfstudio):
                 outputs = self._subset(outputs, config.num_views)
             if "points3D_xyz" not in outputs.metadata:
                 points, reach = depth_points(outputs)
-                # The host asks for colors with them. Only models that start from points would use these.
+                # nerfstudio asks for colors with them. Only models that start from points would use these.
                 outputs.metadata.update(points3D_xyz=points, points3D_rgb=torch.full_like(points, 128).byte())
                 outputs.metadata.update(depth_reach=reach, points3D_source="depth maps")
         return outputs
@@ -153,7 +153,7 @@ class RgbdDataParser(Nerfstudio):
         source: Path,
         pixel_map: PixelMap | None = None,
     ) -> DataparserOutputs:
-        """Add the files and contracts of depth and normals to the outputs of the host's parser.
+        """Add the files and contracts of depth and normals to the outputs of nerfstudio's parser.
 
         Args:
             outputs: of one split.
@@ -201,7 +201,7 @@ class RgbdDataParser(Nerfstudio):
         self.config = replace(config, train_split_fraction=(count - 1.5) / count)
 
     def _image_path(self, name: str, folder: Path) -> Path:
-        """The path that the host's parser gives an image."""
+        """The path that nerfstudio's parser gives an image."""
         if self.downscale_factor is None:
             return folder / name  # another parser has read a rewritten data set, whose paths are absolute
         return self._get_fname(Path(name), folder)
@@ -240,7 +240,7 @@ class RgbdDataParser(Nerfstudio):
 
     def _subset(self, outputs: DataparserOutputs, count: int) -> DataparserOutputs:
         """The training outputs with `count` views that are spread well and are not among the test views."""
-        # The host loads this module while it still imports its datamanagers.
+        # nerfstudio loads this module while it still imports its datamanagers.
         from common_ns.nerfstudio_seam.datamanager import select_frames
 
         if count < 1:
@@ -286,11 +286,11 @@ class DepthReach:
     """Smallest ray distance in scene units, but for the nearest hundredth."""
     far: float
     """Largest ray distance in scene units."""
-    share: float
+    fraction: float
     """Share of the pictures' area that has depth; small holes do not count."""
 
 
-def covered_share(valid: Bool[np.ndarray, "h w"]) -> float:
+def covered_fraction(valid: Bool[np.ndarray, "h w"]) -> float:
     """Share of a map's cells in which depth is: sensors leave holes at edges and on what is dark or shines, all over a
     room, whereas a sky has no depth anywhere."""
     height, width = valid.shape
@@ -313,12 +313,12 @@ def depth_points(
     contract, cameras = outputs.metadata["depth_contract"], outputs.cameras
     count = len(outputs.image_filenames)
     forward = forward_directions(cameras)
-    points, distances, shares = [], [], []
+    points, distances, fractions = [], [], []
     for index in np.unique(np.linspace(0, count - 1, min(count, views)).round().astype(int)):
         size = (int(cameras.width[index]), int(cameras.height[index]))
         stored = load_depth(outputs.metadata["depth_filenames"][index], contract, size)
         rows, columns = np.nonzero(stored)
-        shares.append(covered_share(stored > 0))
+        fractions.append(covered_fraction(stored > 0))
         some = np.linspace(0, len(rows) - 1, min(len(rows), per_view)).astype(int)
         rows, columns = rows[some], columns[some]
         coords = torch.from_numpy(np.stack([rows, columns], axis=-1)).float() + 0.5
@@ -330,5 +330,5 @@ def depth_points(
         points.append(rays.origins + distance * rays.directions)
         distances.append(distance)
     every = torch.cat(distances)
-    reach = DepthReach(float(every.quantile(0.01)), float(every.max()), float(np.mean(shares)))
+    reach = DepthReach(float(every.quantile(0.01)), float(every.max()), float(np.mean(fractions)))
     return torch.cat(points), reach

@@ -49,8 +49,8 @@ class DepthDataset(FieldDataset):
     - `normal_image` [..., 3]: unit normals in the scene's axes, 0 where there is none, where the data set has them.
 
     Args:
-        dataparser_outputs: with `depth_filenames` and `depth_contract` (or the host's `depth_unit_scale_factor`) in the
-            metadata, and optionally `depth_sigma_filenames`, `normal_filenames` and `normal_contract`.
+        dataparser_outputs: with `depth_filenames` and `depth_contract` (or nerfstudio's `depth_unit_scale_factor`) in
+            the metadata, and optionally `depth_sigma_filenames`, `normal_filenames` and `normal_contract`.
         scale_factor: factor on the resolution.
         check_files: look at every file's header first; off when none will be read.
     """

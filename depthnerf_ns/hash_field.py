@@ -75,7 +75,7 @@ class HashDensityField(Field):
         return torch.addcmul(frustums.origins[..., :1, :], direction, t_mean), (t_var + 2.0 * r_var) / 3.0
 
     def encode(self, center: Float[Tensor, "*n 3"], variance: Float[Tensor, "*n 1"]) -> Float[Tensor, "*n e"]:
-        """Grid features of balls, given in scene units."""
+        """Grid features of isotropic Gaussians, given in scene units."""
         center = (center - self.center) * self.position_scale
         scale = torch.full_like(variance, self.position_scale)
         radius = 1.0
@@ -94,7 +94,7 @@ class HashDensityField(Field):
         return features * share.repeat_interleave(features.shape[-1] // len(cells), dim=-1)
 
     def features(self, center: Float[Tensor, "*n 3"], variance: Float[Tensor, "*n 1"]) -> Float[Tensor, "*n hidden"]:
-        """Hidden features of balls, given in scene units."""
+        """Hidden features of isotropic Gaussians, given in scene units."""
         hidden = self.encode(center, variance)
         for layer in self.trunk:
             hidden = F.relu(layer(hidden))
@@ -104,23 +104,23 @@ class HashDensityField(Field):
         """Density per scene unit of hidden features."""
         return trunc_exp(head(self.density_head, hidden) + self.density_bias)
 
-    def features_of_balls(
+    def features_of_isotropic(
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "*n hidden"]:
-        """Hidden features of balls of one variance (scene units squared). All are computed in float32."""
+        """Hidden features of isotropic Gaussians of one variance (scene units squared). All are computed in float32."""
         del dtype
         return self.features(center, center.new_full((*center.shape[:-1], 1), variance))
 
-    def density_of_balls(
+    def density_of_isotropic(
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "*n 1"]:
-        """Density of balls, per scene unit; arguments as `features_of_balls`."""
-        return self.density_of(self.features_of_balls(center, variance, dtype))
+        """Density of isotropic Gaussians, per scene unit; arguments as `features_of_isotropic`."""
+        return self.density_of(self.features_of_isotropic(center, variance, dtype))
 
     def density_fn(self, positions: Float[Tensor, "*n 3"], times: Tensor | None = None) -> Float[Tensor, "*n 1"]:
-        """Density at points, as the host's tools ask for it."""
+        """Density at points, as nerfstudio's tools ask for it."""
         del times
-        return self.density_of_balls(positions, 0.0)
+        return self.density_of_isotropic(positions, 0.0)
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n hidden"]]:
         hidden = self.features(*self.balls_of(ray_samples))

@@ -6,7 +6,7 @@ be one of these ways to move: noise of what pictures show best would else drown 
 therefore principal axes of what a camera's picture of the scene's sphere shows. All are equally long, in turns and in
 shifts relative to the distance: cameras are as wrong along one as along another.
 
-The host's optimizer of cameras gives the interface, so that its metrics and commands work.
+nerfstudio's optimizer of cameras gives the interface, so that its metrics and commands work.
 """
 
 from __future__ import annotations

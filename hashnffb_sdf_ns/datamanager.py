@@ -1,5 +1,5 @@
 """The suite's datamanager for surfaces: every data set is placed in the unit sphere, batches have masks, and draw more
-of the object than its share of the images.
+of the object than its fraction of the images.
 
 Pixels beside the object say where nothing is, and a few of them say it. Both kinds are drawn uniformly over all images.
 """
@@ -62,16 +62,16 @@ class MaskRuns:
 
 
 class MaskBalancedSampler(StorePixelSampler):
-    """Draws a given share of each batch from within the masks; the first rays of a batch are those.
+    """Draws a given fraction of each batch from within the masks; the first rays of a batch are those.
 
     Args:
-        share: of a batch, from 0 to 1.
+        fraction: of a batch, from 0 to 1.
         sampler: where the pixels are.
     """
 
-    def __init__(self, sampler: StorePixelSampler, share: float) -> None:
+    def __init__(self, sampler: StorePixelSampler, fraction: float) -> None:
         super().__init__(lambda: sampler.store, sampler.alpha_color, sampler.num_rays_per_batch)
-        self.share = share
+        self.fraction = fraction
 
     @cached_property
     def runs(self) -> tuple[MaskRuns, MaskRuns] | None:
@@ -85,7 +85,7 @@ class MaskBalancedSampler(StorePixelSampler):
     def sample_part(self, num_rays: int, part: slice) -> dict[str, Tensor]:
         if self.runs is None:
             return super().sample_part(num_rays, part)
-        counts = (round(self.share * num_rays), num_rays - round(self.share * num_rays))
+        counts = (round(self.fraction * num_rays), num_rays - round(self.fraction * num_rays))
         device = self.store.device
         flat = torch.cat(
             [runs.positions(torch.randint(len(runs), (n,), device=device)) for runs, n in zip(self.runs, counts)]
@@ -110,10 +110,10 @@ class SdfDataManagerConfig(FieldDataManagerConfig):
     mask_check: Literal["refuse", "warn"] = "refuse"
     """What to do about masks that are empty, inverted or contradict each other."""
     masks_are: Literal["valid", "object"] = "valid"
-    """What the masks of nerfstudio's own dataparsers mean. valid: the pixels to train on, as the host has it; object:
+    """What the masks of nerfstudio's own dataparsers mean. valid: the pixels to train on, as nerfstudio has it; object:
     where the object is. Those of idr-data, and alpha, always mean the object."""
-    mask_ray_share: float | None = 0.6
-    """Share of the training rays that are drawn within the object's masks, where there are masks; None: pixels are
+    mask_ray_fraction: float | None = 0.6
+    """Fraction of the training rays that are drawn within the object's masks, where there are masks; None: pixels are
     drawn uniformly."""
 
 
@@ -136,20 +136,20 @@ class SdfDataManager(FieldDataManager):
         return renormalized(outputs, self._placed, isinstance(self.config.dataparser, BlenderDataParserConfig))
 
     def setup_train(self) -> None:
-        share = self.config.mask_ray_share
-        if share is not None and not 0.0 <= share <= 1.0:
-            raise InputError(f"mask-ray-share is {share:g}", "Choose a share from 0 to 1; 0.6 is usual")
+        fraction = self.config.mask_ray_fraction
+        if fraction is not None and not 0.0 <= fraction <= 1.0:
+            raise InputError(f"mask-ray-fraction is {fraction:g}", "Choose a fraction from 0 to 1; 0.6 is usual")
         if not self.uses_pixel_store and self.train_dataset.metadata["has_masks"]:
-            problem = "the host's patch sampling and partial caching draw pixels inside of masks only"
+            problem = "nerfstudio's patch sampling and partial caching draw pixels inside of masks only"
             raise InputError(problem, "Drop these options of the datamanager, or train without masks")
         super().setup_train()
 
     def _store_sampler(self, dataset: FieldDataset, num_rays: int) -> StorePixelSampler:
         sampler = super()._store_sampler(dataset, num_rays)
-        share = self.config.mask_ray_share
-        if share is None or dataset is not self.train_dataset or not dataset.metadata.get("has_masks", False):
+        fraction = self.config.mask_ray_fraction
+        if fraction is None or dataset is not self.train_dataset or not dataset.metadata.get("has_masks", False):
             return sampler
-        return MaskBalancedSampler(sampler, share)
+        return MaskBalancedSampler(sampler, fraction)
 
     def _choose_sphere(self, outputs: DataparserOutputs) -> Similarity:
         """What becomes the unit sphere; in a training, says what was found."""

@@ -112,7 +112,7 @@ class IdrDataParser(DataParser):
         keep = self._indices(split, capture.files)
         images = downscaled_copies([capture.files.images[i] for i in keep], factor)
         poses = capture.placed.normalized_poses(capture.poses)[keep]
-        inner = capture.intrinsics[keep] / factor
+        intrinsics = capture.intrinsics[keep] / factor
         sizes = torch.tensor([downscaled_size((int(w), int(h)), factor) for w, h in capture.sizes[keep]])
         masks = None if capture.files.masks is None else [capture.files.masks[i] for i in keep]
         originals = OriginalViews(
@@ -128,7 +128,7 @@ class IdrDataParser(DataParser):
             points, colors = read_points(capture.files.points)
             metadata["points3D_xyz"] = torch.from_numpy(capture.placed.normalized_points(points)).float()
             metadata["points3D_rgb"] = torch.from_numpy(colors)
-        intrinsics = torch.from_numpy(inner).float()
+        intrinsics = torch.from_numpy(intrinsics).float()
         cameras = Cameras(
             camera_to_worlds=torch.from_numpy(poses).float(),
             fx=intrinsics[:, 0, 0, None],
@@ -169,7 +169,7 @@ class IdrDataParser(DataParser):
             stated_file = self._stated_file(files.folder, must_exist=True)
             assert stated_file is not None
             camera_file = read_camera_file(stated_file)
-        inner, poses, projections = cameras_of(camera_file, files, sizes)
+        intrinsics, poses, projections = cameras_of(camera_file, files, sizes)
         placed = None
         if config.normalization in ("auto", "stated"):
             placed = camera_file.similarity()
@@ -179,10 +179,10 @@ class IdrDataParser(DataParser):
         if placed is None:
             source = None if config.normalization == "auto" else config.normalization
             assert source != "stated"
-            extent = extent_of_capture(files, sizes, inner, poses, projections, source)
+            extent = extent_of_capture(files, sizes, intrinsics, poses, projections, source)
             placed = extent.sphere
             CONSOLE.print(f"The unit sphere is found from the {extent.source}: radius {placed.radius:.4g} of the data.")
-        return Capture(files, sizes, inner, poses, reference, placed)
+        return Capture(files, sizes, intrinsics, poses, reference, placed)
 
     def _stated_file(self, folder: Path, must_exist: bool) -> Path | None:
         """The file with the stated cameras."""
@@ -226,8 +226,8 @@ def cameras_of(
         decompose(matrix, size, f"world_mat_{number}", camera_file.path)
         for matrix, size, number in zip(projections, pixels, numbers)
     ]
-    inner, poses = (np.stack(values) for values in zip(*parts))
-    return inner, poses, np.stack(projections)
+    intrinsics, poses = (np.stack(values) for values in zip(*parts))
+    return intrinsics, poses, np.stack(projections)
 
 
 def _listed(split: str, file: Path, names: list[str]) -> list[int]:

@@ -19,7 +19,7 @@ class MaskedDataset(FieldDataset):
     """Adds `mask` [..., 1] to images and batches: the share of the pixel that the object covers, in [0, 1].
 
     It comes from the files that the dataparser names as `object_mask_filenames` in its metadata, or else from the alpha
-    of the images. Without either there is no `mask`. Pixels outside are drawn like those inside: unlike the host's
+    of the images. Without either there is no `mask`. Pixels outside are drawn like those inside: unlike nerfstudio's
     masks, these say what is there, not which pixels are valid. `metadata["has_masks"]` tells models.
 
     Args:

@@ -46,9 +46,9 @@ class NeusModelConfig(SurfaceModelConfig):
     """Standard deviation of random turns, in radians, of the directions in which training rays see colors. Where
     shadows and light move with the camera, colors learn each photograph by heart, and views between them suffer; 0.1
     then makes neighboring photographs share what they teach. It blurs reflections."""
-    initial_sharpness: float = 20.0
+    initial_inv_s: float = 20.0
     """Sharpness of the surface at the start, per radius of the sphere; it is learned."""
-    sharpness_bounds: tuple[float, float] = (5.0, 5000.0)
+    inv_s_bounds: tuple[float, float] = (5.0, 5000.0)
     """Least and largest sharpness."""
     background_model: Literal["auto", "none", "contracted"] = "auto"
     """What is beyond the sphere. contracted: a small radiance field up to infinity; none: background_color. auto: none
@@ -98,16 +98,16 @@ class NeusModel(SurfaceModel):
     def populate_modules(self) -> None:
         """Build the sharpness and the background besides what surfaces have."""
         config = self.config
-        low, high = config.sharpness_bounds
-        if not 0 <= low < config.initial_sharpness <= high:
-            problem = f"initial-sharpness {config.initial_sharpness:g} is not within {low:g} and {high:g}"
-            raise InputError(problem, "Choose sharpness-bounds around it")
+        low, high = config.inv_s_bounds
+        if not 0 <= low < config.initial_inv_s <= high:
+            problem = f"initial-inv-s {config.initial_inv_s:g} is not within {low:g} and {high:g}"
+            raise InputError(problem, "Choose inv-s-bounds around it")
         if config.num_samples < 2 or any(count < 1 for count in config.num_upsamples):
             problem = f"num-samples is {config.num_samples}, num-upsamples {config.num_upsamples}"
             raise InputError(problem, "Choose at least 2 samples, and rounds of at least 1")
-        self.anneal_share = 1.0
+        self.anneal_fraction = 1.0
         super().populate_modules()
-        self.sharpness = InverseVariance(config.initial_sharpness, low, high)
+        self.inv_s = InverseVariance(config.initial_inv_s, low, high)
         kind = config.background_model
         if kind == "auto":
             kind = "none" if self.uses_masks or self.has_alpha else "contracted"
@@ -126,7 +126,7 @@ class NeusModel(SurfaceModel):
     def set_step(self, step: int) -> None:
         super().set_step(step)
         steps = self.config.cos_anneal_steps
-        self.anneal_share = min(step / steps, 1.0) if steps > 0 else 1.0
+        self.anneal_fraction = min(step / steps, 1.0) if steps > 0 else 1.0
 
     def grid_tables(self) -> list[Parameter]:
         return [*super().grid_tables(), *([] if self.background is None else [self.background.grid.table])]
@@ -197,11 +197,11 @@ class NeusModel(SurfaceModel):
         directions = F.normalize(rays.directions, dim=-1)
         speed = rays.directions.norm(dim=-1, keepdim=True)
         length = (sections.t[:, 1:] - sections.t[:, :-1]) * speed.detach()
-        inv_s = self.sharpness() / self.radius
+        inv_s = self.inv_s() / self.radius
         with torch.no_grad():
             middle = 0.5 * (sections.sdf[:, 1:] + sections.sdf[:, :-1])
             slope = ((sections.sdf[:, 1:] - sections.sdf[:, :-1]) / length.clamp_min(1e-8)).clamp(-1.0, 1.0)
-            estimate = midpoint_optical_depth(middle, annealed_slope(slope, self.anneal_share), length, inv_s)
+            estimate = midpoint_optical_depth(middle, annealed_slope(slope, self.anneal_fraction), length, inv_s)
             keep = weights_from_optical_depth(estimate) >= self.config.weight_threshold
             if not bool(keep.any()):
                 keep[:1, :1] = True  # networks are given at least one point
@@ -217,7 +217,7 @@ class NeusModel(SurfaceModel):
         geometry = self.field.geometry(points)
         gradient = geometry.gradient[:count]
         normals = F.normalize(gradient, dim=-1, eps=1e-6)
-        slope = annealed_slope((gradient * directions[ray]).sum(-1), self.anneal_share)
+        slope = annealed_slope((gradient * directions[ray]).sum(-1), self.anneal_fraction)
         optical_depth = estimate.index_put(
             where, midpoint_optical_depth(geometry.sdf[:count], slope, length[where], inv_s)
         )
@@ -280,5 +280,5 @@ class NeusModel(SurfaceModel):
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
         metrics = super().get_metrics_dict(outputs, batch)
-        metrics["sharpness"] = self.sharpness().detach()
+        metrics["inv_s"] = self.inv_s().detach()
         return metrics

@@ -1,4 +1,4 @@
-"""The host's Adam with the settings that grids need."""
+"""nerfstudio's Adam with the settings that grids need."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hashnffb_sdf_ns.neus import guarded_slope, midpoint_optical_depth, weights_from_optical_depth
 
-FIRST_SHARPNESS, LAST_SHARPNESS = 64.0, 512.0
+FIRST_INV_S, LAST_INV_S = 64.0, 512.0
 """Sharpness of the first and of the last round, per radius of the sphere; between them it grows by equal ratios (NeuS,
 supplement: four rounds, each twice as sharp)."""
 
@@ -130,13 +130,13 @@ def find_surface(
     def column(index: int) -> Tensor | None:
         return None if jitter is None else jitter[:, index : index + 1]
 
-    growth = (LAST_SHARPNESS / FIRST_SHARPNESS) ** (1.0 / max(len(rounds) - 1, 1))
+    growth = (LAST_INV_S / FIRST_INV_S) ** (1.0 / max(len(rounds) - 1, 1))
     t = even_bounds(near, far, count, column(0))
     values = along(t)
     for index, added in enumerate(rounds):
         slope, length = guarded_slope(t * speed, values)
         middle = 0.5 * (values[:, 1:] + values[:, :-1])
-        sharpness = FIRST_SHARPNESS * growth**index / radius
+        sharpness = FIRST_INV_S * growth**index / radius
         weights = weights_from_optical_depth(midpoint_optical_depth(middle, slope, length, sharpness))
         new = draw(t, weights, added, column(1 + index))
         t, order = torch.cat([t, new], dim=-1).sort(dim=-1)

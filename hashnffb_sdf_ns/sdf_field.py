@@ -156,7 +156,7 @@ class SdfField(nn.Module):
         return self.network.distance(torch.cat([u, self.encoding(u)], dim=-1))
 
     def forward_geonetwork(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n 1+F"]:
-        """Signed distance in scene units, and features, as the host's exporters ask for them.
+        """Signed distance in scene units, and features, as nerfstudio's exporters ask for them.
 
         What is beyond the sphere is outside of the surface, as nothing has trained the field there.
         """

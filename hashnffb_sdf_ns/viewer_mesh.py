@@ -23,8 +23,8 @@ NODE = "/surface"
 class MeshSnapshot(ViewerButton):
     """Shows the present surface in the viewer's scene, in place of the snapshot before; a second button hides it.
 
-    The host calls the hook of a model's control while training and rendering wait, so that the mesh is of one state of
-    the field. Without a viewer nothing is installed, and the button does nothing.
+    nerfstudio calls the hook of a model's control while training and rendering wait, so that the mesh is of one state
+    of the field. Without a viewer nothing is installed, and the button does nothing.
 
     Args:
         iso_field: gives the field when it is asked for.

@@ -1,6 +1,6 @@
 """The suite's dataparsers.
 
-They stand apart from the methods: the host loads dataparsers while its datamanager module is still being imported, so
+They stand apart from the methods: nerfstudio loads dataparsers while its datamanager module is still being imported, so
 that this module may import neither the trainer nor a datamanager.
 """
 

@@ -143,7 +143,7 @@ _hash_idr = replace(
             dataparser=IdrDataParserConfig(),
             train_num_rays_per_batch=2048,
             eval_num_rays_per_batch=1024,
-            mask_ray_share=None,
+            mask_ray_fraction=None,
         ),
         model=IdrModelConfig(
             sdf_field=SdfFieldConfig(

@@ -109,7 +109,7 @@ def add_points(changes: Crossings, sums: Int8[NDArray, "c k"] | Float32[NDArray,
     np.add.at(sums.reshape(-1), changes.column * sums.shape[1] + voxel, (changes.sign * weight).astype(sums.dtype))
 
 
-def add_shares(changes: Crossings, sums: Float32[NDArray, "c k"], weight: float = 1) -> None:
+def add_fractions(changes: Crossings, sums: Float32[NDArray, "c k"], weight: float = 1) -> None:
     """Add changes to an array whose cumulative sum along the columns is `weight` times the share inside of each voxel.
 
     Args:

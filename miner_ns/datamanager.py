@@ -1,4 +1,4 @@
-"""What the host asks of a data set, for a signal that is fitted directly: cameras to look at it with."""
+"""What nerfstudio asks of a data set, for a signal that is fitted directly: cameras to look at it with."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class MinerModelConfig(ModelConfig):
 
 
 class MinerModel(Model):
-    """Trains by `train_portion`, not by gradients of the host's: networks have optimizers of their own.
+    """Trains by `train_portion`, not by gradients of nerfstudio's: networks have optimizers of their own.
 
     Args:
         config: the model's config.

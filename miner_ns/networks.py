@@ -138,7 +138,7 @@ class BlockNetwork:
                 part.uniform_(-math.pi, math.pi, generator=generator)
             elif role in ("frequency", "center"):
                 part.uniform_(-1, 1, generator=generator)
-            elif role == "sharpness":  # squared, it follows a gamma distribution; this sampler knows no generator
+            elif role == "inv_s":  # squared, it follows a gamma distribution; this sampler knows no generator
                 shape = 6.0 / depth
                 normals = torch.randn(*part.shape, max(round(2 * shape), 1), generator=generator)
                 part.copy_(normals.square().sum(-1).div(2).sqrt())

@@ -49,7 +49,7 @@ class MinerPipeline(FieldPipeline):
     ) -> None:
         super().__init__(config, device, test_mode, **distribution)
         fit = self.miner.fit
-        if test_mode == "val":  # what the host calls a pipeline that is trained
+        if test_mode == "val":  # what nerfstudio calls a pipeline that is trained
             needed, available = fit.prepare(), available_memory()
             if available is not None and needed.worst > available and distributed.rank() == 0:
                 sizes = f"{needed.worst / GIB:.1f} GiB of memory, and {available / GIB:.1f} GiB are available"
@@ -107,7 +107,7 @@ class MinerPipeline(FieldPipeline):
         output_path: Path | None = None,
         get_std: bool = False,
     ) -> dict[str, float]:
-        """Compare the whole signal. Arguments as the host's; `get_std` has no meaning for a single signal.
+        """Compare the whole signal. Arguments as nerfstudio's; `get_std` has no meaning for a single signal.
 
         Returns: psnr of an image, or iou and psnr of an occupancy; num_params; bits_per_pixel (32-bit parameters over
             samples).

@@ -69,7 +69,7 @@ def hit_plane(
 
     Args:
         origins, directions: of the rays.
-        pixel_area: area of the pixel at distance 1, as the host's cameras give it.
+        pixel_area: area of the pixel at distance 1, as nerfstudio's cameras give it.
         grid_to_world: from the image's samples (row, column, 1) to the world.
         shape: rows and columns of the image.
     """

@@ -29,7 +29,7 @@ class Signal:
     that is asked for becomes float32. Values in [0, 1] stand for `value_range` of the stored values: all that the type
     can hold for bool, uint8 and uint16, else what the signal itself spans (colors are not converted: sRGB stays sRGB).
 
-    The arrays are read-only, so that copies of a signal, as the host makes them of metadata, share them.
+    The arrays are read-only, so that copies of a signal, as nerfstudio makes them of metadata, share them.
 
     Args:
         array: spatial axes, then optionally channels; any bool, integer or float type, in memory or memory-mapped. It
@@ -96,7 +96,7 @@ class Signal:
         return cls.from_bits(bits, shape, source)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Signal:
-        # The host deep-copies the metadata of data sets; for a memory map that would be to read all of it.
+        # nerfstudio deep-copies the metadata of data sets; for a memory map that would be to read all of it.
         return self
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The surface of a fitted occupancy, for ns-mesh and for the host's marching cubes.
+"""The surface of a fitted occupancy, for ns-mesh and for nerfstudio's marching cubes.
 
 Networks learn an occupancy at the centers of its samples. Between those they are free, most of all between the last
 samples of one block and the first of the next: taken there, networks of zeros and ones give dents, and specks off the

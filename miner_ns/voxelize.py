@@ -26,8 +26,8 @@ from miner_ns.columns import (
     MAX_RESOLUTION,
     ONE,
     Crossings,
+    add_fractions,
     add_points,
-    add_shares,
     fill_undecided,
     find_changes,
     find_crossings,
@@ -289,7 +289,7 @@ class _Axis:
         return changes, closed.reshape(len(rows), self.resolution)
 
     def _add(self, changes: Crossings, sums: NDArray, weight: float) -> None:
-        (add_shares if self.by_share else add_points)(changes, sums, weight)
+        (add_fractions if self.by_share else add_points)(changes, sums, weight)
 
     @staticmethod
     def _sum(sums: NDArray, n: int) -> NDArray:

@@ -31,8 +31,8 @@ from common_ns.meshing.iso_field import IsoField
 from common_ns.metrics import image_metrics
 from common_ns.rays.random_numbers import RayRandomness
 from common_ns.rays.stepfun import schlick_bias
-from mipnerf_ns.ball_field import ColorField, ball_iso_field
 from mipnerf_ns.field import position_scale_for
+from mipnerf_ns.isotropic_field import ColorField, isotropic_iso_field
 from mipnerf_ns.proposal_sampler import Guide, ProposalLoop, RayField, Round, Spacing
 from mipnerf_ns.scene_scale import diagnose_scene_scale
 
@@ -425,8 +425,8 @@ class ProposalModel(RadianceModel):
         return metrics, images
 
     def iso_field(self, level: float | None = None, voxel_size: float | None = None) -> IsoField:
-        """The density as ns-mesh reads it; arguments as those of `ball_iso_field`."""
-        return ball_iso_field(self, self.field, level, voxel_size)
+        """The density as ns-mesh reads it; arguments as those of `isotropic_iso_field`."""
+        return isotropic_iso_field(self, self.field, level, voxel_size)
 
 
 def _slider_end(near: float, far: float) -> float:

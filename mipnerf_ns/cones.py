@@ -28,7 +28,7 @@ def pixel_radius(pixel_area: Float[Tensor, "*r 1"], max_radius: float = math.inf
     """Radius of a pixel's cone at ray distance 1.
 
     Args:
-        pixel_area: area of the pixel at distance 1, as the host's cameras give it.
+        pixel_area: area of the pixel at distance 1, as nerfstudio's cameras give it.
         max_radius: limit for rays whose area is not a pixel's: the exporters probe with area 1.
     """
     return (pixel_area.clamp_min(0.0).sqrt() * PIXEL_TO_RADIUS).clamp_max(max_radius)

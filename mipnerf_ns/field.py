@@ -92,7 +92,7 @@ class MipNerfField(Field):
         """Density of Gaussians, per scene unit."""
         return F.softplus(self.raw_density(self.features(mean, var, dtype)) + self.density_bias)
 
-    def features_of_balls(
+    def features_of_isotropic(
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "*n hidden"]:
         """Hidden features of isotropic Gaussians.
@@ -103,10 +103,10 @@ class MipNerfField(Field):
         """
         return self.features(center, torch.full_like(center, variance), dtype)
 
-    def density_of_balls(
+    def density_of_isotropic(
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "*n 1"]:
-        """Density of isotropic Gaussians, per scene unit; arguments as `features_of_balls`."""
+        """Density of isotropic Gaussians, per scene unit; arguments as `features_of_isotropic`."""
         return self.density_of_gaussians(center, torch.full_like(center, variance), dtype)
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n hidden"]]:
@@ -134,9 +134,9 @@ class MipNerfField(Field):
         return self.color_head(hidden, encoded)
 
     def density_fn(self, positions: Float[Tensor, "*n 3"], times: Tensor | None = None) -> Float[Tensor, "*n 1"]:
-        """Density at points, as the host's tools ask for it (a Gaussian without extent)."""
+        """Density at points, as nerfstudio's tools ask for it (a Gaussian without extent)."""
         del times
-        return self.density_of_balls(positions, 0.0)
+        return self.density_of_isotropic(positions, 0.0)
 
     def normals(self, mean: Float[Tensor, "*n 3"], var: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
         """Unit normals: the negative density gradient with respect to the mean, in full precision.

@@ -116,7 +116,7 @@ class ContractedDensityField(Field):
         """Density before its softplus."""
         return head(self.density_head, hidden)
 
-    def features_of_balls(
+    def features_of_isotropic(
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "*n hidden"]:
         """Hidden features of isotropic Gaussians.
@@ -129,16 +129,16 @@ class ContractedDensityField(Field):
         any_direction = center.new_tensor([0.0, 0.0, 1.0])
         return self.features(center, any_direction, var, var, dtype)
 
-    def density_of_balls(
+    def density_of_isotropic(
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "*n 1"]:
-        """Density of isotropic Gaussians, per scene unit; arguments as `features_of_balls`."""
-        return F.softplus(self.raw_density(self.features_of_balls(center, variance, dtype)) + self.density_bias)
+        """Density of isotropic Gaussians, per scene unit; arguments as `features_of_isotropic`."""
+        return F.softplus(self.raw_density(self.features_of_isotropic(center, variance, dtype)) + self.density_bias)
 
     def density_fn(self, positions: Float[Tensor, "*n 3"], times: Tensor | None = None) -> Float[Tensor, "*n 1"]:
-        """Density at points, as the host's tools ask for it (a Gaussian without extent)."""
+        """Density at points, as nerfstudio's tools ask for it (a Gaussian without extent)."""
         del times
-        return self.density_of_balls(positions, 0.0)
+        return self.density_of_isotropic(positions, 0.0)
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n hidden"]]:
         hidden = self.features(*self.frustum_gaussians(ray_samples))

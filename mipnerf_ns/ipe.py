@@ -2,7 +2,7 @@
 
 The expectation of sin(2^l x) under a Gaussian is the sine of the mean, damped by the variance: frequencies that turn
 several times within a pixel's cone vanish instead of aliasing (mip-NeRF, section 3.1). The frequencies are the paper's,
-2^l without a factor π: the host multiplies the mean by 2π but not the variance.
+2^l without a factor π: nerfstudio multiplies the mean by 2π but not the variance.
 
 Octaves are computed from each other: sin 2x and cos 2x from sin x and cos x, and a damping factor as the fourth power
 of the one an octave lower. The functions themselves are evaluated at every third octave only, which bounds the

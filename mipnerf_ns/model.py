@@ -26,8 +26,8 @@ from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
 from common_ns.metrics import psnr
 from common_ns.rays.stepfun import blur_weights
-from mipnerf_ns.ball_field import ball_iso_field
 from mipnerf_ns.field import MipNerfField, position_scale_for
+from mipnerf_ns.isotropic_field import isotropic_iso_field
 from mipnerf_ns.networks import Precision
 
 SAMPLERS = {
@@ -200,5 +200,5 @@ class MipNerfModel(RadianceModel):
         return metrics, images
 
     def iso_field(self, level: float | None = None, voxel_size: float | None = None) -> IsoField:
-        """The density as ns-mesh reads it; arguments as those of `ball_iso_field`."""
-        return ball_iso_field(self, self.field, level, voxel_size)
+        """The density as ns-mesh reads it; arguments as those of `isotropic_iso_field`."""
+        return isotropic_iso_field(self, self.field, level, voxel_size)

@@ -1,11 +1,11 @@
 """The proposal loop: rounds of samples, each drawn where the round before found density.
 
-Any callable that maps ray samples to a density can serve as a round's field. It sees the host's `RaySamples`, whose
-frustums carry the pixel's area, so that it can work with Gaussians; the host's own proposal sampler passes positions
-only. The samples' normalized bounds (`spacing_starts`, `spacing_ends`) are what the host's `interlevel_loss` and
+Any callable that maps ray samples to a density can serve as a round's field. It sees nerfstudio's `RaySamples`, whose
+frustums carry the pixel's area, so that it can work with Gaussians; nerfstudio's own proposal sampler passes positions
+only. The samples' normalized bounds (`spacing_starts`, `spacing_ends`) are what nerfstudio's `interlevel_loss` and
 `distortion_loss` work on.
 
-The samplers are not the host's: those draw their own random numbers, so that the samples of a ray would depend on how
+The samplers are not nerfstudio's: those draw their own random numbers, so that the samples of a ray would depend on how
 rays are spread over devices and chunks.
 """
 

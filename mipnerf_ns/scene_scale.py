@@ -17,7 +17,7 @@ from torch import Tensor
 TOLERANCE = 2**0.5
 """Cameras up to this many radii from the origin are well placed: so far the contraction, whose slope along a ray from
 the origin is (r / distance)², keeps half of the resolution or more. Dataparsers that scale cameras into the cube
-[−1, 1]³, as the host's and mip-NeRF 360's do, leave the corners of a flat capture there."""
+[−1, 1]³, as nerfstudio's and mip-NeRF 360's do, leave the corners of a flat capture there."""
 MAX_OUTSIDE = 0.1
 """Share of the cameras that may stand beyond it."""
 MIN_POINTS_INSIDE = 0.1
@@ -112,7 +112,7 @@ def diagnose_scene_scale(
 
     It is badly scaled if more than 10 % of the cameras stand farther than √2 radii from the origin; if 95 % of the
     cameras are within a quarter of the radius and 95 % of the points, where known, within half of it; or if fewer than
-    10 % of the points are inside. A few cameras just outside are as it should be: the host's dataparsers and the
+    10 % of the points are inside. A few cameras just outside are as it should be: nerfstudio's dataparsers and the
     paper's scale cameras into the cube [−1, 1]³.
 
     The recommended radius holds 98 % of the cameras, or 95 % if that is still too large because of a few stray ones,

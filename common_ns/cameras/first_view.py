@@ -1,6 +1,7 @@
 """Where the viewer's camera begins: with all there is to see in view.
 
-The host's viewer begins close to the origin, looking at it from a corner: inside of what photographs were taken around.
+nerfstudio's viewer begins close to the origin, looking at it from a corner: inside of what photographs were taken
+around.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from nerfstudio.viewer.viewer_elements import ViewerButton
 from numpy.typing import NDArray
 
 from common_ns.cameras.geometry import (
+    fraction_in_front,
     horizontal_axes,
     nearest_point_to_axes,
     normalize,
     positions,
-    share_in_front,
     up_axis,
     view_directions,
 )
@@ -32,8 +33,8 @@ STEEP = 0.98
 what was up in the photograph."""
 
 AHEAD = 0.05
-"""Scene units before a photograph's place at which the camera begins: the host draws the photograph itself, in a frame
-half as deep, which would hide the render."""
+"""Scene units before a photograph's place at which the camera begins: nerfstudio draws the photograph itself, in a
+frame half as deep, which would hide the render."""
 
 PARALLEL = 1e-3
 """Mean squared sine below which the axes of photographs count as parallel: they look at nothing together."""
@@ -135,7 +136,7 @@ class ViewOfPhotograph(FirstView):
         offset = np.linalg.norm(places - places.mean(axis=0), axis=1)
         middle, distance = int(offset.argmin()), max(float(offset.mean()), 0.1)
         focus, spread = nearest_point_to_axes(poses)
-        if spread >= PARALLEL and share_in_front(poses, focus) > 0.5:
+        if spread >= PARALLEL and fraction_in_front(poses, focus) > 0.5:
             around = _middle_direction(normalize(places - focus), up)
             ahead = float((focus - places[around]) @ view_directions(poses)[around])
             if ahead > 0:

@@ -48,7 +48,7 @@ def nearest_point_to_axes(c2w: Float[NDArray, "n 3 4"]) -> tuple[Float[NDArray, 
     return point, float(max(np.linalg.eigvalsh(normal_matrix)[0], 0.0))
 
 
-def share_in_front(c2w: Float[NDArray, "n 3 4"], point: Float[NDArray, " 3"], margin: float = 0.0) -> float:
+def fraction_in_front(c2w: Float[NDArray, "n 3 4"], point: Float[NDArray, " 3"], margin: float = 0.0) -> float:
     """Share of the cameras, 0 to 1, that have the point in front of them by more than a margin in scene units."""
     return float(np.mean(np.sum((point - positions(c2w)) * view_directions(c2w), axis=-1) > margin))
 
@@ -66,12 +66,12 @@ def orbit_center(
     """
     focus, spread = nearest_point_to_axes(c2w)
     # Axes that meet behind the cameras belong to cameras looking outward: nothing is in view at that point.
-    if spread >= least_spread and share_in_front(c2w, focus) > 0.5:
+    if spread >= least_spread and fraction_in_front(c2w, focus) > 0.5:
         return focus, "point nearest to the optical axes of the train cameras"
     center = box.mean(axis=0)
     side = float(np.max(box[1] - box[0]))
     # Data parsers put the mean camera position into the box center, which is then among the cameras, not before them.
-    if share_in_front(c2w, center, margin=0.1 * side) > 0.5:
+    if fraction_in_front(c2w, center, margin=0.1 * side) > 0.5:
         return center, "center of the scene box, as the optical axes do not meet in front of the cameras"
     mean_view = view_directions(c2w).mean(axis=0)
     if np.linalg.norm(mean_view) > 0.5:

@@ -14,10 +14,10 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 
 from common_ns.cameras.geometry import (
+    fraction_in_front,
     in_words,
     orbit_center,
     positions,
-    share_in_front,
     spherical_coordinates,
     up_axis,
 )
@@ -183,7 +183,7 @@ def summary(poses: PoseSet) -> list[tuple[str, str]]:
     kinds = np.unique(sizes, axis=0)[::-1]
     resolutions = ", ".join(f"{w:.0f} × {h:.0f}" for w, h in kinds[:4]) + (" …" if len(kinds) > 4 else "")
     fov = np.degrees(2 * np.arctan(0.5 * sizes[:, 1] / focals[:, 1]))
-    in_front = share_in_front(poses.c2w, poses.focus)
+    in_front = fraction_in_front(poses.c2w, poses.focus)
     rows = [("cameras", counts), ("resolution", f"{resolutions} px")]
     if np.allclose(focals[:, 0], focals[:, 1], rtol=1e-3):
         rows.append(("focal length", number_range(focals[:, 0], " px")))

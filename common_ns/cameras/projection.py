@@ -14,18 +14,18 @@ AXES = np.array([1.0, -1.0, -1.0])
 """Signs that turn x right, y down, z forward (OpenCV) into x right, y up, z back (OpenGL), and back again."""
 
 
-def projection_matrices(inner: Float[NDArray, "n 3 3"], c2w: Float[NDArray, "n 3 4"]) -> Float[NDArray, "n 3 4"]:
+def projection_matrices(intrinsics: Float[NDArray, "n 3 3"], c2w: Float[NDArray, "n 3 4"]) -> Float[NDArray, "n 3 4"]:
     """Projections from the world to pixels: K diag(1, −1, −1) Rᵀ [I | −position].
 
     Args:
-        inner: K, intrinsics in pixels.
+        intrinsics: K, intrinsics in pixels.
         c2w: camera-to-world matrices.
     """
-    part = inner @ (AXES[:, None] * np.swapaxes(c2w[:, :, :3], 1, 2))
+    part = intrinsics @ (AXES[:, None] * np.swapaxes(c2w[:, :, :3], 1, 2))
     return np.concatenate([part, part @ (-1.0 * c2w[:, :, 3:])], axis=2)
 
 
-def take_apart(matrix: Float[NDArray, "3 4"]) -> tuple[Float[NDArray, "3 3"], Float[NDArray, "3 4"]]:
+def decompose_projection(matrix: Float[NDArray, "3 4"]) -> tuple[Float[NDArray, "3 3"], Float[NDArray, "3 4"]]:
     """The camera behind a projection, by RQ decomposition.
 
     Args:
@@ -35,11 +35,11 @@ def take_apart(matrix: Float[NDArray, "3 4"]) -> tuple[Float[NDArray, "3 3"], Fl
     part = matrix[:, :3] * np.sign(np.linalg.det(matrix[:, :3]))
     flip = np.eye(3)[::-1]
     q, r = np.linalg.qr((flip @ part).T)
-    inner, rotation = flip @ r.T @ flip, flip @ q.T
-    signs = np.sign(np.diag(inner))
-    inner, rotation = inner * signs, signs[:, None] * rotation
+    intrinsics, rotation = flip @ r.T @ flip, flip @ q.T
+    signs = np.sign(np.diag(intrinsics))
+    intrinsics, rotation = intrinsics * signs, signs[:, None] * rotation
     position = -np.linalg.solve(matrix[:, :3], matrix[:, 3])
-    return inner / inner[2, 2], np.concatenate([rotation.T * AXES, position[:, None]], axis=1)
+    return intrinsics / intrinsics[2, 2], np.concatenate([rotation.T * AXES, position[:, None]], axis=1)
 
 
 def project(

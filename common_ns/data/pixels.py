@@ -1,7 +1,8 @@
 """All training pixels of a data set in one flat store, drawn uniformly.
 
-The host keeps images as float32 and, when their sizes differ, draws a fixed number of rays from every image in a Python
-loop. Here pixels stay in the type they were stored in (a quarter of the memory), a pixel of a small image is as likely
+nerfstudio keeps images as float32 and, when their sizes differ, draws a fixed number of rays from every image in a
+Python loop. Here pixels stay in the type they were stored in (a quarter of the memory), a pixel of a small image is as
+likely
 as one of a large image, and drawing is one gather. A capture that is larger than the memory can be kept on disk.
 """
 

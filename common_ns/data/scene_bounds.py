@@ -1,7 +1,7 @@
 """Where rays start and end, decided from the data when the user does not say.
 
-The host's mip-NeRF has Blender's near 2 and far 6 built in and so works on Blender data only. Here every data set gets
-bounds that fit it, in ray distance and scene units, and the run prints which and why.
+nerfstudio's mip-NeRF has Blender's near 2 and far 6 built in and so works on Blender data only. Here every data set
+gets bounds that fit it, in ray distance and scene units, and the run prints which and why.
 """
 
 from __future__ import annotations

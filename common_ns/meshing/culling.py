@@ -40,7 +40,7 @@ class Views:
 
     @classmethod
     def of(cls, cameras: Cameras) -> Views:
-        """The host's cameras."""
+        """nerfstudio's cameras."""
 
         def pairs(*columns: object) -> NDArray:
             return np.stack([np.asarray(column, dtype=np.float64).reshape(-1) for column in columns], axis=-1)
@@ -59,10 +59,10 @@ class Views:
     @cached_property
     def projections(self) -> Float[NDArray, "n 3 4"]:
         """From the world to pixels."""
-        inner = np.zeros((len(self), 3, 3))
-        inner[:, 0, 0], inner[:, 1, 1] = self.focal.T
-        inner[:, :2, 2], inner[:, 2, 2] = self.center, 1.0
-        return projection_matrices(inner, self.poses)
+        intrinsics = np.zeros((len(self), 3, 3))
+        intrinsics[:, 0, 0], intrinsics[:, 1, 1] = self.focal.T
+        intrinsics[:, :2, 2], intrinsics[:, 2, 2] = self.center, 1.0
+        return projection_matrices(intrinsics, self.poses)
 
     def project(self, index: int, points: Float[NDArray, "n 3"]) -> tuple[Float[NDArray, "n 2"], Bool[NDArray, " n"]]:
         """Pixel coordinates of points in an image, and which of them lie in front of the camera and within it."""

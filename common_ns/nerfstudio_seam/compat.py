@@ -31,7 +31,7 @@ def default_device() -> Literal["cuda", "cpu"]:
 def allow_numpy_scalars_in_checkpoints() -> None:
     """Let torch ≥ 2.6 load checkpoints that hold numpy scalars.
 
-    The host's schedulers put `np.float64` learning rates into checkpoints, and `torch.load` now refuses them with
+    nerfstudio's schedulers put `np.float64` learning rates into checkpoints, and `torch.load` now refuses them with
     "Weights only load failed". The scalar constructor and the numeric dtypes are harmless; they are allowed under the
     module names of numpy 1 and of numpy 2, so that a checkpoint written with one loads with the other.
     """
@@ -51,7 +51,7 @@ def provide_ffmpeg() -> None:
         import imageio_ffmpeg
 
         binary = Path(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError):  # no wheel with a binary for this platform: the host's own message remains
+    except (ImportError, RuntimeError):  # no wheel with a binary for this platform: nerfstudio's own message remains
         return
     name = "ffmpeg.exe" if sys.platform == "win32" else "ffmpeg"
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fieldsuite" / "bin"
@@ -78,13 +78,14 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def silence_host_deprecations() -> None:
-    """Hide two deprecation warnings of the host's own code, which come with every run and which no user can act on."""
+    """Hide two deprecation warnings of nerfstudio's own code, which come with every run and which no user can act
+    on."""
     warnings.filterwarnings("ignore", message="Using a non-tuple sequence for multidimensional indexing")
     warnings.filterwarnings("ignore", message="`torch.cuda.amp.custom_")
 
 
 def refuse_what_the_host_cannot_do() -> None:
-    """Let two of the host's commands end with one line where they cannot work.
+    """Let two of nerfstudio's commands end with one line where they cannot work.
 
     `ns-export marching-cubes` lays out 512³ points, which take 8 GB, before it finds that it cannot send them to CUDA.
     `ns-render interpolate` ends in an error of numpy's where there is one camera, as of an image. Other commands load
@@ -103,7 +104,7 @@ def refuse_what_the_host_cannot_do() -> None:
 
 
 def _interpolate_between_cameras(cameras: Any, **options: Any) -> Any:
-    """The host's `get_interpolated_camera_path`, where there is something to interpolate between."""
+    """nerfstudio's `get_interpolated_camera_path`, where there is something to interpolate between."""
     from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
 
     if len(cameras) < 2:

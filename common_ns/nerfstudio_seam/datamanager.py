@@ -1,6 +1,6 @@
 """The data set and the datamanager that all families train with.
 
-They differ from the host's in five ways: input is checked and errors name the file; pixels are drawn uniformly over
+They differ from nerfstudio's in five ways: input is checked and errors name the file; pixels are drawn uniformly over
 images of any sizes from a store that keeps them as 8-bit; the random numbers of a training step follow from the step
 alone, so that a resumed run sees the batches an uninterrupted run would have seen; a batch has the same number of rays,
 and the same rays, on any number of devices; and it carries the footprint of its pixels.
@@ -41,7 +41,7 @@ from common_ns.nerfstudio_seam import distributed
 
 
 class FieldDataset(InputDataset):
-    """The host's image data set with checked input and images of any 8-bit kind.
+    """nerfstudio's image data set with checked input and images of any 8-bit kind.
 
     Args:
         dataparser_outputs: where the images are and how their cameras stand.
@@ -104,7 +104,7 @@ class FieldDataset(InputDataset):
 
 
 class StorePixelSampler(PixelSampler):
-    """Draws from a `PixelStore`. Stands where the host's exporters set `num_rays_per_batch`.
+    """Draws from a `PixelStore`. Stands where nerfstudio's exporters set `num_rays_per_batch`.
 
     Args:
         fill: makes the store, when it is first drawn from: evaluation alone needs no training pixels.
@@ -156,7 +156,7 @@ class FieldDataManagerConfig(VanillaDataManagerConfig):
 
 
 class FieldDataManager(VanillaDataManager[FieldDataset]):
-    """Datamanager of all families. With the host's patch sampling or partial caching set, the host's path is used:
+    """Datamanager of all families. With nerfstudio's patch sampling or partial caching set, nerfstudio's path is used:
     several devices then draw each its own rays, as many on each as fit into train_num_rays_per_batch."""
 
     config: FieldDataManagerConfig
@@ -180,7 +180,7 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
 
     @property
     def uses_pixel_store(self) -> bool:
-        """Whether no option asks for the host's own batches."""
+        """Whether no option asks for nerfstudio's own batches."""
         config = self.config
         partial = config.train_num_images_to_sample_from != -1 or config.eval_num_images_to_sample_from != -1
         return not partial and config.patch_size <= 1 and type(config.pixel_sampler) is PixelSamplerConfig
@@ -322,7 +322,7 @@ def select_frames(outputs: DataparserOutputs, keep: list[int]) -> DataparserOutp
 
 
 def _mend_cameras(cameras: Cameras) -> None:
-    """Remove what the host's own commands stumble over in cameras of the host's own parsers."""
+    """Remove what nerfstudio's own commands stumble over in cameras of nerfstudio's own parsers."""
     if cameras.metadata is None:
         cameras.metadata = {}  # ns-export cameras asserts that it is not None
     for name in ("fx", "fy", "cx", "cy"):  # Blender's focal lengths come as float64, which ns-render spiral refuses
@@ -330,7 +330,7 @@ def _mend_cameras(cameras: Cameras) -> None:
 
 
 def _check_layout(data: Path, config: FieldDataManagerConfig) -> None:
-    """Look at the JSON files of the two layouts that users write by hand before the host's parser reads them."""
+    """Look at the JSON files of the two layouts that users write by hand before nerfstudio's parser reads them."""
     parser = config.dataparser
     if getattr(parser, "checks_own_input", False):
         return

@@ -36,7 +36,7 @@ def report_input_errors() -> None:
 
 
 def _refusal_of_host(error: BaseException, trace: TracebackType | None) -> str | None:
-    """What one of the host's commands says when it refuses a run or an option by an assertion, on one line."""
+    """What one of nerfstudio's commands says when it refuses a run or an option by an assertion, on one line."""
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     if not isinstance(error, AssertionError) or trace is None or not str(error):

@@ -30,7 +30,7 @@ from common_ns.rays import per_ray, random_numbers
 
 @dataclass
 class FieldPipelineConfig(VanillaPipelineConfig):
-    """The host's pipeline with steps over chunks and devices, and evaluation by scale."""
+    """nerfstudio's pipeline with steps over chunks and devices, and evaluation by scale."""
 
     _target: type = field(default_factory=lambda: FieldPipeline)
     """target class to instantiate"""
@@ -51,7 +51,7 @@ class StepResult:
 
 
 class FieldPipeline(VanillaPipeline):
-    """Differs from the host's pipeline in the training step and in evaluation.
+    """Differs from nerfstudio's pipeline in the training step and in evaluation.
 
     A step gives the same result however its rays are divided. `backward` computes them in chunks of at most
     `train_rays_per_chunk` rays, on each device those that the datamanager drew there, and sums the gradients. Where the
@@ -76,8 +76,8 @@ class FieldPipeline(VanillaPipeline):
         grad_scaler: GradScaler | None = None,
     ) -> None:
         if torch.device(device).type == "cuda":
-            torch.cuda.set_device(device)  # which NCCL's messages use; the host leaves it at 0 in all processes
-        # The host's wrapper for several devices (DDP) would sum the gradients of every chunk, and refuses CPUs.
+            torch.cuda.set_device(device)  # which NCCL's messages use; nerfstudio leaves it at 0 in all processes
+        # nerfstudio's wrapper for several devices (DDP) would sum the gradients of every chunk, and refuses CPUs.
         super().__init__(config, device, test_mode, world_size=1, local_rank=local_rank, grad_scaler=grad_scaler)
         self.world_size = self.datamanager.world_size = world_size
         distributed.broadcast_module(self.model)
@@ -104,7 +104,8 @@ class FieldPipeline(VanillaPipeline):
 
     @profiler.time_function
     def get_train_loss_dict(self, step: int) -> tuple[dict, dict[str, Tensor], dict[str, Tensor]]:
-        """Outputs, losses (with their graph) and metrics of this device's rays in one chunk, as the host's own trainer
+        """Outputs, losses (with their graph) and metrics of this device's rays in one chunk, as nerfstudio's own
+        trainer
         wants them: it is then up to the caller to sum gradients over devices."""
         rays, batch, _ = self._next_train(step)
         outputs = self.model(rays)
@@ -300,7 +301,7 @@ def average_metrics(
     Args:
         per_image: metrics of each image.
         scales: scale of each image (1, 2, 4, 8), or None.
-        get_std: add sample standard deviations as NAME_std, as the host does.
+        get_std: add sample standard deviations as NAME_std, as nerfstudio does.
     """
     averages: dict[str, float] = {}
     speeds = ("num_rays_per_sec", "fps")

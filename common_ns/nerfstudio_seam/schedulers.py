@@ -1,6 +1,6 @@
 """Learning-rate schedules as functions of the absolute step.
 
-They return Python floats: the host's own schedulers return numpy scalars, which end up in checkpoints that
+They return Python floats: nerfstudio's own schedulers return numpy scalars, which end up in checkpoints that
 `torch.load` of torch ≥ 2.6 refuses.
 """
 
@@ -59,7 +59,7 @@ class LogLinearSchedulerConfig(SchedulerConfig):
 
 
 class LogLinearScheduler(Scheduler):
-    """Builds the host's scheduler object around `log_linear_decay`."""
+    """Builds nerfstudio's scheduler object around `log_linear_decay`."""
 
     config: LogLinearSchedulerConfig
 

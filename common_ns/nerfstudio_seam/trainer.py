@@ -33,7 +33,7 @@ def _warn(text: str) -> None:
 def save_whole(state: Any, path: Path) -> None:
     """Write `state` with `torch.save` so that `path` never holds part of it.
 
-    The bytes go to a file in the parent of the checkpoint folder first (the host takes every file inside that folder
+    The bytes go to a file in the parent of the checkpoint folder first (nerfstudio takes every file inside that folder
     for a checkpoint), reach the disk, and are then moved in one step.
 
     Raises: InputError if they cannot be written; an earlier file at `path` is then unharmed.
@@ -58,7 +58,7 @@ def save_whole(state: Any, path: Path) -> None:
 
 @dataclass
 class SafeTrainerConfig(TrainerConfig):
-    """The host's training options as all methods of the suite start from them, and when to give up."""
+    """nerfstudio's training options as all methods of the suite start from them, and when to give up."""
 
     _target: type = field(default_factory=lambda: SafeTrainer)
     """target class to instantiate"""
@@ -79,7 +79,7 @@ class SafeTrainerConfig(TrainerConfig):
 
 
 class SafeTrainer(Trainer):
-    """Differs from the host's trainer in four ways.
+    """Differs from nerfstudio's trainer in four ways.
 
     Checkpoints are written whole or not at all: nerfstudio 1.1.5 writes them in place, so that a full disk leaves a
     broken file as the latest checkpoint, which the next resume or evaluation then picks. A step whose losses or
@@ -87,7 +87,7 @@ class SafeTrainer(Trainer):
     learning-rate schedule that is not as long as the run is pointed out. What a datamanager has found in the data for
     later commands to use goes into config.yml.
 
-    Args: those of the host's trainer. Any `TrainerConfig` will do.
+    Args: those of nerfstudio's trainer. Any `TrainerConfig` will do.
     """
 
     skipped_steps = 0
@@ -96,7 +96,7 @@ class SafeTrainer(Trainer):
     """Those since the last step that was taken."""
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Set up as the host does; then look at the schedules of a run that starts anew, and save the config again if
+        """Set up as nerfstudio does; then look at the schedules of a run that starts anew, and save the config again if
         what was found in the data belongs into it."""
         super().setup(test_mode)
         if getattr(self.pipeline.datamanager, "has_completed_config", False) and distributed.rank() == 0:
@@ -117,7 +117,7 @@ class SafeTrainer(Trainer):
 
     @profiler.time_function
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
-        """Run one step as the host does, except that gradients come from the pipeline's `backward` and are dropped if
+        """Run one step as nerfstudio does, except that gradients come from the pipeline's `backward` and are dropped if
         they cannot be used. The schedule of the learning rate then advances all the same: it follows the step.
 
         Raises: InputError after too many such steps in a row, with the last good checkpoint unharmed.
@@ -195,7 +195,7 @@ class SafeTrainer(Trainer):
                     other.unlink()
 
     def _load_checkpoint(self) -> None:
-        """Resume as the host does, after checking that there is something to resume from."""
+        """Resume as nerfstudio does, after checking that there is something to resume from."""
         folder, file = self.config.load_dir, self.config.load_checkpoint
         if folder is not None:
             require_path(folder, "checkpoint folder")

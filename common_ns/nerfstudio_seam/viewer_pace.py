@@ -22,10 +22,10 @@ TELL_EVERY = 1.0
 
 
 class ViewerPace(ViewerControl):
-    """Sets the viewer's pace: a model that has one among its attributes is found by the host.
+    """Sets the viewer's pace: a model that has one among its attributes is found by nerfstudio.
 
     Args:
-        cpu_resolution: "Max res" to begin with where the model is on a CPU; None: the host's.
+        cpu_resolution: "Max res" to begin with where the model is on a CPU; None: nerfstudio's.
     """
 
     def __init__(self, cpu_resolution: int | None = None) -> None:

@@ -1,7 +1,8 @@
 """Renders for nerfstudio 1.1.5's viewer that cost no more than they must and can be given up at any time, without harm.
 
-The host gives up a render, when the camera moves or a control is used, by an exception between any two lines of Python
-that the render executes. In the midst of an import or of a just-in-time compilation it leaves half a module behind, and
+nerfstudio gives up a render, when the camera moves or a control is used, by an exception between any two lines of
+Python that the render executes. In the midst of an import or of a just-in-time compilation it leaves half a module
+behind, and
 all further steps and renders fail ("module 'numba' has no attribute 'core'"). And a "1" typed into the box beside Max
 res, be it the beginning of 128, asks for a picture of no height, at which the thread that renders ends for good.
 
@@ -33,7 +34,7 @@ def is_shown(output: str) -> bool:
 
 
 def make_renders_robust() -> None:
-    """Let the host give up renders only where the next chunk of rays begins, let no picture be empty, and tell models
+    """Let nerfstudio give up renders only where the next chunk of rays begins, let no picture be empty, and tell models
     which outputs are shown.
 
     It also spares renders that each line is traced. Calling it again changes nothing.

@@ -138,7 +138,7 @@ def sample_intervals(
 def render_weights(density: Float[Tensor, "*r n"], lengths: Float[Tensor, "*r n"]) -> Float[Tensor, "*r n"]:
     """Weight of each interval in the rendered ray: its opacity times what reaches it.
 
-    The host's own function turns NaN into 0; here NaN stays, so that it is noticed.
+    nerfstudio's own function turns NaN into 0; here NaN stays, so that it is noticed.
 
     Args:
         density: density of the intervals per scene unit.

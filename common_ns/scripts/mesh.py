@@ -34,8 +34,8 @@ Corner = tuple[float, float, float]
 def load_pipeline(load_config: Path) -> Pipeline:
     """The pipeline of a run with the weights of its last checkpoint, in evaluation mode.
 
-    Raises: InputError if the config or the checkpoint is missing or cannot be read; the host would end in an assertion,
-        an index error or a silent exit.
+    Raises: InputError if the config or the checkpoint is missing or cannot be read; nerfstudio would end in an
+        assertion, an index error or a silent exit.
     """
     config = read_run_config(load_config)
     folder = config.get_checkpoint_dir()

@@ -188,7 +188,8 @@ def all_outputs(config: RgbdDataParserConfig) -> list[DataparserOutputs]:
     parser = config.setup()
     with explained(config.data):
         outputs = [parser.get_dataparser_outputs("train")]
-    # The host's parser fails on an empty split in several ways; what is wrong with the data, the first split has shown.
+    # nerfstudio's parser fails on an empty split in several ways; what is wrong with the data, the first split has
+    # shown.
     with suppress(RuntimeError, ValueError, AssertionError, IndexError):
         outputs.append(parser.get_dataparser_outputs("test"))
     return outputs

@@ -157,7 +157,7 @@ def _least_squares(
     return slope, float(mean_r - slope * mean_x)
 
 
-def explained_share(values: Float[ndarray, " n"], residuals: Float[ndarray, " n"]) -> float:
+def explained_fraction(values: Float[ndarray, " n"], residuals: Float[ndarray, " n"]) -> float:
     """How much of the spread of the values the prediction explains: 1 − (median |residual| / that of a constant)².
 
     The constant is the best one there is: the middle of the shortest interval that holds half of the values.

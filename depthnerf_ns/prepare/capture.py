@@ -180,7 +180,7 @@ def _absolute(content: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _parse(
     config: NerfstudioDataParserConfig, header: dict[str, Any], frames: list[dict[str, Any]], source: Path
 ) -> DataparserOutputs:
-    """What the host's kind of parser makes of frames, all of them and in their own world."""
+    """What nerfstudio's kind of parser makes of frames, all of them and in their own world."""
     # Lists of splits and orientations would leave frames out or turn the world.
     header = {k: v for k, v in header.items() if not k.endswith("_filenames") and k != "orientation_override"}
     config = replace(

@@ -22,7 +22,7 @@ FILES = ("cameras", "images", "points3D")
 PLACES = ("colmap/sparse/0", "sparse/0", "colmap/sparse", "sparse", "colmap", "")
 """Where a model may lie in a data set."""
 APPLIED = np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, -1.0, 0.0, 0.0]])
-"""Rotation of the world that the host applies to COLMAP's."""
+"""Rotation of the world that nerfstudio applies to COLMAP's."""
 POSE_TOLERANCE, TURN_TOLERANCE = 0.02, 2.0
 """Of cameras in another world than the model's: distance per spread of the cameras, and degrees."""
 
@@ -65,7 +65,7 @@ class ColmapModel:
                 parts.append(read(folder / (name + suffix)))
             except (struct.error, ValueError, IndexError, KeyError, AssertionError, OSError) as error:
                 problem = f"the COLMAP file cannot be read ({type(error).__name__}: {error})"
-                remedy = "Export the model again; it may be cut off, or have a camera model that the host does not know"
+                remedy = "Export it again; it may be cut off, or have a camera model that nerfstudio does not know"
                 raise InputError(problem, remedy, folder / (name + suffix)) from error
         cameras, images, points = parts
         if not images:
@@ -86,7 +86,7 @@ class ColmapModel:
     def transforms(self, images: Path) -> dict[str, Any]:
         """Content of a transforms.json, with the absolute paths of images in a folder.
 
-        Raises: InputError if a camera's model has no counterpart in the host.
+        Raises: InputError if a camera's model has no counterpart in nerfstudio.
         """
         from nerfstudio.process_data.colmap_utils import parse_colmap_camera_params
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image
 
-from common_ns.cameras.projection import take_apart
+from common_ns.cameras.projection import decompose_projection
 from common_ns.data.checks import require_path
 from common_ns.errors import InputError
 
@@ -60,7 +60,7 @@ def read_monosdf(folder: Path, original_size: tuple[int, int] | None = None) -> 
                 scale = matrices[f"scale_mat_{number}"] if f"scale_mat_{number}" in matrices.files else np.eye(4)
             except KeyError:
                 raise InputError(f"holds no world_mat_{number}", f"Add the camera of {image.name}", file) from None
-            intrinsics, c2w = take_apart((world @ scale)[:3])
+            intrinsics, c2w = decompose_projection((world @ scale)[:3])
             with Image.open(image) as opened:
                 size = opened.size
             original_size = original_size or _original(intrinsics, size, file)

@@ -1,4 +1,4 @@
-"""Poses of photographs by structure from motion: COLMAP's program through the host, or pycolmap."""
+"""Poses of photographs by structure from motion: COLMAP's program through nerfstudio, or pycolmap."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def reconstruct(photos: Path, output: Path, matching: Matching = "exhaustive") -
     shutil.rmtree(target, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="colmap-") as name:
         work = Path(name)
-        # The host hands paths to a shell as they are: these have no spaces.
+        # nerfstudio hands paths to a shell as they are: these have no spaces.
         images = work / "images"
         images.symlink_to(photos.absolute(), target_is_directory=True)
         if pycolmap is None:
@@ -64,7 +64,7 @@ def _pycolmap() -> Any:
 
 
 def _by_program(images: Path, work: Path, matching: Matching, photos: Path) -> Path:
-    """Run COLMAP as the host does, whose vocabulary tree would have to be downloaded."""
+    """Run COLMAP as nerfstudio does, whose vocabulary tree would have to be downloaded."""
     import torch
     from nerfstudio.process_data.colmap_utils import run_colmap
     from nerfstudio.process_data.process_data_utils import CameraModel
@@ -77,7 +77,7 @@ def _by_program(images: Path, work: Path, matching: Matching, photos: Path) -> P
             gpu=torch.cuda.is_available(),
             matching_method=matching,
         )
-    except SystemExit as error:  # the host has printed COLMAP's message
+    except SystemExit as error:  # nerfstudio has printed COLMAP's message
         remedy = "Check the photographs; nerfstudio knows the commands of COLMAP 3, for a later one use pycolmap"
         raise InputError("COLMAP failed; see its message above", remedy, photos) from error
     models = [folder for folder in (work / "sparse").glob("*") if (folder / "images.bin").is_file()]

@@ -17,7 +17,7 @@ from numpy import ndarray
 
 from common_ns.data.depth.contract import as_float, as_tensor, image_ray_per_z, load_depth, load_sigma
 from common_ns.errors import InputError
-from depthnerf_ns.prepare.alignment import AlignmentError, align_scale_shift, explained_share
+from depthnerf_ns.prepare.alignment import AlignmentError, align_scale_shift, explained_fraction
 from depthnerf_ns.prepare.capture import Capture
 from depthnerf_ns.prepare.predictions import Kind, Predictor
 from depthnerf_ns.prepare.references import sampled
@@ -56,7 +56,7 @@ class FrameStats:
     residual: float = np.nan
     """Median over the reference points of |aligned − known| / known depth."""
     explained: float = np.nan
-    """See `alignment.explained_share`."""
+    """See `alignment.explained_fraction`."""
     valid: float = 0.0
     """Share of pixels with depth."""
     sigma: float = np.nan
@@ -174,7 +174,7 @@ def align_prediction(
     depth = np.where(valid, depth, 0.0).astype(np.float32)
     sigma = np.where(valid, model(depth), 0.0).astype(np.float32)
     known = known[np.isfinite(at)]
-    relative, explained = float(np.median(residual / known)), explained_share(known, residual)
+    relative, explained = float(np.median(residual / known)), explained_fraction(known, residual)
     share = float(fit.inliers[np.isfinite(at)].mean())
     reasons = []
     if relative > POOR_RESIDUAL:

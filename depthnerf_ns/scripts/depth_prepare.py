@@ -42,7 +42,7 @@ class DepthPrepare(PrepareOptions):
 def entrypoint() -> None:
     """Entry point of the console command."""
     report_input_errors()
-    # The host's cameras index by a list of tensors, which torch announces to change.
+    # nerfstudio's cameras index by a list of tensors, which torch announces to change.
     warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
     tyro.cli(DepthPrepare, description=DepthPrepare.__doc__).main()
 

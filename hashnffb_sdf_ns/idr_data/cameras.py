@@ -2,14 +2,16 @@
 
 | array | is |
 |---|---|
-| world_mat_i | K [R | t] of view i in OpenCV axes, 4×4 or 3×4: from the data set's world to pixel indices (the first pixel's center is at 0) |
+| world_mat_i | K [R | t] of view i in OpenCV axes, 4×4 or 3×4: from the data set's world to pixel indices (the first
+pixel's center is at 0) |
 | scale_mat_i | similarity from the unit sphere that holds the object to the world; the same for all views |
-| camera_mat_i | only where world_mat_i is [R | t] alone: K in pixels, or to image coordinates in [−1, 1] as DVR writes it |
+| camera_mat_i | only where world_mat_i is [R | t] alone: K in pixels, or to image coordinates in [−1, 1] as DVR writes
+it |
 
 Here, as everywhere else in the suite, the first pixel's center is at 0.5, and cameras have OpenGL axes.
 
 Source of the layout: IDR (arXiv 2003.09852) and NeuS (2106.10689), data preparation of the released code.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from common_ns.cameras.projection import take_apart
+from common_ns.cameras.projection import decompose_projection
 from common_ns.errors import InputError
 
 CAMERA_FILES = ("cameras_sphere.npz", "cameras.npz")
@@ -60,7 +62,7 @@ class Similarity:
 
     @property
     def to_normalized(self) -> Float[NDArray, "3 4"]:
-        """[R | t] such that a point x of the world is at (R x + t) / radius, as the host's dataparsers state it."""
+        """[R | t] such that a point x of the world is at (R x + t) / radius, as nerfstudio's dataparsers state it."""
         return np.concatenate([self.rotation.T, -self.rotation.T @ self.center[:, None]], axis=1)
 
     def normalized_points(self, points: Float[NDArray, "n 3"]) -> Float[NDArray, "n 3"]:
@@ -115,17 +117,17 @@ class CameraFile:
         """Projection to pixel indices."""
         matrix = self.world[number]
         check_projection(matrix, f"world_mat_{number}", self.path)
-        if take_apart(matrix)[0][0, 0] >= BARE_FOCAL:
+        if decompose_projection(matrix)[0][0, 0] >= BARE_FOCAL:
             return matrix
         if number not in self.camera:
             problem = f"world_mat_{number} has a focal length of less than {BARE_FOCAL:g} pixels"
             raise InputError(problem, f"Include the intrinsics in it, or add camera_mat_{number}", self.path)
-        inner = self.camera[number]
-        if abs(inner[0, 0]) < BARE_FOCAL:
+        intrinsics = self.camera[number]
+        if abs(intrinsics[0, 0]) < BARE_FOCAL:
             # From [−1, 1], the centers of the first and the last pixel, to indices.
             half = 0.5 * (np.array(size) - 1.0)
-            inner = np.array([[half[0], 0.0, half[0]], [0.0, half[1], half[1]], [0.0, 0.0, 1.0]]) @ inner
-        return inner @ np.concatenate([matrix, [[0.0, 0.0, 0.0, 1.0]]])
+            intrinsics = np.array([[half[0], 0.0, half[0]], [0.0, half[1], half[1]], [0.0, 0.0, 1.0]]) @ intrinsics
+        return intrinsics @ np.concatenate([matrix, [[0.0, 0.0, 0.0, 1.0]]])
 
 
 def read_camera_file(path: Path) -> CameraFile:
@@ -183,25 +185,31 @@ def decompose(
     Raises: InputError if the matrix is singular, belongs to images of another size, or has a skew that matters.
     """
     check_projection(matrix, name, file)
-    inner, c2w = take_apart(matrix)
-    _check_principal_point(inner, size, name, file)
-    shift = abs(inner[0, 1] / inner[1, 1]) * 0.5 * size[1]
+    intrinsics, c2w = decompose_projection(matrix)
+    _check_principal_point(intrinsics, size, name, file)
+    shift = abs(intrinsics[0, 1] / intrinsics[1, 1]) * 0.5 * size[1]
     if shift > MAX_SKEW:
         problem = f"{name} has a skew that shifts pixels by {shift:.1f}, and cameras here have none"
         raise InputError(problem, "Rectify the images, or estimate the cameras without skew", file)
-    inner = inner.copy()
-    inner[0, 1] = 0.0
-    return inner, c2w
+    intrinsics = intrinsics.copy()
+    intrinsics[0, 1] = 0.0
+    return intrinsics, c2w
 
 
-def _check_principal_point(inner: Float[NDArray, "3 3"], size: tuple[int, int], name: str, file: Path | None) -> None:
+def _check_principal_point(
+    intrinsics: Float[NDArray, "3 3"], size: tuple[int, int], name: str, file: Path | None
+) -> None:
     """Refuse intrinsics of images of another size: their principal point is twice as far from the corner, or half."""
-    share = inner[:2, 2] / np.array(size)
+    share = intrinsics[:2, 2] / np.array(size)
     scaled = abs(share[0] - share[1]) < 0.2 * share.mean() and not 0.3 < share.mean() < 0.75
     if scaled or not ((share > 0.0) & (share < 1.0)).all():
-        problem = f"{name} has its principal point at ({inner[0, 2]:.0f}, {inner[1, 2]:.0f}) "
+        problem = f"{name} has its principal point at ({intrinsics[0, 2]:.0f}, {intrinsics[1, 2]:.0f}) "
         problem += f"of an image of {size[0]}×{size[1]} pixels"
-        likely = f": these look like cameras for about {2 * inner[0, 2]:.0f}×{2 * inner[1, 2]:.0f}" if scaled else ""
+        likely = (
+            f": these look like cameras for about {2 * intrinsics[0, 2]:.0f}×{2 * intrinsics[1, 2]:.0f}"
+            if scaled
+            else ""
+        )
         raise InputError(problem + likely, "Use images of the size that the cameras were made for", file)
 
 

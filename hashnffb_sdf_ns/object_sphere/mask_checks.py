@@ -141,7 +141,7 @@ def check_agreement(views: Sequence[View], files: Sequence[Path], hull: Hull | N
     if hull is None or len(hull.points) == 0:
         return []
     bad = np.flatnonzero(hull.agreement < BAD_AGREEMENT)
-    turned = [index for index in bad if border_share(views[index].mask) > 0.5]
+    turned = [index for index in bad if border_fraction(views[index].mask) > 0.5]
     if turned:
         names = ", ".join(files[index].name for index in turned[:5])
         problem = f"{len(turned)} of {len(files)} masks are inverted, unlike the others: {names}"
@@ -157,14 +157,14 @@ def check_agreement(views: Sequence[View], files: Sequence[Path], hull: Hull | N
     return warnings
 
 
-def border_share(mask: Bool[NDArray, "h w"]) -> float:
+def border_fraction(mask: Bool[NDArray, "h w"]) -> float:
     """Share of the pixels along the border of a picture that are in its mask."""
     return float(np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]]).mean())
 
 
 def _are_inverted(views: Sequence[View]) -> bool:
     """See `check_agreement`."""
-    if np.median([border_share(view.mask) for view in views]) <= 0.5:
+    if np.median([border_fraction(view.mask) for view in views]) <= 0.5:
         return False
     opposite = [View(view.projection, ~view.mask) for view in views]
     if sum(view.mask.any() for view in opposite) < 0.9 * len(views):

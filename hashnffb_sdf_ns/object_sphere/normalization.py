@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from common_ns.cameras.geometry import nearest_point_to_axes, positions, share_in_front
+from common_ns.cameras.geometry import fraction_in_front, nearest_point_to_axes, positions
 from hashnffb_sdf_ns.idr_data.cameras import Similarity
 from hashnffb_sdf_ns.object_sphere.visual_hull import Hull, View, carve, likely_region
 
@@ -105,7 +105,7 @@ def extent_of_cameras(poses: Float[NDArray, "v 3 4"], half_angles: Float[NDArray
         half_angles: half of the smaller field of view of each camera, in radians.
     """
     point, spread = nearest_point_to_axes(poses)
-    if spread < LEAST_SPREAD or share_in_front(poses, point) < 0.9:
+    if spread < LEAST_SPREAD or fraction_in_front(poses, point) < 0.9:
         return None
     distance = np.linalg.norm(positions(poses) - point, axis=1)
     radius = min(float(np.median(distance * np.sin(half_angles))), NEARER * float(np.quantile(distance, 0.05)))

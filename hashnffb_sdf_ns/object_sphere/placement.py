@@ -28,25 +28,31 @@ def extent_of_outputs(outputs: DataparserOutputs, refuse: bool = True) -> Extent
     """
     poses = outputs.cameras.camera_to_worlds.double().cpu().numpy()
     views = outputs.metadata.get("original_views") or views_of_outputs(outputs)
-    inner, sizes = views.inner, views.sizes
+    intrinsics, sizes = views.intrinsics, views.sizes
     masks = mask_files_of(views.images, views.masks)
     if masks is not None:
-        extent = checked_extent(masks, projection_matrices(inner, poses), sizes, poses, refuse)
+        extent = checked_extent(masks, projection_matrices(intrinsics, poses), sizes, poses, refuse)
         if extent is not None:
             return extent
     points = outputs.metadata.get("points3D_xyz")
     cloud = None if points is None else torch.as_tensor(points).double().cpu().numpy()
-    return scene_extent(poses, half_angles(inner, sizes), points=cloud)
+    return scene_extent(poses, half_angles(intrinsics, sizes), points=cloud)
 
 
 def views_of_outputs(outputs: DataparserOutputs) -> OriginalViews:
     """The views of a dataparser that tells no more than what is trained."""
     cameras = outputs.cameras
     fx, fy, cx, cy = (getattr(cameras, name).double().reshape(-1).cpu().numpy() for name in ("fx", "fy", "cx", "cy"))
-    inner = np.zeros((len(fx), 3, 3))
-    inner[:, 0, 0], inner[:, 1, 1], inner[:, 0, 2], inner[:, 1, 2], inner[:, 2, 2] = fx, fy, cx, cy, 1.0
+    intrinsics = np.zeros((len(fx), 3, 3))
+    intrinsics[:, 0, 0], intrinsics[:, 1, 1], intrinsics[:, 0, 2], intrinsics[:, 1, 2], intrinsics[:, 2, 2] = (
+        fx,
+        fy,
+        cx,
+        cy,
+        1.0,
+    )
     sizes = torch.cat([cameras.width, cameras.height], dim=-1).reshape(-1, 2).cpu().numpy()
-    return OriginalViews(outputs.image_filenames, outputs.metadata.get("object_mask_filenames"), sizes, inner)
+    return OriginalViews(outputs.image_filenames, outputs.metadata.get("object_mask_filenames"), sizes, intrinsics)
 
 
 def renormalized(outputs: DataparserOutputs, placed: Similarity, blender: bool = False) -> DataparserOutputs:

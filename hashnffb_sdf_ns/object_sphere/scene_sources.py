@@ -27,7 +27,7 @@ class OriginalViews:
     """One for each image; None if there are none."""
     sizes: NDArray
     """(width, height) of the images [n, 2]."""
-    inner: Float[NDArray, "n 3 3"]
+    intrinsics: Float[NDArray, "n 3 3"]
     """K in pixels of the images; the first pixel's center is at 0.5."""
 
 
@@ -51,9 +51,9 @@ def read_points(file: Path) -> tuple[Float[NDArray, "n 3"], UInt8[NDArray, "n 3"
     return points[finite], rgb[finite]
 
 
-def half_angles(inner: Float[NDArray, "n 3 3"], sizes: NDArray) -> Float[NDArray, " n"]:
+def half_angles(intrinsics: Float[NDArray, "n 3 3"], sizes: NDArray) -> Float[NDArray, " n"]:
     """Half of the smaller field of view of each camera, in radians."""
-    return np.arctan(np.minimum(0.5 * sizes[:, 0] / inner[:, 0, 0], 0.5 * sizes[:, 1] / inner[:, 1, 1]))
+    return np.arctan(np.minimum(0.5 * sizes[:, 0] / intrinsics[:, 0, 0], 0.5 * sizes[:, 1] / intrinsics[:, 1, 1]))
 
 
 def checked_extent(
@@ -102,7 +102,7 @@ def checked_extent(
 def extent_of_capture(
     files: IdrFiles,
     sizes: NDArray,
-    inner: Float[NDArray, "n 3 3"],
+    intrinsics: Float[NDArray, "n 3 3"],
     poses: Float[NDArray, "n 3 4"],
     projections: Float[NDArray, "n 3 4"],
     source: Source | None = None,
@@ -112,7 +112,7 @@ def extent_of_capture(
     Args:
         files: of the data set.
         sizes: (width, height) of the images.
-        inner: intrinsics.
+        intrinsics: intrinsics.
         poses: camera to world, OpenGL axes.
         projections: world to pixels.
         source: what to find it from; None: masks, else points, else cameras.
@@ -128,7 +128,7 @@ def extent_of_capture(
     points = None
     if source in (None, "points") and files.points is not None:
         points, _ = read_points(files.points)
-    extent = scene_extent(poses, half_angles(inner, sizes), points=points)
+    extent = scene_extent(poses, half_angles(intrinsics, sizes), points=points)
     if extent is None or (source is not None and extent.source != source):
         missing = {"points": "there are no SfM points, or too few", "cameras": "the cameras do not look at one point"}
         problem = missing.get(

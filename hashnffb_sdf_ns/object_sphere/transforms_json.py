@@ -37,7 +37,7 @@ class TransformsCapture:
     masks: list[Path] | None
     sizes: NDArray
     """(width, height) of the images [n, 2]."""
-    inner: Float[NDArray, "n 3 3"]
+    intrinsics: Float[NDArray, "n 3 3"]
     """Intrinsics without distortion; the first pixel's center is at 0.5."""
     poses: Float[NDArray, "n 3 4"]
     """Camera to world, OpenGL axes."""
@@ -54,10 +54,10 @@ class TransformsCapture:
         masks = None
         if all("mask_path" in frame for frame in frames):
             masks = [folder / frame["mask_path"] for frame in frames]
-        inner, sizes = zip(*(_intrinsics(frame, content, image, path) for frame, image in zip(frames, images)))
+        intrinsics, sizes = zip(*(_intrinsics(frame, content, image, path) for frame, image in zip(frames, images)))
         poses = np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64)[:, :3]
         points = read_points(folder / content["ply_file_path"])[0] if "ply_file_path" in content else None
-        return TransformsCapture(path, content, images, masks, np.array(sizes), np.stack(inner), poses, points)
+        return TransformsCapture(path, content, images, masks, np.array(sizes), np.stack(intrinsics), poses, points)
 
     def extent(self, source: str | None = None) -> Extent:
         """Where the object is.
@@ -68,11 +68,13 @@ class TransformsCapture:
         """
         masks = mask_files_of(self.images, self.masks)
         if source in (None, "masks") and masks is not None:
-            extent = checked_extent(masks, projection_matrices(self.inner, self.poses), self.sizes, self.poses)
+            extent = checked_extent(masks, projection_matrices(self.intrinsics, self.poses), self.sizes, self.poses)
             assert extent is not None
             return extent
         points = self.points if source in (None, "points") else None
-        extent = None if source == "masks" else scene_extent(self.poses, half_angles(self.inner, self.sizes), points)
+        extent = (
+            None if source == "masks" else scene_extent(self.poses, half_angles(self.intrinsics, self.sizes), points)
+        )
         if extent is None or (source is not None and extent.source != source):
             problem = f"the {source or 'masks, points and cameras'} do not tell where the object is, or are not there"
             raise InputError(
@@ -114,11 +116,11 @@ def _intrinsics(
         focal = 0.5 * size[0] / math.tan(0.5 * float(value("camera_angle_x")))
     if focal is None:
         raise InputError('the field "fl_x" is missing', "Add the focal length in pixels, or camera_angle_x", path)
-    inner = np.eye(3)
-    inner[0, 0], inner[1, 1] = float(focal), float(value("fl_y") or focal)
-    inner[0, 2] = float(size[0] / 2 if value("cx") is None else value("cx"))
-    inner[1, 2] = float(size[1] / 2 if value("cy") is None else value("cy"))
-    return inner, size
+    intrinsics = np.eye(3)
+    intrinsics[0, 0], intrinsics[1, 1] = float(focal), float(value("fl_y") or focal)
+    intrinsics[0, 2] = float(size[0] / 2 if value("cx") is None else value("cx"))
+    intrinsics[1, 2] = float(size[1] / 2 if value("cy") is None else value("cy"))
+    return intrinsics, size
 
 
 def _relative(file: Path, folder: Path) -> str:

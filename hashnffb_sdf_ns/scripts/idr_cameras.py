@@ -83,9 +83,9 @@ class IdrCamerasCommand:
             check_mask_sizes(files.masks, [(int(w), int(h)) for w, h in sizes])
         path = data / self.cameras_file if self.cameras_file is not None else find_camera_file(data)
         cameras = read_camera_file(path)
-        inner, poses, projections = cameras_of(cameras, files, sizes)
+        intrinsics, poses, projections = cameras_of(cameras, files, sizes)
         source = None if self.source == "auto" else self.source
-        extent = extent_of_capture(files, sizes, inner, poses, projections, source)
+        extent = extent_of_capture(files, sizes, intrinsics, poses, projections, source)
         stated = cameras.similarity()
         if stated is not None:
             print(f"{path}: the unit sphere has radius {stated.radius:.5g} about {_words(stated.center)}.")

@@ -28,7 +28,7 @@ from depthnerf_ns.hash_model import DepthHashModel, DepthHashModelConfig
 from depthnerf_ns.mipnerf_model import DepthMipNerfModelConfig
 
 CAPTURE = RayBounds(0.1, 8.0, bounded=False, extent=9.0, reason="test")
-REACH = DepthReach(near=0.5, far=3.0, share=0.95)
+REACH = DepthReach(near=0.5, far=3.0, fraction=0.95)
 GRID = HashGridOptions(num_levels=3, log2_table_size=10, base_resolution=4, max_resolution=16)
 SIZES: dict[str, dict[str, Any]] = {
     "hash": {"grid": GRID, "proposal_grid": GRID, "hidden_dim": 8, "color_hidden_dim": 8, "bottleneck_dim": 4},
@@ -161,7 +161,7 @@ def test_options_of_the_bounds_reach_the_loss():
 
 
 def test_weight_and_epsilon_fall_with_the_schedule_and_the_guard():
-    model = build(depth_loss="urf", depth_initial=4.0, depth_epsilon_initial=9.0, depth_anneal_share=0.5)
+    model = build(depth_loss="urf", depth_initial=4.0, depth_epsilon_initial=9.0, depth_anneal_fraction=0.5)
     bundle = rays(some_depth(), model.randomness.width)
     usual = LOSS_WEIGHTS["urf"]
     assert model.depth_weight() == pytest.approx(usual)  # a schedule is not known yet
@@ -191,7 +191,9 @@ def sample_starts(model: DepthModel, depth: Tensor) -> Tensor:
 
 def test_samples_gather_around_the_depth_if_asked_to():
     depth = some_depth(missing=slice(0, 5))
-    free, guided = (sample_starts(build(depth_sample_share=share, depth_epsilon=0.02), depth) for share in (0.0, 0.5))
+    free, guided = (
+        sample_starts(build(depth_sample_fraction=fraction, depth_epsilon=0.02), depth) for fraction in (0.0, 0.5)
+    )
     close = [((t - depth).abs() < 0.19).float().mean(-1) for t in (free, guided)]  # 3 deviations of 3 epsilons
     assert float(close[1][5:].mean()) > float(close[0][5:].mean()) + 0.25
     assert torch.equal(free[:5], guided[:5])
@@ -233,9 +235,9 @@ def test_a_scene_that_depth_closes_is_not_contracted_and_fills_the_grid():
     assert model.ray_bounds.near == pytest.approx(0.25) and model.ray_bounds.far == pytest.approx(3.3)
     inside = (model.metadata["points3D_xyz"] - model.field.center) * model.field.position_scale
     assert inside.abs().max() <= 1.0 and inside.abs().max() > 0.85
-    holes = build(reach=DepthReach(0.5, 3.0, share=0.3))
+    holes = build(reach=DepthReach(0.5, 3.0, fraction=0.3))
     assert isinstance(holes, DepthHashModel) and holes.field.contracted
-    cutout = build(reach=DepthReach(0.5, 3.0, share=0.3), extra={"images_have_alpha": True})
+    cutout = build(reach=DepthReach(0.5, 3.0, fraction=0.3), extra={"images_have_alpha": True})
     assert isinstance(cutout, DepthHashModel) and not cutout.field.contracted
 
 
@@ -260,7 +262,7 @@ def test_losses_on_normals_train_the_density(kind):
         ({"depth_beta": -1.0}, "depth-beta is -1"),
         ({"depth_initial": 0.0}, "depth-initial is 0"),
         ({"depth_epsilon_initial": -1.0}, "depth-epsilon-initial is -1"),
-        ({"depth_sample_share": 1.0}, "depth-sample-share is 1"),
+        ({"depth_sample_fraction": 1.0}, "depth-sample-fraction is 1"),
         ({"normal_loss_mult": 0.1}, "the data set has no normals"),
     ],
 )

@@ -17,7 +17,7 @@ from common_ns.data.depth.contract import load_depth, read_depth
 from common_ns.data.scene_bounds import ray_bounds
 from common_ns.errors import InputError
 from common_ns.sample_scene.generate import Scene
-from depthnerf_ns.dataparser import RgbdDataParserConfig, contract_in_words, covered_share
+from depthnerf_ns.dataparser import RgbdDataParserConfig, contract_in_words, covered_fraction
 from depthnerf_ns.layouts import find_layout
 
 PLAIN = {"orientation_method": "none", "center_method": "none", "auto_scale_poses": False}
@@ -369,7 +369,7 @@ def test_config_survives_yaml(depth_scene):
 
 @pytest.mark.parametrize("count", [2, 5, 9])
 def test_few_frames_leave_one_to_test_on(scene_copy, count):
-    """The host's default split gives all of fewer than ten frames to training, and fails in evaluation."""
+    """nerfstudio's default split gives all of fewer than ten frames to training, and fails in evaluation."""
     drop = [f"{split}_filenames" for split in ("train", "val", "test")]
     edit(scene_copy, lambda c: (c.update(frames=c["frames"][:count]), [c.pop(key, None) for key in drop]))
     train, test = (outputs_of(scene_copy, split).image_filenames for split in ("train", "test"))
@@ -389,5 +389,5 @@ def test_scattered_holes_are_not_taken_for_sky():
     scattered = rng.random((120, 160)) > 0.5
     sky = np.ones((120, 160), dtype=bool)
     sky[:60] = False
-    assert covered_share(scattered) == 1.0 and covered_share(np.ones((7, 9), dtype=bool)) == 1.0
-    assert covered_share(sky) == pytest.approx(0.5) and covered_share(~np.ones((120, 160), dtype=bool)) == 0.0
+    assert covered_fraction(scattered) == 1.0 and covered_fraction(np.ones((7, 9), dtype=bool)) == 1.0
+    assert covered_fraction(sky) == pytest.approx(0.5) and covered_fraction(~np.ones((120, 160), dtype=bool)) == 0.0

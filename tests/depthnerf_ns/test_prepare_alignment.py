@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from depthnerf_ns.prepare.alignment import AlignmentError, align_scale_shift, explained_share
+from depthnerf_ns.prepare.alignment import AlignmentError, align_scale_shift, explained_fraction
 from depthnerf_ns.prepare.uncertainty import (
     ResidualSigma,
     fit_residual_sigma,
@@ -115,11 +115,11 @@ def test_points_that_do_not_agree_are_refused():
 
 def test_explained_share_tells_a_good_prediction_from_a_useless_one():
     values = np.linspace(1.0, 5.0, 101)
-    assert explained_share(values, 0.01 * values) > 0.99
-    assert explained_share(values, values - 3.0) == pytest.approx(0.0, abs=0.05)
+    assert explained_fraction(values, 0.01 * values) > 0.99
+    assert explained_fraction(values, values - 3.0) == pytest.approx(0.0, abs=0.05)
     skew = np.exp(np.random.default_rng(9).standard_normal(2000))
     for constant in np.quantile(skew, [0.2, 0.35, 0.5]):
-        assert explained_share(skew, skew - constant) < 0.01, "no constant explains anything"
+        assert explained_fraction(skew, skew - constant) < 0.01, "no constant explains anything"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

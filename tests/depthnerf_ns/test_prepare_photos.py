@@ -85,7 +85,7 @@ def test_no_poses_found(folder, tmp_path, monkeypatch):
 
 
 def test_a_program_that_fails(folder, tmp_path, monkeypatch):
-    """The host ends the process; here it is an error that names the photographs."""
+    """nerfstudio ends the process; here it is an error that names the photographs."""
     program = tmp_path / "bin" / "colmap"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\necho 'COLMAP 3.8'\ncase $1 in -h) exit 0;; esac\necho broken >&2\nexit 3\n")

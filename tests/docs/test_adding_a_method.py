@@ -51,7 +51,7 @@ def environment() -> str:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory) -> Iterator[Path]:
-    """The page's files in a folder that Python imports from, and the method among those of the host."""
+    """The page's files in a folder that Python imports from, and the method among those of nerfstudio."""
     folder = tmp_path_factory.mktemp("package")
     for name, text in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,8 @@ the same view would look different from one minute to the next. It is kept from 
 quarter of the resolution instead; and a few times a second only, where it would take a core for itself to draw the same
 again and again.
 
-At the end of a run that was viewed, its log holds no traceback, the page's console no error but the host's own, and the
-server has answered this machine only.
+At the end of a run that was viewed, its log holds no traceback, the page's console no error but nerfstudio's own, and
+the server has answered this machine only.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ HOST_ERRORS = (
     "Computed radius is NaN",
     "The resolution is to stay.",
 )
-"""What the console says of the host's own page: of an analytics script and a logo, without a network, and of a shape
+"""What the console says of nerfstudio's own page: of an analytics script and a logo, without a network, and of a shape
 without points; and of what keeps the page's resolution."""
 OTHER_ADDRESS = "127.0.0.2"
 """Of this machine; a server that listens to all addresses answers it, one that listens to 127.0.0.1 does not."""
@@ -239,7 +239,7 @@ class Page:
         )
 
     def check_console(self) -> None:
-        """The page has told of no error but the host's own."""
+        """The page has told of no error but nerfstudio's own."""
         entries = [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
         ours = [entry for entry in entries if not any(own in entry for own in HOST_ERRORS)]
         assert not ours, "\n".join(ours)

@@ -132,7 +132,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _forget_logs() -> None:
-    """Close what a run logs to: the host keeps it for the whole process, and the next run would write there too."""
+    """Close what a run logs to: nerfstudio keeps it for the whole process, and the next run would write there too."""
     for each in writer.EVENT_WRITERS:
         if isinstance(each, writer.TensorboardWriter):
             each.tb_writer.close()
@@ -142,7 +142,7 @@ def _forget_logs() -> None:
 
 @contextlib.contextmanager
 def coarse_poisson() -> Iterator[None]:
-    """Poisson reconstruction on an octree of depth 6. The host's depth of 9 takes 10 s, however few the points."""
+    """Poisson reconstruction on an octree of depth 6. nerfstudio's depth of 9 takes 10 s, however few the points."""
     import open3d
 
     fine = open3d.geometry.TriangleMesh.create_from_point_cloud_poisson

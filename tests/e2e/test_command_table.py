@@ -63,7 +63,7 @@ def column(tmp_path_factory) -> Callable[[str], dict[str, str]]:
 def test_commands_do_what_the_page_says(method, column):
     found = column(method)
     said = {name: state for name, state in read(PAGE.read_text(encoding="utf-8"))[method].items() if name in found}
-    if torch.cuda.is_available():  # where the host's marching cubes do run
+    if torch.cuda.is_available():  # where nerfstudio's marching cubes do run
         found, said = ({**states, "ns-export marching-cubes": ""} for states in (found, said))
     assert found == said
 

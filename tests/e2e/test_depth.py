@@ -1,4 +1,4 @@
-"""Depth-supervised methods from training to mesh through the host's own commands, on the sample scene."""
+"""Depth-supervised methods from training to mesh through nerfstudio's own commands, on the sample scene."""
 
 from __future__ import annotations
 
@@ -103,7 +103,11 @@ def test_resumed_run_continues_exactly(scene, tmp_path, monkeypatch, method):
     """With chunks, guided samples and few views."""
 
     def config(output: Path, steps: int):
-        options = {**(HASH if "hash" in method else MIP), "max_points_per_chunk": 100 * 28, "depth_sample_share": 0.25}
+        options = {
+            **(HASH if "hash" in method else MIP),
+            "max_points_per_chunk": 100 * 28,
+            "depth_sample_fraction": 0.25,
+        }
         made = run_config(method, scene, output, steps, **options)
         made.pipeline.datamanager.dataparser.num_views = 6
         made.pipeline.datamanager.depth_check = "off"

@@ -1,4 +1,4 @@
-"""MINER from training to file and mesh through the host's own commands."""
+"""MINER from training to file and mesh through nerfstudio's own commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Meshes of MINER's occupancies: in the coordinates of their source, and through the host's own exporters."""
+"""Meshes of MINER's occupancies: in the coordinates of their source, and through nerfstudio's own exporters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""mip-NeRF from training to mesh through the host's own commands, on the sample scene.
+"""mip-NeRF from training to mesh through nerfstudio's own commands, on the sample scene.
 
 The commands are called in this process, since each start costs many seconds; a few true command lines are run as well.
 """

@@ -1,4 +1,4 @@
-"""mip-NeRF 360 from training to mesh through the host's own commands, on the unbounded sample scene."""
+"""mip-NeRF 360 from training to mesh through nerfstudio's own commands, on the unbounded sample scene."""
 
 from __future__ import annotations
 

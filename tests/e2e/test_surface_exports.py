@@ -1,4 +1,4 @@
-"""Meshes and point clouds of surface methods: our commands' and the host's exports, on the sample scene."""
+"""Meshes and point clouds of surface methods: our commands' and nerfstudio's exports, on the sample scene."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def test_export_pointcloud(run, tmp_path):
     exporter.ExportPointCloud(run, tmp_path, num_points=2000, num_rays_per_batch=2048).main()
     cloud = trimesh.load(tmp_path / "point_cloud.ply")
     assert len(cloud.vertices) >= 1500
-    assert np.linalg.norm(cloud.vertices, axis=1).max() < 1.75  # the host's box is a cube about the sphere
+    assert np.linalg.norm(cloud.vertices, axis=1).max() < 1.75  # nerfstudio's box is a cube about the sphere
 
 
 def coarse_marching_cubes(geometry_callable_field, resolution, **box) -> trimesh.Trimesh:
-    """The host's own, on a grid of 64 on the CPU: its grids are multiples of 512, on CUDA."""
+    """nerfstudio's own, on a grid of 64 on the CPU: its grids are multiples of 512, on CUDA."""
     low, high = np.array(box["bounding_box_min"]), np.array(box["bounding_box_max"])
     assert resolution == 512
     axes = [torch.linspace(*ends, 64) for ends in zip(low, high)]
@@ -90,7 +90,7 @@ def coarse_marching_cubes(geometry_callable_field, resolution, **box) -> trimesh
 
 
 def test_export_marching_cubes(run, tmp_path, monkeypatch):
-    """What the host's exporter asks of the model; with its own grid where there is CUDA."""
+    """What nerfstudio's exporter asks of the model; with its own grid where there is CUDA."""
     if not torch.cuda.is_available():
         monkeypatch.setattr(exporter, "generate_mesh_with_multires_marching_cubes", coarse_marching_cubes)
     exporter.ExportMarchingCubesMesh(run, tmp_path, resolution=512, target_num_faces=400, num_pixels_per_side=64).main()

@@ -1,4 +1,4 @@
-"""Surface methods from training to evaluation and renderings through the host's own commands, on the sample scene."""
+"""Surface methods from training to evaluation and renderings through nerfstudio's own commands, on the sample scene."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ CENTER = np.array([100.0, -30.0, 600.0])
 RADIUS = 40.0
 SIZE = (48, 36)
 """(width, height)"""
-INNER = np.array([[70.0, 0.0, 22.0], [0.0, 68.0, 19.0], [0.0, 0.0, 1.0]])
+INTRINSICS = np.array([[70.0, 0.0, 22.0], [0.0, 68.0, 19.0], [0.0, 0.0, 1.0]])
 """K to pixel indices: the first pixel's center is at 0."""
 COUNT = 10
 
@@ -33,7 +33,7 @@ def poses(count: int = COUNT) -> np.ndarray:
 def rays(pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Origin [3] and unit directions [h, w, 3] of a camera's pixels, in the world."""
     columns, rows = np.meshgrid(np.arange(SIZE[0]), np.arange(SIZE[1]))
-    local = np.stack([columns, rows, np.ones_like(rows)], axis=-1) @ np.linalg.inv(INNER).T
+    local = np.stack([columns, rows, np.ones_like(rows)], axis=-1) @ np.linalg.inv(INTRINSICS).T
     directions = local @ pose[:, :3]
     return -pose[:, :3].T @ pose[:, 3], directions / np.linalg.norm(directions, axis=-1, keepdims=True)
 
@@ -56,7 +56,7 @@ def write(folder: Path, *, scale: bool = True, masks: bool = True, names: str = 
         if masks:
             (folder / "mask").mkdir(exist_ok=True)
             Image.fromarray(mask_of(pose)).save(folder / "mask" / f"{index:03d}.png")
-        arrays[f"world_mat_{index}"] = np.vstack([INNER @ pose, [0.0, 0.0, 0.0, 1.0]])
+        arrays[f"world_mat_{index}"] = np.vstack([INTRINSICS @ pose, [0.0, 0.0, 0.0, 1.0]])
         if scale:
             arrays[f"scale_mat_{index}"] = np.vstack(
                 [np.column_stack([50.0 * np.eye(3), CENTER]), [0.0, 0.0, 0.0, 1.0]]

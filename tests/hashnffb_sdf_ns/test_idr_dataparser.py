@@ -32,7 +32,7 @@ def outputs_of(data: Path, split: str = "train", **options):
 
 
 def hits_ball(outputs, index: int, radius: float = 0.8) -> np.ndarray:
-    """Which pixels [h, w] of the host's rays meet the ball of the normalized scene."""
+    """Which pixels [h, w] of nerfstudio's rays meet the ball of the normalized scene."""
     rays = outputs.cameras.generate_rays(camera_indices=index, keep_shape=True)
     along = (rays.directions * -rays.origins).sum(-1)
     return ((rays.origins.square().sum(-1) - along.square()) < radius**2).numpy()
@@ -152,7 +152,7 @@ def test_rough_cameras_come_with_their_reference(scene):
         for index, pose in enumerate(idr_scene.poses()):
             moved = pose.copy()
             moved[:, 3] += [0.0, 0.0, 5.0 * (-1) ** index]  # along the optical axis
-            arrays[f"world_mat_{index}"] = np.vstack([idr_scene.INNER @ moved, [0, 0, 0, 1]])
+            arrays[f"world_mat_{index}"] = np.vstack([idr_scene.INTRINSICS @ moved, [0, 0, 0, 1]])
 
     idr_scene.change_cameras(scene, shift, "cameras_linear_init.npz")
     outputs = outputs_of(scene, cameras="linear-init", **INTERVAL)

@@ -1,4 +1,4 @@
-"""IDR as a model: which rays teach what, chunks that change nothing, and what the host's commands ask for."""
+"""IDR as a model: which rays teach what, chunks that change nothing, and what nerfstudio's commands ask for."""
 
 from __future__ import annotations
 

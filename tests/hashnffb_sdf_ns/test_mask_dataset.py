@@ -40,7 +40,7 @@ def test_batches_have_masks_of_rays_inside_and_outside(scene):
     rays, batch = datamanager.next_train(0)
     mask = batch["mask"]
     assert mask.shape == (400, 1) and mask.dtype == torch.float32 and "object_mask" not in batch
-    assert 0.05 < mask.mean() < 0.9  # the host would draw inside only
+    assert 0.05 < mask.mean() < 0.9  # nerfstudio would draw inside only
     assert (hits_ball(rays, 0.8) == (mask[:, 0] > 0.5)).float().mean() > 0.99
     assert datamanager.train_dataset.metadata["has_masks"] is True
     _, evaluation = next(iter(datamanager.fixed_indices_eval_dataloader))
@@ -90,7 +90,7 @@ def blender(folder: Path) -> Path:
 
 
 def test_alpha_is_the_mask_of_other_dataparsers(tmp_path):
-    """Composited on white by the host's parser, the mask still comes along; and the ball fills the unit sphere."""
+    """Composited on white by nerfstudio's parser, the mask still comes along; and the ball fills the unit sphere."""
     data = blender(tmp_path / "b")
     datamanager = manager(data, BlenderDataParserConfig(scale_factor=2.0), mode="val")
     rays, batch = datamanager.next_train(0)

@@ -59,7 +59,7 @@ def build(encoding: str = "hash", metadata: dict | None = None, step: int = 10, 
 
 def sharp(model: NeusModel, value: float = 400.0) -> NeusModel:
     with torch.no_grad():
-        model.sharpness.variance.fill_(float(np.log(value - model.sharpness.floor)) / 10.0)
+        model.inv_s.variance.fill_(float(np.log(value - model.inv_s.floor)) / 10.0)
     return model
 
 
@@ -176,11 +176,11 @@ def test_training_draws_no_random_numbers_of_its_own():
 def test_schedules_follow_the_absolute_step():
     model = build(metadata=MASKS, step=0, coarse_to_fine_steps=100, cos_anneal_steps=50)
     model.update_to_step(25)
-    resumed = (model.anneal_share, model.field.encoding.grid.active_levels, model.field.numerical_step)
+    resumed = (model.anneal_fraction, model.field.encoding.grid.active_levels, model.field.numerical_step)
     model.set_step(80)
     for step in range(26):
         model.set_step(step)
-    assert resumed == (model.anneal_share, model.field.encoding.grid.active_levels, model.field.numerical_step)
+    assert resumed == (model.anneal_fraction, model.field.encoding.grid.active_levels, model.field.numerical_step)
     assert resumed[0] == 0.5 and resumed[1] == pytest.approx(1.5)
 
 
@@ -353,7 +353,7 @@ def test_options_that_make_no_sense_are_refused():
         ({"direction_noise": 1.5}, "direction-noise is 1.5"),
         ({"sphere_radius": 0.0}, "sphere-radius is 0"),
         ({"curvature_loss_mult": 1.0}, "gradients are analytic"),
-        ({"initial_sharpness": 1.0}, "initial-sharpness 1 is not within"),
+        ({"initial_inv_s": 1.0}, "initial-inv-s 1 is not within"),
         ({"num_upsamples": (0,)}, "num-upsamples"),
         ({"near_plane": 3.0, "far_plane": 2.0}, "do not enclose"),
     ):

@@ -88,7 +88,7 @@ def test_the_button_shows_the_present_surface_and_a_second_one_hides_it(server, 
     assert not hide.visible
     button.cb_hook(button)
     assert hide.visible and not button.gui_handle.disabled
-    assert sent[0]["scale"] == 10.0  # of the host's viewer
+    assert sent[0]["scale"] == 10.0  # of nerfstudio's viewer
     mesh = loaded(sent[0]["data"])
     distance = np.linalg.norm(mesh.vertices - CENTER.numpy(), axis=1)
     assert np.abs(distance - 0.5).max() < 1e-3
@@ -138,7 +138,7 @@ def test_a_surface_model_has_the_button_and_showing_its_mesh_leaves_training_alo
     model.mesh_snapshot.install(server)
     model.mesh_snapshot.cb_hook(model.mesh_snapshot)
     vertices = torch.from_numpy(loaded(sent[0]["data"]).vertices).float()
-    assert float(model.field.sdf(vertices).abs().max()) < 1e-2  # in the model's coordinates; the scale is the host's
+    assert float(model.field.sdf(vertices).abs().max()) < 1e-2  # in the model's coordinates; the scale is nerfstudio's
     assert model.training and all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from miner_ns.columns import ONE, Crossings, add_points, add_shares, fill_undecided, find_changes, find_crossings
+from miner_ns.columns import ONE, Crossings, add_fractions, add_points, fill_undecided, find_changes, find_crossings
 
 RNG = np.random.default_rng(0)
 SIZE = 12
@@ -98,12 +98,12 @@ def test_points_and_shares_of_a_column() -> None:
     add_points(changes, sums, weight=2.0)
     np.testing.assert_allclose(np.cumsum(sums, axis=1)[0, :5], [0, 2, 2, 2, 0])
     sums = np.zeros((1, 7), dtype=np.float32)
-    add_shares(changes, sums)
+    add_fractions(changes, sums)
     np.testing.assert_allclose(np.cumsum(sums, axis=1)[0, :5], [0, 0.75, 1, 0.75, 0])
 
 
 def test_changes_below_and_above_the_voxels() -> None:
-    for add, inside in ((add_points, [1, 1, 0]), (add_shares, [1, 0.75, 0])):
+    for add, inside in ((add_points, [1, 1, 0]), (add_fractions, [1, 0.75, 0])):
         changes = Crossings(np.zeros(4, np.int64), np.array([-9.0, 1.25, 7.0, 9.0]), np.array([1, -1, 1, -1], np.int8))
         sums = np.zeros((1, 5), dtype=np.float32)
         add(changes, sums)

@@ -94,7 +94,7 @@ def test_a_volume_keeps_the_axes_of_its_mesh(mesh_file: Path) -> None:
     corners = affine(metadata["grid_to_world"], torch.tensor([[0, 0, 0], [32, 32, 32]]))
     torch.testing.assert_close(corners.float(), outputs.scene_box.aabb)
     torch.testing.assert_close(corners, torch.tensor([[-1.0] * 3, [1.0] * 3]).double())
-    # The host's transform, by which ns-mesh goes back to the file's coordinates, is the same map.
+    # nerfstudio's transform, by which ns-mesh goes back to the file's coordinates, is the same map.
     transform = outputs.dataparser_transform.double()
     again = outputs.dataparser_scale * affine(transform, mesh)
     torch.testing.assert_close(again, world, atol=1e-6, rtol=0)

@@ -34,11 +34,11 @@ class Ball(Hierarchy):
         none, network = torch.zeros(0), BlockNetwork(3, 1)
         for j, grid in enumerate(self.grids):
             self.levels[j] = Level(grid, network, none.long(), none.reshape(0, network.num_parameters), none)
-        self.sharpness = sharpness
+        self.inv_s = sharpness
         self.evaluated: list[int] = []
 
     def exact(self, points: Tensor) -> Tensor:
-        return 0.5 + self.sharpness * (RADIUS - (points - CENTER).norm(dim=-1))
+        return 0.5 + self.inv_s * (RADIUS - (points - CENTER).norm(dim=-1))
 
     def evaluate_blocks(self, level: int, index: Tensor) -> Tensor:
         self.evaluated += index.tolist()
@@ -155,7 +155,7 @@ def test_the_distance_is_negative_inside_and_never_too_long() -> None:
 
 
 def host_marching_cubes(side: int) -> types.ModuleType:
-    """The host's module with crops of `side`³ points instead of 512³, on the CPU."""
+    """nerfstudio's module with crops of `side`³ points instead of 512³, on the CPU."""
     source = inspect.getsource(marching_cubes)
     assert source.count("crop_n = 512") == 1
     module = types.ModuleType("small_marching_cubes")
@@ -182,7 +182,7 @@ def test_the_hosts_marching_cubes_finds_the_surface(side: int, resolution: int) 
     ours = extract_mesh(field, resolution, aabb=box).to_trimesh()
     found = field.value(torch.from_numpy(np.asarray(mesh.vertices)).float())
     assert float((found - 0.5).abs().mean()) < 0.02
-    if side == resolution:  # else the host's crops have seams
+    if side == resolution:  # else nerfstudio's crops have seams
         assert mesh.is_watertight
     assert abs(mesh.volume) == pytest.approx(ours.volume, rel=0.02)
     assert mesh.area == pytest.approx(ours.area, rel=0.02)

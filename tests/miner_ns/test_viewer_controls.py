@@ -1,4 +1,4 @@
-"""What the host's viewer finds in the model: controls in order, a first view of everything, a redraw at the end."""
+"""What nerfstudio's viewer finds in the model: controls in order, a first view of everything, a redraw at the end."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_value_and_jacobian_are_continuous_at_the_unit_sphere():
 
 @pytest.mark.parametrize("point", [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [1e-25, 0.0, 0.0]])
 def test_gradients_are_finite_at_the_origin_and_on_the_unit_sphere(point):
-    """The host's contraction has a NaN gradient at the origin."""
+    """nerfstudio's contraction has a NaN gradient at the origin."""
     x = torch.tensor([point], requires_grad=True)
     mean, cov = contract_gaussian(x, torch.eye(3)[None])
     lifted, var = lift_frustum(

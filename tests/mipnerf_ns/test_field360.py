@@ -17,7 +17,7 @@ from tests.mipnerf_ns.full_covariance import contract_gaussian
 
 
 def samples(rays: int = 3, count: int = 5, area: float = 1e-5, length: float = 1.0, indices: bool = True) -> RaySamples:
-    """Samples from inside the unit ball to far outside of it, as the host broadcasts them over a ray."""
+    """Samples from inside the unit ball to far outside of it, as nerfstudio broadcasts them over a ray."""
     generator = torch.Generator().manual_seed(0)
     edges = torch.logspace(-1, 1.5, count + 1)
     shape = (rays, count, 3)
@@ -153,7 +153,7 @@ def test_positions_are_scaled_before_they_are_contracted():
     expected = field.features(mean, direction, t_var, r_var, torch.float64)
     found = scaled.features(2 * mean, direction, 4 * t_var, 4 * r_var, torch.float64)
     assert torch.allclose(found, expected)
-    assert torch.allclose(scaled.density_of_balls(2 * mean, 0.04), field.density_of_balls(mean, 0.01))
+    assert torch.allclose(scaled.density_of_isotropic(2 * mean, 0.04), field.density_of_isotropic(mean, 0.01))
 
 
 @pytest.mark.parametrize("options", [{}, {"contracted": False}, {"encoding": "plain"}, {"position_scale": 0.4}])
@@ -185,13 +185,13 @@ def test_normals_are_zero_where_the_density_is_constant():
 def test_density_at_points_is_that_of_gaussians_without_extent():
     field = small_field()
     points = 3 * torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(field.density_fn(points), field.density_of_balls(points, 0.0))
-    assert torch.equal(field.density_fn(points, torch.zeros(40, 1)), field.density_of_balls(points, 0.0))
+    assert torch.equal(field.density_fn(points), field.density_of_isotropic(points, 0.0))
+    assert torch.equal(field.density_fn(points, torch.zeros(40, 1)), field.density_of_isotropic(points, 0.0))
     zero = torch.zeros(40, 1)
     hidden = field.features(points, torch.randn(40, 3), zero, zero)
     expected = torch.nn.functional.softplus(field.raw_density(hidden) - 1.0)
     assert torch.allclose(field.density_fn(points), expected, atol=1e-6)
-    assert not torch.allclose(field.density_of_balls(points, 0.1), expected, atol=1e-3)
+    assert not torch.allclose(field.density_of_isotropic(points, 0.1), expected, atol=1e-3)
 
 
 def test_no_points_have_no_density():

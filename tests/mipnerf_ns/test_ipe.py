@@ -31,7 +31,7 @@ def test_frequencies_finer_than_the_gaussian_vanish():
 
 
 def test_mean_and_variance_are_scaled_alike():
-    """Halving all lengths shifts the encoding by one octave. The host's encoding fails this: its means carry a factor
+    """Halving all lengths shifts the encoding by one octave. nerfstudio's encoding fails this: its means carry a factor
     2π that its variances lack."""
     mean, var = torch.tensor([[0.7, 0.1, -0.4]]), torch.tensor([[0.05, 0.2, 0.01]])
     shifted = integrated_pos_enc(mean / 2, var / 4, 1, 6)

@@ -1,4 +1,4 @@
-"""The model's contract with the host, its choices by data, and its losses."""
+"""The model's contract with nerfstudio, its choices by data, and its losses."""
 
 from __future__ import annotations
 

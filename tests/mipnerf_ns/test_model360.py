@@ -1,4 +1,4 @@
-"""mip-NeRF 360's contract with the host and the exporters, and its choices by data."""
+"""mip-NeRF 360's contract with nerfstudio and the exporters, and its choices by data."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_one_network_serves_both_proposals_and_all_parameters_are_trained():
     groups = model.get_param_groups()
     assert set(groups) == {"fields", "camera_opt"} and set(build().get_param_groups()) == {"fields"}
     grouped = [p for group in groups.values() for p in group]
-    own = {name: p for name, p in model.named_parameters() if name != "device_indicator_param"}  # the host's
+    own = {name: p for name, p in model.named_parameters() if name != "device_indicator_param"}  # nerfstudio's
     assert {id(p) for p in grouped} == {id(p) for p in own.values()}
     assert len(grouped) == len({id(p) for p in grouped})
 
@@ -199,7 +199,7 @@ def test_iso_field_is_the_density():
     model = build(contraction_radius=2.0)
     field = model.iso_field(level=3.0, voxel_size=0.1)
     points = 3 * torch.rand(5, 3)
-    assert torch.allclose(field.value(points), model.field.density_of_balls(points, 0.1**2 / 12)[:, 0])
+    assert torch.allclose(field.value(points), model.field.density_of_isotropic(points, 0.1**2 / 12)[:, 0])
     assert torch.allclose(model.iso_field().value(points), model.field.density_fn(points)[:, 0])
     assert field.level == 3.0 and field.inside_above
     assert torch.equal(field.aabb, model.scene_box.aabb)
@@ -207,7 +207,7 @@ def test_iso_field_is_the_density():
     color = field.color(points, normals)
     assert color.shape == (5, 3) and color.min() >= 0 and color.max() <= 1
     # Seen head-on.
-    hidden = model.field.features_of_balls(points, 0.1**2 / 12)
+    hidden = model.field.features_of_isotropic(points, 0.1**2 / 12)
     assert torch.allclose(color, model.field.color(hidden, -normals).clamp(0, 1), atol=1e-6)
 
 

@@ -1,4 +1,5 @@
-"""The proposal loop on densities that are known, its gradients and its random numbers, and the host's losses on it."""
+"""The proposal loop on densities that are known, its gradients and its random numbers, and nerfstudio's losses on
+it."""
 
 from __future__ import annotations
 
@@ -254,7 +255,7 @@ def test_a_guide_moves_the_last_rounds_samples_only():
 
 @pytest.mark.parametrize("spacing", ["uniform", "disparity", "piecewise"])
 def test_rays_that_start_at_0_have_finite_increasing_distances(spacing):
-    """As the host's texture baking sends them."""
+    """As nerfstudio's texture baking sends them."""
     for far in (0.02, 1000.0):
         to_distance, _ = spacing_maps(spacing, torch.zeros(1, 1), torch.full((1, 1), far))
         t = to_distance(torch.linspace(0, 1, 33)[None])

@@ -78,7 +78,7 @@ class DepthContract:
 
 
 def contract_of(metadata: dict[str, Any]) -> DepthContract:
-    """The contract in a dataparser's metadata; what the host's own parsers state is z-depth of a given unit."""
+    """The contract in a dataparser's metadata; what nerfstudio's own parsers state is z-depth of a given unit."""
     if "depth_contract" in metadata:
         return metadata["depth_contract"]
     return DepthContract(unit=metadata.get("depth_unit_scale_factor", INTEGER_UNIT))
@@ -332,8 +332,8 @@ def as_float(stored: Shaped[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 def ray_per_z(directions: Float[Tensor, "*n 3"], forward: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 1"]:
     """Ray distance of a point at z-depth 1: 1 / cos of the angle to the optical axis, for any camera model.
 
-    For perspective cameras it is the host's `directions_norm`, which is 1 for fisheye cameras whatever the angle. It is
-    0, no depth, for rays that do not run forward by at least 1/1000.
+    For perspective cameras it is nerfstudio's `directions_norm`, which is 1 for fisheye cameras whatever the angle. It
+    is 0, no depth, for rays that do not run forward by at least 1/1000.
 
     Args:
         directions: unit ray directions, with lens distortion taken out, in world axes.

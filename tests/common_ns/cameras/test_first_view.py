@@ -67,7 +67,7 @@ def test_surroundings_are_seen_as_a_photograph_in_the_middle_has_them(looking):
     found = ViewOfPhotograph(poses).view(1.0, 1.5)
     ahead = found.target - found.position
     distance = np.linalg.norm(ahead)
-    # The camera begins before the photograph itself, which the host draws there.
+    # The camera begins before the photograph itself, which nerfstudio draws there.
     (which,) = np.nonzero(np.isclose(found.position - AHEAD * ahead / distance, places).all(axis=1))[0]
     assert np.allclose(ahead / distance, -poses[which, :, 2]) and 0.05 < distance < 4.0
     assert np.allclose(found.up, UP)

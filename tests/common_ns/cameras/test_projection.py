@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common_ns.cameras.projection import project, projection_matrices, take_apart
+from common_ns.cameras.projection import decompose_projection, project, projection_matrices
 
-INNER = np.array([[500.0, 2.0, 320.0], [0.0, 510.0, 240.0], [0.0, 0.0, 1.0]])
+INTRINSICS = np.array([[500.0, 2.0, 320.0], [0.0, 510.0, 240.0], [0.0, 0.0, 1.0]])
 
 
 def some_pose(seed: int = 0) -> np.ndarray:
@@ -18,8 +18,8 @@ def some_pose(seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("factor", [1.0, -0.3, 7.3])
 def test_a_projection_gives_its_camera_whatever_its_factor(factor):
     pose = some_pose()
-    inner, c2w = take_apart(factor * projection_matrices(INNER[None], pose[None])[0])
-    np.testing.assert_allclose(inner, INNER, atol=1e-8)
+    intrinsics, c2w = decompose_projection(factor * projection_matrices(INTRINSICS[None], pose[None])[0])
+    np.testing.assert_allclose(intrinsics, INTRINSICS, atol=1e-8)
     np.testing.assert_allclose(c2w, pose, atol=1e-9)
 
 
@@ -27,12 +27,12 @@ def test_any_matrix_is_the_projection_of_a_camera():
     rng = np.random.default_rng(0)
     for _ in range(50):
         matrix = rng.normal(size=(3, 4))
-        inner, c2w = take_apart(matrix)
+        intrinsics, c2w = decompose_projection(matrix)
         rotation = c2w[:, :3]
         np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
-        assert np.linalg.det(rotation) == pytest.approx(1.0) and (np.diag(inner) > 0).all()
-        np.testing.assert_allclose(np.tril(inner, -1), 0.0, atol=1e-9)
-        again = projection_matrices(inner[None], c2w[None])[0]
+        assert np.linalg.det(rotation) == pytest.approx(1.0) and (np.diag(intrinsics) > 0).all()
+        np.testing.assert_allclose(np.tril(intrinsics, -1), 0.0, atol=1e-9)
+        again = projection_matrices(intrinsics[None], c2w[None])[0]
         sign = np.sign(np.linalg.det(matrix[:, :3]))
         np.testing.assert_allclose(again / np.linalg.norm(again), sign * matrix / np.linalg.norm(matrix), atol=1e-9)
 
@@ -40,7 +40,7 @@ def test_any_matrix_is_the_projection_of_a_camera():
 def test_points_land_where_their_rays_leave_the_image():
     """x to the right of the optical axis is right in the image, y above it is above; behind the camera is nothing."""
     pose = some_pose(1)
-    matrix = projection_matrices(INNER[None], pose[None])[0]
+    matrix = projection_matrices(INTRINSICS[None], pose[None])[0]
     right, up, back, position = pose.T
     points = position + np.array([-4.0 * back, -4.0 * back + right, -4.0 * back + up, 4.0 * back, -4.0 * back + 9 * up])
     pixels, seen = project(matrix, points, (640, 480))

@@ -236,7 +236,7 @@ def test_sigma_is_read_like_depth_and_is_above_zero(tmp_path):
 @pytest.mark.parametrize("camera_type", [CameraType.PERSPECTIVE, CameraType.FISHEYE])
 @pytest.mark.parametrize("distortion", [None, torch.tensor([[-0.1, 0.02, 0.0, 0.0, 0.004, -0.003]])])
 def test_z_depth_of_a_plane_is_the_plane_for_any_lens(tmp_path, camera_type, distortion):
-    """A wall at z = 3 in front of the camera: the points along the host's rays lie on it."""
+    """A wall at z = 3 in front of the camera: the points along nerfstudio's rays lie on it."""
     some = cameras(camera_type, distortion)
     file = write(tmp_path / "d.npy", np.full((20, 30), 3.0))
     distance = read_depth(file, METERS, some, 0, scale=0.5)

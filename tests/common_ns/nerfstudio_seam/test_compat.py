@@ -1,4 +1,4 @@
-"""The host's remedies do what they say."""
+"""nerfstudio's remedies do what they say."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Learning rates against the formula and as the host's optimizers see them."""
+"""Learning rates against the formula and as nerfstudio's optimizers see them."""
 
 import math
 

@@ -308,7 +308,7 @@ def test_rendering_weights_of_thin_fog_keep_their_precision():
 
 
 def test_rendering_weights_keep_what_is_not_a_number():
-    """The host makes 0 of it, which hides that training has gone wrong."""
+    """nerfstudio makes 0 of it, which hides that training has gone wrong."""
     density = torch.tensor([[1.0, math.nan, 1.0]])
     weights = render_weights(density, torch.ones(1, 3))
     assert torch.isfinite(weights[0, 0]) and torch.isnan(weights[0, 1:]).all()

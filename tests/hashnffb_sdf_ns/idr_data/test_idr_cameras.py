@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common_ns.cameras.projection import projection_matrices, take_apart
+from common_ns.cameras.projection import decompose_projection, projection_matrices
 from common_ns.errors import InputError
 from hashnffb_sdf_ns.idr_data.cameras import Similarity, decompose, read_camera_file, similarity_of
 from tests.hashnffb_sdf_ns import idr_scene
@@ -14,13 +14,13 @@ SHIFT = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
 
 
 def projection() -> np.ndarray:
-    return SHIFT @ idr_scene.INNER @ idr_scene.poses()[3]
+    return SHIFT @ idr_scene.INTRINSICS @ idr_scene.poses()[3]
 
 
 @pytest.mark.parametrize("factor", [1.0, -1.0, 7.3, -0.02])
 def test_a_projection_gives_its_camera_whatever_its_factor(factor):
-    inner, c2w = decompose(factor * projection(), idr_scene.SIZE, "world_mat_3")
-    np.testing.assert_allclose(inner, SHIFT @ idr_scene.INNER, atol=1e-9)
+    intrinsics, c2w = decompose(factor * projection(), idr_scene.SIZE, "world_mat_3")
+    np.testing.assert_allclose(intrinsics, SHIFT @ idr_scene.INTRINSICS, atol=1e-9)
     pose = idr_scene.poses()[3]
     np.testing.assert_allclose(c2w[:, 3], -pose[:, :3].T @ pose[:, 3], atol=1e-9)
     np.testing.assert_allclose(c2w[:, 0], pose[0, :3], atol=1e-12)  # right
@@ -44,15 +44,17 @@ def test_cameras_of_larger_images_are_refused_with_their_size():
 
 
 def test_skew_that_matters_is_refused_and_rounding_is_not():
-    skewed = SHIFT @ (idr_scene.INNER + np.array([[0.0, 8.0, 0.0], [0, 0, 0], [0, 0, 0]])) @ idr_scene.poses()[0]
+    skewed = SHIFT @ (idr_scene.INTRINSICS + np.array([[0.0, 8.0, 0.0], [0, 0, 0], [0, 0, 0]])) @ idr_scene.poses()[0]
     with pytest.raises(InputError, match=r"skew that shifts pixels by 2.1"):
         decompose(skewed, idr_scene.SIZE, "world_mat_0")
-    slightly = SHIFT @ (idr_scene.INNER + np.array([[0.0, 1e-3, 0.0], [0, 0, 0], [0, 0, 0]])) @ idr_scene.poses()[0]
+    slightly = (
+        SHIFT @ (idr_scene.INTRINSICS + np.array([[0.0, 1e-3, 0.0], [0, 0, 0], [0, 0, 0]])) @ idr_scene.poses()[0]
+    )
     assert decompose(slightly, idr_scene.SIZE, "world_mat_0")[0][0, 1] == 0.0
 
 
 def test_a_similarity_maps_points_and_poses_alike():
-    rotation = take_apart(np.random.default_rng(1).normal(size=(3, 4)))[1][:, :3]
+    rotation = decompose_projection(np.random.default_rng(1).normal(size=(3, 4)))[1][:, :3]
     placed = Similarity(np.array([3.0, -2.0, 9.0]), 4.0, rotation)
     points = np.random.default_rng(2).normal(size=(5, 3))
     world = points @ placed.matrix[:3, :3].T + placed.matrix[:3, 3]
@@ -60,11 +62,11 @@ def test_a_similarity_maps_points_and_poses_alike():
     turned = placed.to_normalized
     np.testing.assert_allclose((world @ turned[:, :3].T + turned[:, 3]) / placed.radius, points, atol=1e-12)
     # A point that a camera sees at a pixel is seen there in normalized coordinates too.
-    inner, c2w = decompose(projection(), idr_scene.SIZE, "x")
+    intrinsics, c2w = decompose(projection(), idr_scene.SIZE, "x")
     moved = placed.normalized_poses(c2w[None])
     target = idr_scene.CENTER + np.array([3.0, 5.0, -7.0])
-    a = projection_matrices(inner[None], c2w[None])[0] @ [*target, 1.0]
-    b = projection_matrices(inner[None], moved)[0] @ [*placed.normalized_points(target[None])[0], 1.0]
+    a = projection_matrices(intrinsics[None], c2w[None])[0] @ [*target, 1.0]
+    b = projection_matrices(intrinsics[None], moved)[0] @ [*placed.normalized_points(target[None])[0], 1.0]
     np.testing.assert_allclose(a[:2] / a[2], b[:2] / b[2])
     np.testing.assert_allclose(similarity_of(placed.matrix).rotation, rotation, atol=1e-12)
 
@@ -92,9 +94,9 @@ def test_extrinsics_alone_take_their_intrinsics_from_camera_mat(tmp_path):
     np.testing.assert_allclose(expected[1], projection())
     width, height = idr_scene.SIZE
     to_unit = np.array([[2 / (width - 1), 0, -1], [0, 2 / (height - 1), -1], [0, 0, 1]])
-    for inner in (idr_scene.INNER, to_unit @ idr_scene.INNER):
+    for intrinsics in (idr_scene.INTRINSICS, to_unit @ idr_scene.INTRINSICS):
         camera = np.eye(4)
-        camera[:3, :3] = inner
+        camera[:3, :3] = intrinsics
 
         def bare(arrays, camera=camera):
             for index, pose in enumerate(idr_scene.poses()):

@@ -121,7 +121,7 @@ def test_a_transforms_json_is_moved_into_the_unit_sphere(tmp_path):
     frames = []
     (tmp_path / "images").mkdir()
     for index, pose in enumerate(idr_scene.poses()):
-        _, c2w = decompose(idr_scene.INNER @ pose, idr_scene.SIZE, "x")
+        _, c2w = decompose(idr_scene.INTRINSICS @ pose, idr_scene.SIZE, "x")
         pixels = np.zeros((idr_scene.SIZE[1], idr_scene.SIZE[0], 4), np.uint8)
         pixels[..., 3] = 255 * idr_scene.mask_of(pose)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")

@@ -23,7 +23,7 @@ ANGLES = np.full(idr_scene.COUNT, np.arctan(18 / 70))
 
 
 def views() -> list[View]:
-    return [View(SHIFT @ idr_scene.INNER @ pose, idr_scene.mask_of(pose)) for pose in idr_scene.poses()]
+    return [View(SHIFT @ idr_scene.INTRINSICS @ pose, idr_scene.mask_of(pose)) for pose in idr_scene.poses()]
 
 
 def poses() -> np.ndarray:
@@ -69,7 +69,9 @@ def test_specks_do_not_count_and_parts_do():
 
 def test_few_cameras_do_not_stretch_the_hull():
     """Three of these four stand close together: without the fourth, the hull would reach out ten radii."""
-    some = [View(SHIFT @ idr_scene.INNER @ pose, idr_scene.mask_of(pose)) for pose in idr_scene.poses(36)[[0, 1, 2, 9]]]
+    some = [
+        View(SHIFT @ idr_scene.INTRINSICS @ pose, idr_scene.mask_of(pose)) for pose in idr_scene.poses(36)[[0, 1, 2, 9]]
+    ]
     hull = carve(some, *region(some))
     assert 1.0 < np.linalg.norm(hull.points - idr_scene.CENTER, axis=1).max() / idr_scene.RADIUS < 2.0
 

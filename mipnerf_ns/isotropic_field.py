@@ -1,4 +1,4 @@
-"""Densities that can be asked for balls, and the surface of such a density at the resolution of a mesh."""
+"""Densities of isotropic Gaussians, and the surface of such a density at the resolution of a mesh."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from common_ns.base_model import RadianceModel
 from common_ns.meshing.iso_field import IsoField, default_density_level
 
 
-class BallField(Protocol):
-    """What is asked of a field. A ball is an isotropic Gaussian, given by its mean and variance in scene units."""
+class IsotropicField(Protocol):
+    """What is asked of a field: isotropic Gaussians, given by their means and variance in scene units."""
 
-    def features_of_balls(
+    def features_of_isotropic(
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "*n hidden"]: ...
 
-    def density_of_balls(
+    def density_of_isotropic(
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "*n 1"]: ...
 
     def color(self, hidden: Float[Tensor, "*n hidden"], directions: Float[Tensor, "*m 3"]) -> Float[Tensor, "*n 3"]: ...
 
 
-class ColorField(BallField, Protocol):
+class ColorField(IsotropicField, Protocol):
     """What a field of density and color can be asked for."""
 
     appearance: AppearanceCodes | None
@@ -55,8 +55,8 @@ class ColorField(BallField, Protocol):
     ) -> Float[Tensor, "k 3"]: ...
 
 
-def ball_iso_field(
-    model: RadianceModel, field: BallField, level: float | None = None, voxel_size: float | None = None
+def isotropic_iso_field(
+    model: RadianceModel, field: IsotropicField, level: float | None = None, voxel_size: float | None = None
 ) -> IsoField:
     """The density in a model's scene box as ns-mesh reads it, filtered with a Gaussian of the voxel's extent.
 
@@ -70,10 +70,10 @@ def ball_iso_field(
     variance = (voxel_size or 0.0) ** 2 / 12.0
 
     def density(points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
-        return field.density_of_balls(points, variance, torch.float32)[..., 0]
+        return field.density_of_isotropic(points, variance, torch.float32)[..., 0]
 
     def color(points: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-        hidden = field.features_of_balls(points, variance, torch.float32)
+        hidden = field.features_of_isotropic(points, variance, torch.float32)
         # Seen head-on: the view direction is opposite to the normal.
         return field.color(hidden, -normals).clamp(0.0, 1.0)
 
