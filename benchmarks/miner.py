@@ -32,6 +32,7 @@ from benchmarks.report import RESULTS, save_section, table, write_sections
 from common_ns.errors import InputError
 from common_ns.meshing.extraction import extract_mesh
 from common_ns.meshing.mesh_io import Mesh
+from common_ns.metrics import psnr_of_mse
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from miner_ns.fitting import Fitting, intersection_over_union, mean_squared_error
 from miner_ns.image_io import read_image
@@ -105,10 +106,10 @@ def row_of(
 ) -> dict[str, Any]:
     """Fit and measure; `also` gives further figures of a fit."""
     fitting, seconds, levels = fit(signal, options, device)
-    mse = mean_squared_error(fitting.hierarchy, fitting.pyramid)
+    mse = torch.tensor(mean_squared_error(fitting.hierarchy, fitting.pyramid), dtype=torch.float64)
     row: dict[str, Any] = {
         "signal": name,
-        "psnr": -10.0 * math.log10(max(mse, 1e-12)),
+        "psnr": float(psnr_of_mse(mse.clamp_min(1e-12))),
         "train seconds": seconds,
         "parameters": fitting.hierarchy.num_parameters,
         "peak MiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10),

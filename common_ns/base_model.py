@@ -25,7 +25,7 @@ from common_ns.cameras.first_view import FirstView, ViewOfPhotograph, ViewOfSphe
 from common_ns.data.scene_bounds import RayBounds
 from common_ns.data.scene_metadata import SceneMetadata
 from common_ns.errors import InputError
-from common_ns.metrics import image_metrics
+from common_ns.metrics import image_metrics, psnr_of_mse
 from common_ns.nerfstudio_seam.model_hooks import ModelHooks
 from common_ns.nerfstudio_seam.viewer_pace import CPU_RESOLUTION, ViewerPace
 from common_ns.nerfstudio_seam.viewer_renders import is_shown
@@ -263,7 +263,7 @@ class RadianceModel(Model, ModelHooks):
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         prediction, target = self.blended(outputs, batch)
         mse = torch.mean((prediction.detach() - target) ** 2)
-        return {"psnr": -10.0 * torch.log10(mse)}
+        return {"psnr": psnr_of_mse(mse)}
 
     def image_target_and_metrics(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]

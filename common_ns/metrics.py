@@ -23,13 +23,14 @@ ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 """Name under which torchvision publishes the AlexNet weights that LPIPS is defined on."""
 
 
-def psnr(prediction: Float[Tensor, "*n"], target: Float[Tensor, "*n"]) -> float:
-    """Peak signal-to-noise ratio in dB of values in [0, 1]: −10 log₁₀ of the mean squared error.
+def psnr_of_mse(mse: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Peak signal-to-noise ratio in dB from the mean squared error of values in [0, 1]: −10 log₁₀ of it."""
+    return -10.0 * torch.log10(mse)
 
-    Identical inputs give infinity.
-    """
-    mse = torch.mean((prediction.double() - target.double()) ** 2)
-    return float(-10.0 * torch.log10(mse))
+
+def psnr(prediction: Float[Tensor, "*n"], target: Float[Tensor, "*n"]) -> float:
+    """Peak signal-to-noise ratio in dB of values in [0, 1]; identical inputs give infinity."""
+    return float(psnr_of_mse(torch.mean((prediction.double() - target.double()) ** 2)))
 
 
 def ssim(prediction: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"]) -> float:

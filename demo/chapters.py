@@ -82,11 +82,6 @@ def turntable(chapter: Chapter, mesh: Path, film: Path, frames: int, about: floa
     chapter.run("ns-turntable", mesh, "--output-path", film, "--frames", frames, about=about)
 
 
-def psnr_of(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two pictures, in dB."""
-    return float(-10.0 * np.log10(np.mean((a / 255.0 - b / 255.0) ** 2) + 1e-12))
-
-
 SCENES = {
     "day": ("--layouts", "blender", "idr"),
     "evening": ("--layouts", "idr", "--lights", "evening"),

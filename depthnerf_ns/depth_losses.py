@@ -139,6 +139,8 @@ def urf_loss(
 ) -> Float[Tensor, "*r"]:
     """Urban Radiance Fields: no weight before D − ε, a narrow Gaussian of it around D, rendered depth D.
 
+    In place of nerfstudio's, which compares weights, masses of intervals, with values of the kernel's density.
+
     As in the paper: the kernel K, N(0, (ε/3)²) truncated to ±ε; the split into w² before D − ε and (w − K)² within
     ±ε; nothing beyond, where no weight is left if these hold (until then a sharp surface beyond costs less than one
     beside D, and the rendered depth alone draws it back); the squared difference of rendered and measured depth.
@@ -175,6 +177,8 @@ def ds_nerf_loss(
     valid: Bool[Tensor, "*r"] | None = None,
 ) -> Float[Tensor, "*r"]:
     """DS-NeRF: divergence from N(D, σ²) to the weights, up to a constant: −Σ log(w_i) exp(−(t_i − D)²/2σ²) Δt_i.
+
+    In place of nerfstudio's, which divides by 2σ instead of 2σ² and averages over rays without depth too.
 
     As in the paper: the logarithm of the weight itself, not of its density. Made discrete: the Gaussian's exact mass in
     the interval stands for exp(·) Δt, which misses it where intervals are longer than σ; the masses sum to 1 at most,

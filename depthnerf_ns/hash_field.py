@@ -19,9 +19,9 @@ from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
 from common_ns.hash_grid import HashGrid, HashGridOptions
+from common_ns.rays.cones import MAX_RADIUS, frustum_moments, pixel_radius
+from common_ns.rays.contraction import contraction_scales
 from mipnerf_ns.colored_field import ColoredField
-from mipnerf_ns.cones import MAX_RADIUS, frustum_moments, pixel_radius
-from mipnerf_ns.contraction import contraction_scales
 from mipnerf_ns.networks import head, init_weights
 
 CONTRACTED_RADIUS = 2.0

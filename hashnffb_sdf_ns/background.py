@@ -16,6 +16,7 @@ from nerfstudio.field_components.activations import trunc_exp
 from torch import Tensor, nn
 
 from common_ns.hash_grid import HashGrid, HashGridOptions
+from common_ns.rays.contraction import contract
 
 
 @dataclass
@@ -63,15 +64,6 @@ class BackgroundField(nn.Module):
         color = torch.cat([hidden, directions], dim=-1)
         color = F.relu(self.color_layers[0](color))
         return density, torch.sigmoid(self.color_layers[1](color))
-
-
-def contract(u: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
-    """All of space into the ball of radius 2: points within distance 1 stay, one at r comes to 2 − 1/r.
-
-    Source: mip-NeRF 360 (arXiv 2111.12077), equation 10.
-    """
-    inverse = torch.rsqrt(u.square().sum(-1, keepdim=True).clamp_min(1.0))
-    return (2.0 - inverse) * inverse * u
 
 
 def inverse_bounds(

@@ -23,7 +23,7 @@ from common_ns.cameras.first_view import ViewOfSphere
 from common_ns.data.scene_bounds import RayBounds
 from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
-from common_ns.metrics import psnr
+from common_ns.metrics import psnr, psnr_of_mse
 from hashnffb_sdf_ns.camera_refinement import (
     CameraRefinement,
     CameraRefinementConfig,
@@ -95,6 +95,8 @@ class FieldLosses(NamedTuple):
 
 class SphereCollider(SceneCollider):
     """Rays begin and end in the scene's sphere; those that miss it are empty.
+
+    In place of nerfstudio's, whose planes lose their digits for far cameras, and whose near plane is for training only.
 
     Args:
         center: of the sphere.
@@ -322,7 +324,7 @@ class SurfaceModel(RadianceModel):
         colored = self._colored(batch)
         if colored is not None:
             square = square[colored[..., 0]]
-        metrics = {"psnr": -10.0 * torch.log10(square.mean().clamp_min(1e-10))}
+        metrics = {"psnr": psnr_of_mse(square.mean().clamp_min(1e-10))}
         if FIELD_LOSSES in outputs:
             found: FieldLosses = outputs[FIELD_LOSSES]  # type: ignore[assignment]
             metrics["eikonal"] = found.eikonal.detach().mean()

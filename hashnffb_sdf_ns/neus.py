@@ -6,6 +6,8 @@ that it peaks where d is 0, whichever way the ray came, and what lies behind a s
 Everything is in logarithms: an interval's optical depth is log Φ_s(d₀) − log Φ_s(d₁), exact also far inside, where Φ
 underflows. Published code adds 1e-5 to both instead, which makes everything inside opaque at once, without a gradient.
 
+`common_ns.rays.transmittance` makes weights of optical depths.
+
 Source: Wang et al., NeuS (arXiv 2106.10689), sections 3.1 and 3.2.
 """
 
@@ -83,15 +85,6 @@ def guarded_slope(
     slope = (sdf[:, 1:] - sdf[:, :-1]) / length.clamp_min(1e-8)
     before = F.pad(slope[:, :-1], (1, 0))
     return torch.minimum(slope, before).clamp(-1e3, 0.0), length
-
-
-def weights_from_optical_depth(optical_depth: Float[Tensor, "n s"]) -> Float[Tensor, "n s"]:
-    """Share of each ray that ends in each interval: the interval's opacity times what reaches it.
-
-    Source: NeRF (arXiv 2003.08934), equation 3; NeuS, equation 11.
-    """
-    reached = torch.exp(-F.pad(optical_depth.cumsum(-1)[:, :-1], (1, 0)))
-    return -torch.expm1(-optical_depth) * reached
 
 
 def eikonal_error(gradient: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:

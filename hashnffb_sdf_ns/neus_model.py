@@ -14,6 +14,7 @@ from torch.nn import Parameter
 
 from common_ns.errors import InputError
 from common_ns.rays.random_numbers import RayRandomness
+from common_ns.rays.transmittance import render_weights
 from hashnffb_sdf_ns.background import BackgroundField, BackgroundOptions, background_sections
 from hashnffb_sdf_ns.base_model import FIELD_LOSSES, FieldLosses, SurfaceModel, SurfaceModelConfig
 from hashnffb_sdf_ns.neus import (
@@ -21,9 +22,8 @@ from hashnffb_sdf_ns.neus import (
     eikonal_error,
     median_depth,
     midpoint_optical_depth,
-    weights_from_optical_depth,
 )
-from hashnffb_sdf_ns.sampling import RaySections, find_surface, random_in_ball
+from hashnffb_sdf_ns.sampling import RaySections, SurfaceSampler, random_in_ball
 from hashnffb_sdf_ns.sdf_networks import InverseVariance
 
 
@@ -107,6 +107,7 @@ class NeusModel(SurfaceModel):
             raise InputError(problem, "Choose at least 2 samples, and rounds of at least 1")
         self.anneal_fraction = 1.0
         super().populate_modules()
+        self.sampler = SurfaceSampler(config.num_samples, config.num_upsamples, self.radius)
         self.inv_s = InverseVariance(config.initial_inv_s, low, high)
         kind = config.background_model
         if kind == "auto":
@@ -153,19 +154,7 @@ class NeusModel(SurfaceModel):
             ray_bundle = self.training_rays(ray_bundle)
             numbers = self.randomness.of(ray_bundle.metadata, len(ray_bundle), ray_bundle.origins.device)
         rays = ray_bundle
-        assert rays.nears is not None and rays.fars is not None
-        rounds = self.config.num_upsamples
-        sections = find_surface(
-            self.field.sdf,
-            rays.origins,
-            rays.directions,
-            rays.nears,
-            rays.fars,
-            self.config.num_samples,
-            rounds,
-            self.radius,
-            None if numbers is None else numbers.sections,
-        )
+        sections = self.sampler(rays, self.field.sdf, None if numbers is None else numbers.sections)
         optical_depth, color, normals, losses = self._shade(rays, sections, numbers)
         outputs: dict[str, Any] = {} if losses is None else {FIELD_LOSSES: losses}
         starts, ends = sections.t[:, :-1], sections.t[:, 1:]
@@ -174,7 +163,7 @@ class NeusModel(SurfaceModel):
             optical_depth = torch.cat([optical_depth, behind_depth], dim=-1)
             color = torch.cat([color, behind_color], dim=1)
             starts, ends = torch.cat([starts, behind_t], dim=-1), torch.cat([ends, behind_t], dim=-1)
-        weights = weights_from_optical_depth(optical_depth)
+        weights = render_weights(optical_depth)
         outputs["rgb"] = self.renderer_rgb(color, weights[..., None])
         outputs["accumulation"] = weights.sum(-1, keepdim=True)
         if self.background is not None:
@@ -202,7 +191,7 @@ class NeusModel(SurfaceModel):
             middle = 0.5 * (sections.sdf[:, 1:] + sections.sdf[:, :-1])
             slope = ((sections.sdf[:, 1:] - sections.sdf[:, :-1]) / length.clamp_min(1e-8)).clamp(-1.0, 1.0)
             estimate = midpoint_optical_depth(middle, annealed_slope(slope, self.anneal_fraction), length, inv_s)
-            keep = weights_from_optical_depth(estimate) >= self.config.weight_threshold
+            keep = render_weights(estimate) >= self.config.weight_threshold
             if not bool(keep.any()):
                 keep[:1, :1] = True  # networks are given at least one point
             ray, column = keep.nonzero(as_tuple=True)

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.model_components.ray_samplers import Sampler
 from torch import Tensor
 
-from hashnffb_sdf_ns.neus import guarded_slope, midpoint_optical_depth, weights_from_optical_depth
+from common_ns.rays.stepfun import sample_points
+from common_ns.rays.transmittance import render_weights
+from hashnffb_sdf_ns.neus import guarded_slope, midpoint_optical_depth
 
 FIRST_INV_S, LAST_INV_S = 64.0, 512.0
 """Sharpness of the first and of the last round, per radius of the sphere; between them it grows by equal ratios (NeuS,
@@ -71,77 +74,73 @@ def even_bounds(
     return t
 
 
-def draw(
-    t: Float[Tensor, "n s+1"], weights: Float[Tensor, "n s"], count: int, jitter: Float[Tensor, "n 1"] | None = None
-) -> Float[Tensor, "n count"]:
-    """Points at even quantiles of a step function.
+def seen_everywhere(t: Float[Tensor, "n s+1"], weights: Float[Tensor, "n s"]) -> Float[Tensor, "n s"]:
+    """Weights with a little more, spread by length: what no round has seen yet stays visible.
 
     Args:
-        t: bounds of its intervals.
-        weights: their weights; they need not sum to 1. Rays without weight are sampled evenly by length.
-        count: number of points.
-        jitter: shift of each ray's quantiles in [0, 1) of their spacing; None: 0.5.
+        t: bounds of the intervals.
+        weights: their weights, also all 0.
     """
     length = t[:, 1:] - t[:, :-1]
     total = length.sum(-1, keepdim=True)
-    even = torch.where(total > 0, length / total.clamp_min(1e-20), 1.0)  # rays that miss the sphere have no length
-    padded = weights + 1e-4 * even  # what no round has seen yet stays visible
-    cumulative = padded.cumsum(-1)
-    cdf = F.pad(cumulative / cumulative[:, -1:], (1, 0))
-    shift = 0.5 if jitter is None else jitter
-    quantile = (torch.arange(count, device=t.device, dtype=t.dtype) + shift) / count
-    quantile = quantile.clamp_max(1.0 - torch.finfo(t.dtype).eps).expand(len(t), count).contiguous()
-    index = (torch.searchsorted(cdf, quantile, right=True) - 1).clamp(0, weights.shape[-1] - 1)
-    low, high = cdf.gather(-1, index), cdf.gather(-1, index + 1)
-    fraction = ((quantile - low) / (high - low).clamp_min(1e-12)).clamp(0.0, 1.0)
-    return torch.lerp(t.gather(-1, index), t.gather(-1, index + 1), fraction)
+    # Rays that miss the sphere have no length.
+    return weights + 1e-4 * torch.where(total > 0, length / total.clamp_min(1e-20), 1.0)
 
 
-@torch.no_grad()
-def find_surface(
-    sdf: Callable[[Float[Tensor, "m 3"]], Float[Tensor, " m"]],
-    origins: Float[Tensor, "n 3"],
-    directions: Float[Tensor, "n 3"],
-    near: Float[Tensor, "n 1"],
-    far: Float[Tensor, "n 1"],
-    count: int,
-    rounds: tuple[int, ...],
-    radius: float,
-    jitter: Float[Tensor, "n k"] | None = None,
-) -> RaySections:
-    """Intervals of rays, even ones first, then more of them where rounds of NeuS weights say that the surface is.
+class SurfaceSampler(Sampler):
+    """Even intervals of rays, then more of them where rounds of NeuS weights say that the surface is.
+
+    In place of nerfstudio's `NeuSSampler`, which draws random numbers of its own and takes all that is far inside for
+    opaque (see `hashnffb_sdf_ns.neus`).
 
     Args:
-        sdf: signed distance at points.
-        origins, directions: rays.
-        near, far: where they begin and end.
-        count: even intervals.
-        rounds: bounds that each round adds.
+        num_samples: even intervals.
+        num_upsamples: bounds that each round adds.
         radius: of the scene's sphere, the unit of the rounds' sharpness.
-        jitter: random numbers in [0, 1), one for each ray and round and one for the even intervals.
-    Returns: the intervals, count plus the sum of the rounds of them.
+    Source: NeuS, section 3.3 and supplement ("hierarchical sampling").
     """
-    speed = directions.norm(dim=-1, keepdim=True)
 
-    def along(t: Float[Tensor, "n s"]) -> Float[Tensor, "n s"]:
-        points = torch.addcmul(origins[:, None], directions[:, None], t[..., None])
-        return sdf(points.reshape(-1, 3)).reshape(t.shape)
+    def __init__(self, num_samples: int, num_upsamples: tuple[int, ...], radius: float) -> None:
+        super().__init__(num_samples)
+        self.num_upsamples, self.radius = num_upsamples, radius
 
-    def column(index: int) -> Tensor | None:
-        return None if jitter is None else jitter[:, index : index + 1]
+    @torch.no_grad()
+    def generate_ray_samples(
+        self,
+        ray_bundle: RayBundle,
+        sdf: Callable[[Float[Tensor, "m 3"]], Float[Tensor, " m"]],
+        jitter: Float[Tensor, "n rounds+1"] | None = None,
+    ) -> RaySections:
+        """
+        Args:
+            ray_bundle: rays [n] with near and far planes.
+            sdf: signed distance at points.
+            jitter: random numbers in [0, 1): one of each ray for the even intervals, and one for each round; None: 0.5.
+        Returns: the intervals, in all num_samples plus the sum of num_upsamples.
+        """
+        rays = ray_bundle
+        assert rays.nears is not None and rays.fars is not None and self.num_samples is not None
+        speed = rays.directions.norm(dim=-1, keepdim=True)
 
-    growth = (LAST_INV_S / FIRST_INV_S) ** (1.0 / max(len(rounds) - 1, 1))
-    t = even_bounds(near, far, count, column(0))
-    values = along(t)
-    for index, added in enumerate(rounds):
-        slope, length = guarded_slope(t * speed, values)
-        middle = 0.5 * (values[:, 1:] + values[:, :-1])
-        sharpness = FIRST_INV_S * growth**index / radius
-        weights = weights_from_optical_depth(midpoint_optical_depth(middle, slope, length, sharpness))
-        new = draw(t, weights, added, column(1 + index))
-        t, order = torch.cat([t, new], dim=-1).sort(dim=-1)
-        values = torch.cat([values, along(new)], dim=-1).gather(-1, order)
-    return RaySections(t, values)
+        def along(t: Float[Tensor, "n s"]) -> Float[Tensor, "n s"]:
+            points = torch.addcmul(rays.origins[:, None], rays.directions[:, None], t[..., None])
+            return sdf(points.reshape(-1, 3)).reshape(t.shape)
+
+        def column(index: int) -> Tensor | None:
+            return None if jitter is None else jitter[:, index : index + 1]
+
+        growth = (LAST_INV_S / FIRST_INV_S) ** (1.0 / max(len(self.num_upsamples) - 1, 1))
+        t = even_bounds(rays.nears, rays.fars, self.num_samples, column(0))
+        values = along(t)
+        for index, added in enumerate(self.num_upsamples):
+            slope, length = guarded_slope(t * speed, values)
+            middle = 0.5 * (values[:, 1:] + values[:, :-1])
+            sharpness = FIRST_INV_S * growth**index / self.radius
+            weights = render_weights(midpoint_optical_depth(middle, slope, length, sharpness))
+            new = sample_points(t, seen_everywhere(t, weights), added, column(1 + index))
+            t, order = torch.cat([t, new], dim=-1).sort(dim=-1)
+            values = torch.cat([values, along(new)], dim=-1).gather(-1, order)
+        return RaySections(t, values)
 
 
 def random_in_ball(noise: Float[Tensor, "n 3"], center: Float[Tensor, " 3"], radius: float) -> Float[Tensor, "n 3"]:

@@ -88,6 +88,8 @@ class Geometry(NamedTuple):
 class SdfField(nn.Module):
     """Distance and color in a sphere of the scene.
 
+    In place of nerfstudio's `SDFField`, which cannot be built without tinycudann, whatever its encoding.
+
     Args:
         encoding: of positions in [−1, 1]³.
         options: sizes.

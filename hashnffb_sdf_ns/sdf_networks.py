@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.parametrizations import weight_norm
 
+from common_ns.rays.positional_encoding import pos_enc
+
 SOFTPLUS_BETA = 100.0
 """Sharpness of the softplus: a ReLU whose second derivative is nowhere infinite (IDR, section 4)."""
 
@@ -220,8 +222,7 @@ class ColorNetwork(nn.Module):
         appearance_dim: int = 0,
     ) -> None:
         super().__init__()
-        octaves = 2.0 ** torch.arange(num_direction_frequencies)
-        self.register_buffer("octaves", octaves, persistent=False)
+        self.num_direction_frequencies = num_direction_frequencies
         in_dim = 3 + 3 + 6 * num_direction_frequencies + 3 + feature_dim + appearance_dim
         widths = [in_dim] + num_layers * [hidden_dim] + [3]
         self.layers = nn.ModuleList(nn.Linear(*sides) for sides in pairwise(widths))
@@ -230,12 +231,9 @@ class ColorNetwork(nn.Module):
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
 
-    octaves: Tensor
-
     def encode_directions(self, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n d"]:
         """Unit directions, and sines and cosines of their octaves."""
-        angles = (directions[:, None] * self.octaves[:, None]).flatten(1)
-        return torch.cat([directions, angles.sin(), angles.cos()], dim=-1)
+        return pos_enc(directions, 0, self.num_direction_frequencies, exact=True)
 
     def forward(
         self,

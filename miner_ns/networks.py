@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from common_ns.rays.icosahedron import basis_directions
+from common_ns.rays.positional_encoding import pos_enc
 
 NetworkKind = Literal["mlp", "gabor"]
 OutputKind = Literal["sigmoid", "sine", "linear"]
@@ -41,9 +42,8 @@ def encode_positions(
     Source: MINER_pl (which leaves x itself out).
     """
     directions = torch.eye(x.shape[-1]) if kind == "axes" else basis_directions("icosahedron-21")
-    projected = x @ directions.to(x)
-    phases = [projected * 2.0**k for k in range(num_frequencies)]
-    return torch.cat([x, *(torch.sin(phase) for phase in phases), *(torch.cos(phase) for phase in phases)], dim=-1)
+    encoded = pos_enc(x @ directions.to(x), 0, num_frequencies, identity=False, exact=True)
+    return torch.cat([x, encoded], dim=-1)
 
 
 def encoding_dim(d: int, num_frequencies: int, kind: EncodingKind = "axes") -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
 from common_ns.data.pixels import available_memory
+from common_ns.metrics import psnr_of_mse
 from common_ns.nerfstudio_seam import distributed
 from common_ns.nerfstudio_seam.pipeline import FieldPipeline, FieldPipelineConfig, StepResult
 from miner_ns.fitting import Fitting, intersection_over_union, mean_squared_error
@@ -76,7 +77,7 @@ class MinerPipeline(FieldPipeline):
             self._show_level(level, step)
         loss = torch.tensor(progress.loss, device=self.device)
         metrics: dict[str, Tensor] = {
-            "psnr": -10.0 * torch.log10(loss),
+            "psnr": psnr_of_mse(loss),
             "level": torch.tensor(float(progress.level)),
             "blocks_training": torch.tensor(float(progress.training)),
             "blocks_active": torch.tensor(float(progress.active)),
@@ -116,7 +117,8 @@ class MinerPipeline(FieldPipeline):
         fit = self.miner.fit
         fit.show()
         samples = math.prod(self.miner.signal.spatial_shape)
-        metrics = {"psnr": -10.0 * math.log10(max(mean_squared_error(fit.hierarchy, fit.pyramid), 1e-12))}
+        mse = torch.tensor(mean_squared_error(fit.hierarchy, fit.pyramid), dtype=torch.float64)
+        metrics = {"psnr": float(psnr_of_mse(mse.clamp_min(1e-12)))}
         if not self.miner.is_image:
             metrics["iou"] = intersection_over_union(fit)
         metrics["num_params"] = float(fit.hierarchy.num_parameters)

@@ -33,7 +33,7 @@ from common_ns.rays.random_numbers import RayRandomness
 from common_ns.rays.stepfun import schlick_bias
 from mipnerf_ns.field import position_scale_for
 from mipnerf_ns.isotropic_field import ColorField, isotropic_iso_field
-from mipnerf_ns.proposal_sampler import Guide, ProposalLoop, RayField, Round, Spacing
+from mipnerf_ns.proposal_sampler import Guide, ProposalSampler, RayField, Round, Spacing
 from mipnerf_ns.scene_scale import diagnose_scene_scale
 
 CAPTURE_NEAR_FAR = (0.2, 1000.0)
@@ -145,7 +145,7 @@ class ProposalModel(RadianceModel):
 
         scale = 1.0 / config.contraction_radius if contracted else position_scale_for(bounds.extent)
         self.proposal, self.field = self.build_fields(contracted, scale)
-        self.sampler = ProposalLoop(
+        self.sampler = ProposalSampler(
             (*config.num_proposal_samples, config.num_nerf_samples),
             sampling,
             config.dilation_multiplier,
@@ -203,7 +203,7 @@ class ProposalModel(RadianceModel):
     @property
     def points_per_ray(self) -> int:
         """Samples of all rounds."""
-        return sum(self.sampler.num_samples)
+        return sum(self.sampler.counts)
 
     @property
     def round_fields(self) -> list[RayField]:
@@ -244,9 +244,9 @@ class ProposalModel(RadianceModel):
         else:
             ray_bundle = self._viewed_rays(ray_bundle)
         slope = self.config.anneal_slope
-        anneal = schlick_bias(self.train_fraction, slope) if self.training and slope > 0 else 1.0
+        self.sampler.set_anneal(schlick_bias(self.train_fraction, slope) if slope > 0 else 1.0)
         jitter = None if numbers is None else numbers.jitter
-        rounds = self.sampler(ray_bundle, self.round_fields, anneal, jitter, self.guide_of(ray_bundle, numbers))
+        rounds = self.sampler.rounds(ray_bundle, self.round_fields, jitter, self.guide_of(ray_bundle, numbers))
         last = rounds[-1]
         outputs = {
             "rgb": self.renderer_rgb(last.outputs[FieldHeadNames.RGB], last.weights),
@@ -393,7 +393,7 @@ class ProposalModel(RadianceModel):
         # Geometry does not depend on the code: what enters the color head is computed once.
         fields = [*self.round_fields[:-1], keep_features]
         for start in range(0, len(rays), self.eval_rays_per_chunk):
-            last = self.sampler(self.collider(rays[start : start + self.eval_rays_per_chunk]), fields)[-1]
+            last = self.sampler.rounds(self.collider(rays[start : start + self.eval_rays_per_chunk]), fields)[-1]
             parts.append((*chunk, last.weights))
         hidden, directions, weights = (torch.cat(part) for part in zip(*parts))
 

@@ -14,7 +14,7 @@ from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
 from common_ns.appearance import AppearanceCodes
-from mipnerf_ns.ipe import pos_enc
+from common_ns.rays.positional_encoding import pos_enc
 from mipnerf_ns.networks import ColorHead, init_weights
 
 

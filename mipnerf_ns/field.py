@@ -13,8 +13,8 @@ from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
-from mipnerf_ns.cones import MAX_RADIUS, cylinder_moments, frustum_moments, lift, pixel_radius
-from mipnerf_ns.ipe import integrated_pos_enc, pos_enc
+from common_ns.rays.cones import MAX_RADIUS, cylinder_moments, frustum_moments, lift, pixel_radius
+from common_ns.rays.positional_encoding import integrated_pos_enc, pos_enc
 from mipnerf_ns.networks import ColorHead, Precision, Trunk, head, init_weights, resolve_dtype
 
 

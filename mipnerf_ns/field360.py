@@ -16,12 +16,12 @@ from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
+from common_ns.rays.cones import MAX_RADIUS, cylinder_moments, frustum_moments, pixel_radius
+from common_ns.rays.contraction import contract, lift_frustum
 from common_ns.rays.icosahedron import BasisName, basis_directions
+from common_ns.rays.positional_encoding import integrated_pos_enc, pos_enc
 from mipnerf_ns import ipe_triton
 from mipnerf_ns.colored_field import ColoredField
-from mipnerf_ns.cones import MAX_RADIUS, cylinder_moments, frustum_moments, pixel_radius
-from mipnerf_ns.contraction import contract, lift_frustum
-from mipnerf_ns.ipe import integrated_pos_enc, pos_enc
 from mipnerf_ns.networks import Precision, Trunk, head, init_weights, resolve_dtype
 
 Encoding = Literal["integrated", "plain"]

@@ -28,9 +28,9 @@ from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from common_ns.rays.contraction import lift_frustum
 from common_ns.rays.icosahedron import basis_directions
-from mipnerf_ns.contraction import lift_frustum
-from mipnerf_ns.ipe import integrated_pos_enc
+from common_ns.rays.positional_encoding import integrated_pos_enc
 
 enabled = True
 """Set to False to compute in torch everywhere."""

@@ -10,12 +10,7 @@ from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.configs.config_utils import to_immutable_dict
 from nerfstudio.field_components.field_heads import FieldHeadNames
-from nerfstudio.model_components.ray_samplers import (
-    LinearDisparitySampler,
-    PDFSampler,
-    UniformLinDispPiecewiseSampler,
-    UniformSampler,
-)
+from nerfstudio.model_components.ray_samplers import PDFSampler
 from nerfstudio.utils import colormaps, misc
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
@@ -29,12 +24,7 @@ from common_ns.rays.stepfun import blur_weights
 from mipnerf_ns.field import MipNerfField, position_scale_for
 from mipnerf_ns.isotropic_field import isotropic_iso_field
 from mipnerf_ns.networks import Precision
-
-SAMPLERS = {
-    "uniform": UniformSampler,
-    "disparity": LinearDisparitySampler,
-    "piecewise": UniformLinDispPiecewiseSampler,
-}
+from mipnerf_ns.proposal_sampler import SPACED_SAMPLERS
 
 
 @dataclass
@@ -123,7 +113,7 @@ class MipNerfModel(RadianceModel):
             precision=config.precision,
         )
         self.set_up_viewer()
-        self.sampler_coarse = SAMPLERS[sampling](num_samples=config.num_coarse_samples)
+        self.sampler_coarse = SPACED_SAMPLERS[sampling](num_samples=config.num_coarse_samples)
         self.sampler_fine = PDFSampler(
             num_samples=config.num_importance_samples,
             include_original=False,

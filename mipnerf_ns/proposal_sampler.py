@@ -1,12 +1,8 @@
-"""The proposal loop: rounds of samples, each drawn where the round before found density.
+"""Proposal sampling: rounds of samples, each drawn where the round before found density.
 
-Any callable that maps ray samples to a density can serve as a round's field. It sees nerfstudio's `RaySamples`, whose
-frustums carry the pixel's area, so that it can work with Gaussians; nerfstudio's own proposal sampler passes positions
-only. The samples' normalized bounds (`spacing_starts`, `spacing_ends`) are what nerfstudio's `interlevel_loss` and
-`distortion_loss` work on.
-
-The samplers are not nerfstudio's: those draw their own random numbers, so that the samples of a ray would depend on how
-rays are spread over devices and chunks.
+`ProposalSampler` takes the place of nerfstudio's in any of its models, whose proposal networks see positions. In models
+of this suite a round's field sees nerfstudio's `RaySamples`, whose frustums carry the pixel's area, so that it can work
+with Gaussians (`rounds`). Either way, `interlevel_loss` and `distortion_loss` of nerfstudio work on what it gives.
 """
 
 from __future__ import annotations
@@ -19,15 +15,35 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.model_components.ray_samplers import (
+    DensityFn,
+    LinearDisparitySampler,
+    ProposalNetworkSampler,
+    Sampler,
+    SpacedSampler,
+    UniformLinDispPiecewiseSampler,
+    UniformSampler,
+)
 from torch import Tensor
 
-from common_ns.rays.stepfun import anneal_weights, max_dilate, render_weights, sample_intervals
+from common_ns.rays.stepfun import anneal_weights, max_dilate, sample_intervals
+from common_ns.rays.transmittance import render_weights
 
 Spacing = Literal["uniform", "disparity", "piecewise"]
 RayField = Callable[[RaySamples], dict[FieldHeadNames, Tensor]]
 Guide = Callable[[Float[Tensor, "n s+1"]], Float[Tensor, "n s+1"]]
 """Moves interval bounds (ray distance, increasing), keeping their number."""
 SpacingMap = Callable[[Float[Tensor, "n s"]], Float[Tensor, "n s"]]
+
+SPACED_SAMPLERS: dict[str, Callable[..., SpacedSampler]] = {
+    "uniform": UniformSampler,
+    "disparity": LinearDisparitySampler,
+    "piecewise": UniformLinDispPiecewiseSampler,
+}
+"""Samplers of nerfstudio by what even steps in normalized distance are even in."""
+
+JITTER = "sample_jitter"
+"""Name in a ray bundle's metadata of the random numbers [n, rounds] that shift each ray's samples, in [0, 1)."""
 
 _SMALLEST_NEAR = 1e-4
 """Near plane over far plane that stands in for a near plane of 0: texture baking sends rays that start there."""
@@ -52,58 +68,129 @@ class Round:
         return torch.cat([starts[..., 0], ends[..., -1:, 0]], dim=-1)
 
 
-@dataclass(frozen=True)
-class ProposalLoop:
-    """Samples rays in rounds.
+class ProposalSampler(ProposalNetworkSampler):
+    """Draws rounds of intervals from dilated step functions, each round's from the weights of the one before.
 
+    In place of the sampling of nerfstudio's `ProposalNetworkSampler` and `PDFSampler`, which show densities positions
+    only and draw random numbers of their own, so that a ray's samples would depend on the chunk that it is in.
+
+    Random numbers belong to rays: those in their metadata (`JITTER`); without, training draws them. Outside of training
+    samples are centered, and proposals are not annealed.
+
+    Args:
+        num_samples: intervals per ray of each round; all but the last are proposals.
+        spacing: which distance the first round divides evenly: distance itself, its inverse, or distance up to 1 and
+            inverse distance beyond.
+        dilation_multiplier: dilation before resampling, in units of the mean interval that rounds so far would give.
+        dilation_bias: dilation before resampling in normalized distance, added to it.
+        resample_padding: added to the dilated weights, spread by length, so that empty stretches are still looked at.
+        update_sched: steps between those in which `generate_ray_samples` gives densities a gradient, as a function of
+            the step; by default all calls give it.
     Source: mip-NeRF 360, section 3 and supplement.
     """
 
-    num_samples: tuple[int, ...] = (64, 64, 32)
-    """Intervals per ray of each round."""
-    spacing: Spacing = "disparity"
-    """Which distance the first round divides evenly: distance itself, its inverse, or distance up to 1 and inverse
-    distance beyond."""
-    dilation_multiplier: float = 0.5
-    """Dilation before resampling, in units of the mean interval that the rounds so far would give."""
-    dilation_bias: float = 0.0025
-    """Dilation before resampling in normalized distance, added to it."""
-    resample_padding: float = 0.0
-    """Added to the dilated weights, spread by length, so that empty stretches are still looked at."""
+    def __init__(
+        self,
+        num_samples: tuple[int, ...] = (64, 64, 32),
+        spacing: Spacing = "disparity",
+        dilation_multiplier: float = 0.5,
+        dilation_bias: float = 0.0025,
+        resample_padding: float = 0.0,
+        update_sched: Callable[[int], float] = lambda step: -1.0,
+    ) -> None:
+        super().__init__(
+            num_proposal_samples_per_ray=num_samples[:-1],
+            num_nerf_samples_per_ray=num_samples[-1],
+            update_sched=update_sched,
+            initial_sampler=SPACED_SAMPLERS[spacing](),
+        )
+        del self.pdf_sampler  # `sample_intervals` draws all rounds; the first one's sampler says how rays are warped
+        self.num_proposal_network_iterations = len(num_samples) - 1
+        self.spacing: Spacing = spacing
+        self.dilation_multiplier, self.dilation_bias = dilation_multiplier, dilation_bias
+        self.resample_padding = resample_padding
 
-    def __call__(
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Intervals per ray of each round."""
+        return (*self.num_proposal_samples_per_ray, self.num_nerf_samples_per_ray)
+
+    def generate_ray_samples(
+        self, ray_bundle: RayBundle | None = None, density_fns: Sequence[DensityFn] | None = None
+    ) -> tuple[RaySamples, list[Float[Tensor, "n s 1"]], list[RaySamples]]:
+        """What models of nerfstudio call.
+
+        Args:
+            ray_bundle: rays [n] with near and far planes.
+            density_fns: density at positions, one function for each proposal round.
+        Returns: samples of the last round; weights and samples of the proposal rounds.
+        """
+        assert ray_bundle is not None and density_fns is not None
+
+        # Nerfstudio's schedule: proposals that have settled need a gradient now and then only.
+        updated = self._steps_since_update > self.update_sched(self._step) or self._step < 10
+
+        def at_positions(density_fn: DensityFn) -> RayField:
+            def field(samples: RaySamples) -> dict[FieldHeadNames, Tensor]:
+                with torch.set_grad_enabled(updated and torch.is_grad_enabled()):
+                    return {FieldHeadNames.DENSITY: density_fn(samples.frustums.get_positions())}
+
+            return field
+
+        last, proposals = self._propose(ray_bundle, [at_positions(density_fn) for density_fn in density_fns])
+        if updated:
+            self._steps_since_update = 0
+        return last, [proposal.weights for proposal in proposals], [proposal.samples for proposal in proposals]
+
+    def rounds(
         self,
         rays: RayBundle,
         fields: Sequence[RayField],
-        anneal: float = 1.0,
         jitter: Float[Tensor, "n rounds"] | None = None,
         guide: Guide | None = None,
     ) -> list[Round]:
-        """Run all rounds.
+        """All rounds, of fields that see whole samples.
 
         Args:
             rays: rays [n] with near and far planes.
             fields: one for each round; the same one may serve several.
-            anneal: exponent on the weights that samples are drawn from, 0 to 1.
-            jitter: shift of each ray's samples in each round, in [0, 1) of their spacing; None: centerd.
+            jitter: shift of each ray's samples in each round, in [0, 1) of their spacing; None: as the class says.
             guide: moves the last round's interval bounds.
         Returns: the rounds in order. No gradient passes from a round's samples to the round before.
         """
+        last, proposals = self._propose(rays, fields[:-1], jitter, guide)
+        return [*proposals, _evaluated(last, fields[-1])]
+
+    def _propose(
+        self,
+        rays: RayBundle,
+        fields: Sequence[RayField],
+        jitter: Float[Tensor, "n rounds"] | None = None,
+        guide: Guide | None = None,
+    ) -> tuple[RaySamples, list[Round]]:
+        """Samples of the last round, and the proposal rounds; arguments as `rounds`, with the proposals' fields."""
+        if len(fields) != self.num_proposal_network_iterations:
+            raise ValueError(f"{self.num_proposal_network_iterations} proposal rounds, but {len(fields)} densities.")
         assert rays.nears is not None and rays.fars is not None
-        to_distance, to_spacing = spacing_maps(self.spacing, rays.nears, rays.fars)
+        if jitter is None:
+            jitter = rays.metadata.get(JITTER)
+        if jitter is None and self.training:
+            jitter = torch.rand(*rays.shape, len(self.counts), device=rays.origins.device)
+        to_distance, to_spacing = spacing_maps(self.initial_sampler, rays.nears, rays.fars)
+        anneal = self._anneal if self.training else 1.0
         t = torch.cat([torch.zeros_like(rays.nears), torch.ones_like(rays.fars)], dim=-1)
         weights = torch.ones_like(rays.nears)
-        rounds: list[Round] = []
+        proposals: list[Round] = []
         intervals = 1
-        for index, (count, field) in enumerate(zip(self.num_samples, fields, strict=True)):
+        for index, count in enumerate(self.counts):
             with torch.no_grad():
                 if index > 0:
                     t, weights = max_dilate(t, weights, self.dilation_bias + self.dilation_multiplier / intervals)
                     weights = weights + self.resample_padding * (t[..., 1:] - t[..., :-1])
-                shift = None if jitter is None else jitter[:, index : index + 1]
+                shift = None if jitter is None else jitter[..., index : index + 1]
                 t = sample_intervals(t, anneal_weights(weights, t, anneal), count, shift)
                 distance = to_distance(t)
-                if guide is not None and index == len(fields) - 1:
+                if guide is not None and index == len(fields):
                     distance = guide(distance)
                     t = to_spacing(distance).clamp(0.0, 1.0)
             intervals *= count
@@ -114,36 +201,32 @@ class ProposalLoop:
                 spacing_ends=t[..., 1:, None],
                 spacing_to_euclidean_fn=to_distance,
             )
-            outputs = field(samples)
-            assert samples.deltas is not None
-            rendered = render_weights(outputs[FieldHeadNames.DENSITY][..., 0], samples.deltas[..., 0])
-            rounds.append(Round(samples, rendered[..., None], outputs))
-            weights = rendered.detach()
-        return rounds
+            if index < len(fields):
+                proposals.append(_evaluated(samples, fields[index]))
+                weights = proposals[-1].weights[..., 0].detach()
+        return samples, proposals
+
+
+def _evaluated(samples: RaySamples, field: RayField) -> Round:
+    """A field at samples, and what is rendered of them."""
+    outputs = field(samples)
+    assert samples.deltas is not None
+    weights = render_weights(outputs[FieldHeadNames.DENSITY][..., 0] * samples.deltas[..., 0])
+    return Round(samples, weights[..., None], outputs)
 
 
 def spacing_maps(
-    spacing: Spacing, near: Float[Tensor, "n 1"], far: Float[Tensor, "n 1"]
+    sampler: Sampler, near: Float[Tensor, "n 1"], far: Float[Tensor, "n 1"]
 ) -> tuple[SpacingMap, SpacingMap]:
     """The map from normalized distance in [0, 1] to ray distance in [near, far], and its inverse.
 
     Args:
-        spacing: what even steps in normalized distance are even in.
+        sampler: one of `SPACED_SAMPLERS`, whose spacing function says what even steps are even in.
         near, far: planes in ray distance, scene units.
     Source: mip-NeRF 360, equation 11.
     """
-    near = torch.where(near > 0, near, _SMALLEST_NEAR * far) if spacing == "disparity" else near
-    warp, unwarp = _WARPS[spacing]
+    assert isinstance(sampler, SpacedSampler)
+    near = torch.where(near > 0, near, _SMALLEST_NEAR * far) if isinstance(sampler, LinearDisparitySampler) else near
+    warp, unwarp = sampler.spacing_fn, sampler.spacing_fn_inv
     low, high = warp(near), warp(far)
     return lambda s: unwarp(low * (1.0 - s) + high * s), lambda t: (warp(t) - low) / (high - low)
-
-
-_WARPS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "uniform": (lambda t: t, lambda y: y),
-    "disparity": (lambda t: 1.0 / t, lambda y: 1.0 / y),
-    "piecewise": (
-        lambda t: torch.where(t < 1.0, 0.5 * t, 1.0 - 0.5 / t.clamp_min(1e-6)),
-        lambda y: torch.where(y < 0.5, 2.0 * y, 0.5 / (1.0 - y).clamp_min(1e-12)),
-    ),
-}
-"""Spacing functions and their inverses."""

@@ -66,7 +66,10 @@ class HashGridOptions:
 
 
 class HashGrid(nn.Module):
-    """Features of positions in the unit cube."""
+    """Features of positions in the unit cube.
+
+    In place of nerfstudio's `HashEncoding`, which is slow without tinycudann and gives no Jacobian.
+    """
 
     INIT_SCALE = 1e-4
     """Rows start uniformly within ± this (section 4)."""

@@ -1,4 +1,4 @@
-"""Step functions along rays: rendering weights of intervals, and how the next round of samples is drawn from them.
+"""Step functions along rays, and how the next round of samples is drawn from the weights of one before.
 
 Vocabulary of the papers: `t` interval endpoints, increasing; `w` weights of the intervals; densities are w over length.
 """
@@ -98,6 +98,31 @@ def anneal_weights(w: Float[Tensor, "*r n"], t: Float[Tensor, "*r n+1"], anneal:
     return torch.where(t[..., 1:] > t[..., :-1], powered, 0.0)
 
 
+def sample_points(
+    t: Float[Tensor, "*r n+1"], w: Float[Tensor, "*r n"], num_samples: int, jitter: Float[Tensor, "*r 1"] | None = None
+) -> Float[Tensor, "*r num_samples"]:
+    """Points at equally spaced quantiles of a step function: its inverse cumulative distribution function.
+
+    Args:
+        t: interval endpoints.
+        w: weights of the intervals, not all 0; they need not sum to 1.
+        num_samples: number of points.
+        jitter: shift of each ray's quantiles in [0, 1), in units of their spacing; None: 0.5, the centered ones.
+    Returns: points, increasing, none of them in an interval without weight.
+    Source: NeRF, section 5.2 (inverse transform sampling); one jitter per ray as in mip-NeRF 360, supplement.
+    """
+    cumulative = w.cumsum(-1)
+    # Divided by the last one, so that rounding leaves no probability to empty intervals at the end.
+    cdf = torch.nn.functional.pad(cumulative / cumulative[..., -1:], (1, 0))
+    shift = 0.5 if jitter is None else jitter
+    quantile = (torch.arange(num_samples, device=t.device, dtype=t.dtype) + shift) / num_samples
+    quantile = quantile.clamp_max(1.0 - torch.finfo(t.dtype).eps).expand(*t.shape[:-1], num_samples).contiguous()
+    index = (torch.searchsorted(cdf, quantile, right=True) - 1).clamp(0, w.shape[-1] - 1)
+    low, high = cdf.gather(-1, index), cdf.gather(-1, index + 1)
+    fraction = ((quantile - low) / (high - low).clamp_min(1e-12)).clamp(0.0, 1.0)
+    return torch.lerp(t.gather(-1, index), t.gather(-1, index + 1), fraction)
+
+
 def sample_intervals(
     t: Float[Tensor, "*r n+1"], w: Float[Tensor, "*r n"], num_samples: int, jitter: Float[Tensor, "*r 1"] | None = None
 ) -> Float[Tensor, "*r num_samples+1"]:
@@ -110,41 +135,17 @@ def sample_intervals(
         t: interval endpoints in [0, 1].
         w: weights; they need not sum to 1.
         num_samples: number of intervals to draw.
-        jitter: shift of each ray's quantiles in [0, 1), in units of their spacing; None: 0.5, the centerd ones.
+        jitter: shift of each ray's quantiles in [0, 1), in units of their spacing; None: 0.5, the centered ones.
     Returns: endpoints of the drawn intervals, within [0, 1].
     Source: mip-NeRF 360, supplement ("sampling"); one jitter per ray.
     """
     length = t[..., 1:] - t[..., :-1]
     total = w.sum(-1, keepdim=True)
     pdf = torch.where(total > 1e-10, w / total.clamp_min(1e-10), length / length.sum(-1, keepdim=True))
-    cumulative = pdf.cumsum(-1)
-    # Divided by the last one, so that rounding leaves no probability to empty intervals at the end.
-    cdf = torch.nn.functional.pad(cumulative / cumulative[..., -1:], (1, 0))
-    shift = 0.5 if jitter is None else jitter
-    quantile = (torch.arange(num_samples, device=t.device, dtype=t.dtype) + shift) / num_samples
-    quantile = quantile.clamp_max(1.0 - torch.finfo(t.dtype).eps).expand(*t.shape[:-1], num_samples).contiguous()
-    index = (torch.searchsorted(cdf, quantile, right=True) - 1).clamp(0, w.shape[-1] - 1)
-    low, high = cdf.gather(-1, index), cdf.gather(-1, index + 1)
-    fraction = ((quantile - low) / (high - low).clamp_min(1e-12)).clamp(0.0, 1.0)
-    centers = torch.lerp(t.gather(-1, index), t.gather(-1, index + 1), fraction)
+    centers = sample_points(t, pdf, num_samples, jitter)
     if num_samples == 1:
         return torch.cat([t[..., :1], t[..., -1:]], dim=-1)
     middles = 0.5 * (centers[..., 1:] + centers[..., :-1])
     before = 2.0 * centers[..., :1] - middles[..., :1]
     after = 2.0 * centers[..., -1:] - middles[..., -1:]
     return torch.cat([before, middles, after], dim=-1).clamp(0.0, 1.0)
-
-
-def render_weights(density: Float[Tensor, "*r n"], lengths: Float[Tensor, "*r n"]) -> Float[Tensor, "*r n"]:
-    """Weight of each interval in the rendered ray: its opacity times what reaches it.
-
-    nerfstudio's own function turns NaN into 0; here NaN stays, so that it is noticed.
-
-    Args:
-        density: density of the intervals per scene unit.
-        lengths: their lengths in scene units.
-    Source: NeRF, equation 3.
-    """
-    optical = density * lengths
-    reached = torch.exp(-torch.nn.functional.pad(optical.cumsum(-1)[..., :-1], (1, 0)))
-    return -torch.expm1(-optical) * reached

@@ -64,7 +64,7 @@ def ray_profile(
     coords = torch.tensor([[row + 0.5, column + 0.5]], device=camera.device)
     rays = camera.generate_rays(camera_indices=torch.zeros(1, 1, dtype=torch.long), coords=coords).to(model.device)
     assert model.collider is not None
-    last = model.sampler(model.collider(rays), model.round_fields)[-1]
+    last = model.sampler.rounds(model.collider(rays), model.round_fields)[-1]
     frustums, weights = last.samples.frustums, last.weights[0, :, 0].cpu()
     t = torch.cat([frustums.starts[0, :, 0], frustums.ends[0, -1:, 0]]).cpu()
     measured = 0.0 if depth is None else float(depth[row, column, 0])

@@ -22,15 +22,16 @@ from matplotlib.patches import Circle, Ellipse, Rectangle
 from PIL import Image
 from torch import Tensor
 
+from common_ns.rays.cones import frustum_moments, lift
+from common_ns.rays.contraction import contract
+from common_ns.rays.positional_encoding import integrated_pos_enc, pos_enc
 from common_ns.rays.stepfun import max_dilate, render_weights, sample_intervals
+from common_ns.rays.transmittance import render_weights
 from depthnerf_ns.depth_losses import weight_bounds_loss
-from hashnffb_sdf_ns.neus import section_optical_depth, weights_from_optical_depth
+from hashnffb_sdf_ns.neus import section_optical_depth
 from miner_ns.fitting import Fitting
 from miner_ns.options import FitOptions
 from miner_ns.signal import Signal
-from mipnerf_ns.cones import frustum_moments, lift
-from mipnerf_ns.contraction import contract
-from mipnerf_ns.ipe import integrated_pos_enc, pos_enc
 
 BLUE, SKY, ORANGE, GREEN, GRAY = "#0072b2", "#56b4e9", "#d55e00", "#009e73", "#999999"
 """Colors that differ for the color-blind as well (Okabe and Ito)."""
@@ -195,7 +196,7 @@ def weights_of_a_distance() -> plt.Figure:
     line.axhline(0, color="black", linewidth=0.6)
     line.set(ylabel="distance f", xlim=(start, end), xticks=(), title="Along the ray")
     for sharpness, color in ((20.0, GRAY), (60.0, SKY), (200.0, BLUE)):
-        weights = weights_from_optical_depth(section_optical_depth(values[:-1], values[1:], sharpness)[None])[0]
+        weights = render_weights(section_optical_depth(values[:-1], values[1:], sharpness)[None])[0]
         bars.plot(0.5 * (t[1:] + t[:-1]), weights / (t[1:] - t[:-1]), color=color, label=f"s = {sharpness:g}")
     bars.set(ylabel="weight per length", xlim=(start, end), xlabel="position along the ray")
     bars.legend(fontsize=8, title="NeuS weights", title_fontsize=8)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from common_ns.rays.positional_encoding import octave_matrix
 from hashnffb_sdf_ns.encodings.fourier import FrequencyEncoding, require_range
 
 
@@ -21,15 +22,13 @@ class PosencOptions:
 
 
 class PositionalEncoding(FrequencyEncoding):
-    """sin(2^k x) and cos(2^k x) of each coordinate.
+    """sin(2^k x) and cos(2^k x) of each coordinate: `common_ns.rays.positional_encoding`, as Fourier features.
 
     Source: Yariv et al., Multiview neural surface reconstruction (IDR, arXiv 2003.09852), section 4; NeRF (arXiv
     2003.08934), section 5.1, without the factor π there.
     """
 
     def __init__(self, options: PosencOptions = PosencOptions()) -> None:
-        octaves = 2.0 ** torch.arange(options.num_frequencies)
         super().__init__(
-            torch.cat([octave * torch.eye(3) for octave in octaves]),
-            torch.arange(options.num_frequencies).repeat_interleave(3),
+            octave_matrix(3, 0, options.num_frequencies), torch.arange(options.num_frequencies).repeat_interleave(3)
         )

@@ -10,7 +10,6 @@ from hashnffb_sdf_ns.background import (
     BackgroundField,
     BackgroundOptions,
     background_sections,
-    contract,
     distance_at,
     inverse_bounds,
 )
@@ -21,15 +20,6 @@ def rays(count: int = 50) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     origins = torch.randn(count, 3, generator=generator).double()
     return origins, torch.randn(count, 3, generator=generator).double()
-
-
-def test_contraction_is_the_identity_inside_and_ends_at_2():
-    inside = torch.tensor([[0.3, -0.2, 0.5], [0.0, 0.0, 0.0]])
-    assert torch.equal(contract(inside), inside)
-    far = contract(torch.tensor([[0.0, 4.0, 0.0], [1e6, 0.0, 0.0]]))
-    assert torch.allclose(far, torch.tensor([[0.0, 1.75, 0.0], [2.0, 0.0, 0.0]]))
-    r = torch.linspace(0.5, 9, 100)[:, None] * torch.tensor([[0.6, 0.0, 0.8]])
-    assert (contract(r).norm(dim=-1).diff() > 0).all()
 
 
 def test_distances_lead_to_the_sphere_of_the_inverse():

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
+from common_ns.rays.transmittance import render_weights
 from hashnffb_sdf_ns.neus import (
     annealed_slope,
     eikonal_error,
@@ -14,7 +13,6 @@ from hashnffb_sdf_ns.neus import (
     median_depth,
     midpoint_optical_depth,
     section_optical_depth,
-    weights_from_optical_depth,
 )
 
 
@@ -52,22 +50,11 @@ def test_a_straight_ray_through_a_plane_ends_at_the_plane():
     t = torch.linspace(0.0, 2.0, 41, dtype=torch.float64)[None]
     sdf = 1.234 - t
     middle, length = 0.5 * (sdf[:, 1:] + sdf[:, :-1]), t[:, 1:] - t[:, :-1]
-    weights = weights_from_optical_depth(midpoint_optical_depth(middle, torch.full_like(middle, -1.0), length, 50.0))
+    weights = render_weights(midpoint_optical_depth(middle, torch.full_like(middle, -1.0), length, 50.0))
     phi = torch.sigmoid(50.0 * sdf)
     assert torch.allclose(weights, (phi[:, :-1] - phi[:, 1:]) / phi[:, :1], atol=1e-12)
     depth = median_depth(t[:, :-1], t[:, 1:], weights)
     assert float(depth) == pytest.approx(1.234, abs=2e-3)
-
-
-def test_weights_are_the_slow_loops():
-    depth = torch.rand(5, 9, generator=torch.Generator().manual_seed(0)).double() * 3
-    found = weights_from_optical_depth(depth)
-    for ray in range(5):
-        reached = 1.0
-        for i in range(9):
-            alpha = 1.0 - math.exp(-float(depth[ray, i]))
-            assert float(found[ray, i]) == pytest.approx(reached * alpha, abs=1e-12)
-            reached *= 1.0 - alpha
 
 
 def test_annealing_goes_from_the_gentle_slope_to_the_limit():
@@ -93,7 +80,7 @@ def test_gradients_are_those_of_finite_differences():
     s = torch.tensor(15.0, dtype=torch.float64, requires_grad=True)
 
     def weights(sdf, slope, s):
-        return weights_from_optical_depth(midpoint_optical_depth(sdf, slope, length, s))
+        return render_weights(midpoint_optical_depth(sdf, slope, length, s))
 
     assert torch.autograd.gradcheck(weights, (sdf, slope, s))
 

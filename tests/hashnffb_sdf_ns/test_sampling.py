@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nerfstudio.cameras.rays import RayBundle
 
-from hashnffb_sdf_ns.sampling import draw, even_bounds, find_surface, random_in_ball, sphere_interval
+from common_ns.rays.stepfun import sample_points
+from hashnffb_sdf_ns.sampling import (
+    RaySections,
+    SurfaceSampler,
+    even_bounds,
+    random_in_ball,
+    seen_everywhere,
+    sphere_interval,
+)
 
 CENTER = torch.tensor([0.2, -0.1, 0.3], dtype=torch.float64)
 
@@ -15,6 +24,11 @@ def some_rays(count: int = 64, distance: float = 3.0) -> tuple[torch.Tensor, tor
     origins = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator).double(), dim=-1) * distance
     targets = 0.5 * torch.randn(count, 3, generator=generator).double()
     return origins, (targets - origins) * 0.7  # of no particular length
+
+
+def sections_of(sampler: SurfaceSampler, origins, directions, near, far, sdf=None, jitter=None) -> RaySections:
+    area = torch.ones_like(near)
+    return sampler(RayBundle(origins, directions, area, nears=near, fars=far), sdf or ball, jitter)
 
 
 def ball(points: torch.Tensor) -> torch.Tensor:
@@ -55,30 +69,22 @@ def test_even_bounds_increase_and_cover_the_ray():
     assert torch.allclose(even_bounds(near, far, 8)[0], torch.linspace(1, 3, 9))
 
 
-def test_drawn_points_follow_the_weights():
-    t = torch.linspace(0, 1, 6)[None].repeat(20000, 1)
-    weights = torch.tensor([[0.0, 3.0, 0.0, 1.0, 0.0]]).repeat(20000, 1)
-    jitter = torch.rand(20000, 1, generator=torch.Generator().manual_seed(0))
-    found = draw(t, weights, 3, jitter)
-    assert (found[:, 1:] >= found[:, :-1]).all()
-    share = torch.histc(found.flatten(), bins=5, min=0.0, max=1.0) / found.numel()
-    assert torch.allclose(share, torch.tensor([0.0, 0.75, 0.0, 0.25, 0.0]), atol=5e-3)
-
-
 def test_rays_without_weight_are_sampled_by_length():
-    t = torch.tensor([[0.0, 0.2, 1.0]])
-    found = draw(t, torch.zeros(1, 2), 1000)
+    def draw(t: torch.Tensor, count: int) -> torch.Tensor:
+        return sample_points(t, seen_everywhere(t, torch.zeros(1, 2)), count)
+
+    found = draw(torch.tensor([[0.0, 0.2, 1.0]]), 1000)
     assert float((found > 0.2).float().mean()) == pytest.approx(0.8, abs=0.01)
     assert found.min() < 0.05 and found.max() > 0.9
-    assert draw(torch.full((1, 3), 2.0), torch.zeros(1, 2), 4).tolist() == [[2.0] * 4]  # a ray of no length
+    assert draw(torch.full((1, 3), 2.0), 4).tolist() == [[2.0] * 4]  # a ray of no length
 
 
 def test_rounds_gather_at_the_surface():
     origins, directions = some_rays()
     directions = -origins / 3.0
     near, far = sphere_interval(origins, directions, torch.zeros(3).double(), 1.0)
-    even = find_surface(ball, origins, directions, near, far, 16, (), 1.0)
-    found = find_surface(ball, origins, directions, near, far, 16, (8, 8), 1.0)
+    even = sections_of(SurfaceSampler(16, (), 1.0), origins, directions, near, far)
+    found = sections_of(SurfaceSampler(16, (8, 8), 1.0), origins, directions, near, far)
     assert found.t.shape == (64, 33) and (found.t[:, 1:] >= found.t[:, :-1]).all()
     assert torch.allclose(found.sdf, (3.0 - found.t).abs() - 0.4)  # distances belong to their bounds
 
@@ -93,19 +99,21 @@ def test_samples_belong_to_rays():
     origins, directions = some_rays()
     near, far = sphere_interval(origins, directions, torch.zeros(3).double(), 1.0)
     jitter = torch.rand(64, 3, generator=torch.Generator().manual_seed(5)).double()
-    whole = find_surface(ball, origins, directions, near, far, 8, (4, 4), 1.0, jitter)
+    sampler = SurfaceSampler(8, (4, 4), 1.0)
+    whole = sections_of(sampler, origins, directions, near, far, jitter=jitter)
     part = slice(20, 41)
     rays = (value[part] for value in (origins, directions, near, far))
-    some = find_surface(ball, *rays, 8, (4, 4), 1.0, jitter[part])
+    some = sections_of(sampler, *rays, jitter=jitter[part])
     assert torch.isfinite(whole.t).all() and torch.allclose(some.t, whole.t[part], rtol=0, atol=1e-12)
-    assert not torch.equal(find_surface(ball, origins, directions, near, far, 8, (4, 4), 1.0).t, whole.t)
+    assert not torch.equal(sections_of(sampler, origins, directions, near, far).t, whole.t)
 
 
 def test_the_unit_of_length_does_not_matter():
     origins, directions = some_rays()
     near, far = sphere_interval(origins, directions, torch.zeros(3).double(), 1.0)
-    small = find_surface(ball, origins, directions, near, far, 8, (4, 4), 1.0)
-    large = find_surface(lambda x: 50 * ball(x / 50), 50 * origins, directions, 50 * near, 50 * far, 8, (4, 4), 50.0)
+    small = sections_of(SurfaceSampler(8, (4, 4), 1.0), origins, directions, near, far)
+    rays = 50 * origins, directions, 50 * near, 50 * far
+    large = sections_of(SurfaceSampler(8, (4, 4), 50.0), *rays, sdf=lambda x: 50 * ball(x / 50))
     assert torch.allclose(large.t, 50 * small.t, rtol=1e-9)
 
 

@@ -10,6 +10,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.scene_box import SceneBox
 
+from common_ns.metrics import psnr
 from miner_ns.fitting import Fitting
 from miner_ns.hierarchy import Hierarchy
 from miner_ns.model import MinerModelConfig
@@ -84,10 +85,6 @@ def covered(values: torch.Tensor, zoom: float, size: int, target=(0.0, 0.0), til
     index = cell[inside].long()
     colors[inside] = values[index[:, 0], index[:, 1]]
     return colors.reshape(size, rays, size, rays, 3).mean(dim=(1, 3))
-
-
-def psnr(first: torch.Tensor, second: torch.Tensor) -> float:
-    return -10.0 * math.log10(float((first - second).square().mean()))
 
 
 @pytest.mark.parametrize(("size", "zoom"), [(16, 1.0), (20, 0.9), (32, 0.5), (32, 0.125)])

@@ -8,12 +8,12 @@ from nerfstudio.cameras.rays import Frustums, RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from torch import Tensor
 
-from mipnerf_ns.cones import MAX_RADIUS, cylinder_moments, frustum_moments, pixel_radius
-from mipnerf_ns.contraction import contract
+from common_ns.rays.cones import MAX_RADIUS, cylinder_moments, frustum_moments, pixel_radius
+from common_ns.rays.contraction import contract
+from common_ns.rays.positional_encoding import integrated_pos_enc, pos_enc
 from mipnerf_ns.field360 import ContractedDensityField, MipNerf360Field
-from mipnerf_ns.ipe import integrated_pos_enc, pos_enc
 from mipnerf_ns.networks import SplitLinear
-from tests.mipnerf_ns.full_covariance import contract_gaussian
+from tests.common_ns.rays.full_covariance import contract_gaussian
 
 
 def samples(rays: int = 3, count: int = 5, area: float = 1e-5, length: float = 1.0, indices: bool = True) -> RaySamples:

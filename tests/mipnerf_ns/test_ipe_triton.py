@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from common_ns.rays.contraction import lift_frustum
 from common_ns.rays.icosahedron import basis_directions
+from common_ns.rays.positional_encoding import integrated_pos_enc
 from mipnerf_ns import ipe_triton
-from mipnerf_ns.contraction import lift_frustum
-from mipnerf_ns.ipe import integrated_pos_enc
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed (it comes with torch for Linux)"

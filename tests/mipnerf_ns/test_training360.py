@@ -14,6 +14,7 @@ from common_ns.nerfstudio_seam.schedulers import LogLinearSchedulerConfig
 from common_ns.rays.random_numbers import KEY
 from common_ns.rays.stepfun import schlick_bias
 from mipnerf_ns.model360 import MipNerf360Model
+from mipnerf_ns.proposal_sampler import Round
 from tests.mipnerf_ns.tiny360 import CAPTURE, NOISE, NUM_IMAGES, OBJECT, build, rays, rounds_of, training_rays
 
 # Losses.
@@ -177,10 +178,14 @@ def test_samples_are_annealed_while_training_only(slope, training, annealed):
     jitter = bundle.metadata[KEY][:, :3] if training else None
     rounds = rounds_of(model, bundle)
     fields = [model.proposal, model.proposal, model.field]
-    anneal = schlick_bias(0.02, slope) if annealed else 1.0
-    expected = model.sampler(model.collider(bundle), fields, anneal, jitter)
-    assert all(torch.equal(a.bins, b.bins) for a, b in zip(rounds, expected))
-    other = model.sampler(model.collider(bundle), fields, 1.0 if annealed else 0.3, jitter)
+    centered = torch.full((len(bundle), 3), 0.5)
+
+    def expected(anneal: float) -> list[Round]:
+        model.sampler.train().set_anneal(anneal)
+        return model.sampler.rounds(model.collider(bundle), fields, centered if jitter is None else jitter)
+
+    same, other = expected(schlick_bias(0.02, slope) if annealed else 1.0), expected(1.0 if annealed else 0.3)
+    assert all(torch.equal(a.bins, b.bins) for a, b in zip(rounds, same))
     assert not torch.equal(rounds[-1].bins, other[-1].bins)
 
 

@@ -1,7 +1,6 @@
 """Dilation and resampling of rendering weights against slow loops."""
 
 import itertools
-import math
 
 import pytest
 import torch
@@ -13,8 +12,8 @@ from common_ns.rays.stepfun import (
     anneal_weights,
     blur_weights,
     max_dilate,
-    render_weights,
     sample_intervals,
+    sample_points,
     schlick_bias,
 )
 
@@ -281,34 +280,29 @@ def test_centers_follow_the_weights_over_many_jitters():
     assert float(centers.mean()) == pytest.approx(float(expected), abs=0.002)
 
 
+@pytest.mark.parametrize("n", [1, 2, 5, 64])
+@pytest.mark.parametrize("count", [1, 3, 32])
+@pytest.mark.parametrize("shift", [None, 0.0, 0.3, 0.9999])
+def test_drawn_points_match_a_loop(n, count, shift):
+    jitter = None if shift is None else torch.tensor([shift], dtype=DOUBLE)
+    for seed, (full, empty) in enumerate([(True, 0), (False, 0), (True, min(1, n - 1)), (False, min(3, n - 1))]):
+        t, w = step_function(n, seed, full, empty)
+        w[-1] += 0.1 * float(w.sum() == 0)
+        quantiles = [(i + (0.5 if shift is None else shift)) / count for i in range(count)]
+        expected = [invert_cdf_loop((5.0 * t).tolist(), w.tolist(), quantile) for quantile in quantiles]
+        assert sample_points(5.0 * t, 3.0 * w, count, jitter).tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_drawn_points_follow_the_weights():
+    t = torch.linspace(0, 1, 6)[None].repeat(20000, 1)
+    weights = torch.tensor([[0.0, 3.0, 0.0, 1.0, 0.0]]).repeat(20000, 1)
+    jitter = torch.rand(20000, 1, generator=torch.Generator().manual_seed(0))
+    found = sample_points(t, weights, 3, jitter)
+    assert (found[:, 1:] >= found[:, :-1]).all()
+    share = torch.histc(found.flatten(), bins=5, min=0.0, max=1.0) / found.numel()
+    assert torch.allclose(share, torch.tensor([0.0, 0.75, 0.0, 0.25, 0.0]), atol=5e-3)
+
+
 def test_a_single_sample_covers_the_whole_ray():
     t, w = step_function(5, 0)
     assert sample_intervals(t, w, 1, torch.tensor([0.2], dtype=DOUBLE)).tolist() == [0.0, 1.0]
-
-
-def test_rendering_weights_match_a_loop():
-    generator = torch.Generator().manual_seed(0)
-    density, lengths = 5 * torch.rand(2, 6, 20, generator=generator, dtype=DOUBLE)
-    density[0] = 0.0
-    density[1, 3] = 1e8
-    weights = render_weights(density, lengths)
-    for row in range(6):
-        reached = 1.0
-        for column in range(20):
-            opacity = 1.0 - math.exp(-float(density[row, column] * lengths[row, column]))
-            assert float(weights[row, column]) == pytest.approx(reached * opacity, abs=1e-12)
-            reached *= 1.0 - opacity
-    assert (weights >= 0).all() and (weights.sum(-1) <= 1 + 1e-12).all()
-    assert weights[0].sum() == 0 and weights[1, 4:].sum() == 0
-
-
-def test_rendering_weights_of_thin_fog_keep_their_precision():
-    density, lengths = torch.full((1, 4), 1e-6), torch.full((1, 4), 1e-3)
-    assert torch.allclose(render_weights(density, lengths), torch.full((1, 4), 1e-9), rtol=1e-5, atol=0.0)
-
-
-def test_rendering_weights_keep_what_is_not_a_number():
-    """nerfstudio makes 0 of it, which hides that training has gone wrong."""
-    density = torch.tensor([[1.0, math.nan, 1.0]])
-    weights = render_weights(density, torch.ones(1, 3))
-    assert torch.isfinite(weights[0, 0]) and torch.isnan(weights[0, 1:]).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mipnerf_ns.contraction import contraction_scales
+from common_ns.rays.contraction import contraction_scales
 
 
 def contract_gaussian(mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:

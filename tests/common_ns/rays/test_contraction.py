@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from common_ns.rays.cones import frustum_moments
+from common_ns.rays.contraction import contract, contraction_scales, lift_frustum
 from common_ns.rays.icosahedron import BasisName, basis_directions
-from mipnerf_ns.cones import frustum_moments
-from mipnerf_ns.contraction import contract, contraction_scales, lift_frustum
-from tests.mipnerf_ns.full_covariance import contract_gaussian
+from tests.common_ns.rays.full_covariance import contract_gaussian
 
 DOUBLE = torch.float64
 

@@ -3,6 +3,9 @@
 A pixel sees a cone, not a line. An interval of it is a conical frustum, whose mean and covariance have closed forms
 (mip-NeRF, section 3.1 and appendix A). Covariances are kept as their diagonals: the axis-aligned integrated encoding
 needs no more.
+
+In place of `Frustums.get_gaussian_blob` of nerfstudio, whose cones are narrower than the paper's, and which gives NaN
+for intervals that start and end at 0.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Points within distance 1 stay; a point at distance r beyond goes to distance 2 �
 there has two eigenvalues: 1/r² along the direction from the origin and (2r − 1)/r² across it. With these in closed
 form, the variance of a contracted Gaussian along any direction costs a few products per direction, and no matrix is
 ever built (mip-NeRF 360, section 2 and equation 10).
+
+In place of nerfstudio's `SceneContraction`, whose gradient at the origin is NaN and which builds the Jacobians.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mipnerf_ns.cones import PIXEL_TO_RADIUS, cylinder_moments, frustum_moments, lift, pixel_radius
+from common_ns.rays.cones import PIXEL_TO_RADIUS, cylinder_moments, frustum_moments, lift, pixel_radius
 
 
 def sample_frustum(t0: float, t1: float, radius: float, count: int, generator: torch.Generator) -> torch.Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common_ns.rays.icosahedron import basis_directions
-from mipnerf_ns.ipe import integrated_pos_enc, pos_enc
+from common_ns.rays.positional_encoding import integrated_pos_enc, octave_matrix, pos_enc
 
 
 def test_integrated_encoding_matches_monte_carlo():
@@ -77,6 +77,22 @@ def test_octaves_computed_from_each_other_are_exact_to_two_millionths(scale):
 def test_plain_octaves_are_exact_to_two_millionths():
     x = 4 * torch.rand(3000, 3, generator=torch.Generator().manual_seed(0)) - 2
     assert (pos_enc(x, 0, 16, identity=False) - direct_encoding(x, torch.zeros(3), 0, 16)).abs().max() < 2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exact_octaves_are_the_functions_of_each_phase(dtype):
+    """Each alone, in a slow loop: to the last bit."""
+    x = 4 * torch.rand(50, 3, generator=torch.Generator().manual_seed(0), dtype=dtype) - 2
+    found = pos_enc(x, -1, 15, exact=True)
+    loop = [x, *(torch.sin(2.0**octave * x) for octave in range(-1, 15))]
+    loop += [torch.cos(2.0**octave * x) for octave in range(-1, 15)]
+    assert torch.equal(found, torch.cat(loop, dim=-1))
+
+
+def test_octaves_are_fourier_features_of_the_octave_matrix():
+    x = torch.rand(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    phases = x @ octave_matrix(3, -1, 6).double().T
+    assert torch.allclose(pos_enc(x, -1, 6, identity=False), torch.cat([phases.sin(), phases.cos()], dim=-1), atol=1e-9)
 
 
 def test_damped_features_hold_no_denormal_numbers():
@@ -163,9 +179,13 @@ def test_first_and_second_derivatives(min_deg):
     def plain(x):
         return pos_enc(x, min_deg, min_deg + 5)
 
+    def exact(x):
+        return pos_enc(x, min_deg, min_deg + 5, exact=True)
+
     assert torch.autograd.gradcheck(integrated, (mean, var))
     assert torch.autograd.gradgradcheck(integrated, (mean, var))
     assert torch.autograd.gradcheck(plain, mean) and torch.autograd.gradgradcheck(plain, mean)
+    assert torch.autograd.gradcheck(exact, mean) and torch.autograd.gradgradcheck(exact, mean)
     # Each input on its own.
     assert torch.autograd.gradcheck(integrated, (mean.detach(), var))
     assert torch.autograd.gradcheck(integrated, (mean, var.detach()))
