@@ -1,6 +1,6 @@
 """The cameras of a data set as training would see them, with what is told and shown about them.
 
-The poses are those after the data parser has oriented, centerd and scaled them.
+The poses are those after the data parser has oriented, centered and scaled them.
 """
 
 from __future__ import annotations

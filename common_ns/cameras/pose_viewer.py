@@ -31,10 +31,10 @@ def show_in_viewer(poses: PoseSet, host: str, port: int, thumbnails: int) -> vis
     scene = server.scene
     scene.set_up_direction(tuple(poses.up))
     depth = poses.frustum_depth
-    frusta: dict[str, list[Any]] = {}
+    groups: dict[str, Any] = {}
     every = max(1, math.ceil(sum(len(split.distinct) for split in poses.splits) / max(1, thumbnails)))
     for split in poses.splits:
-        frusta[split.name] = []
+        groups[split.name] = scene.add_frame(f"/{split.name}", show_axes=False)
         for rank, i in enumerate(split.distinct):
             matrix = split.c2w[i]
             fov = 2.0 * math.atan(0.5 * split.sizes[i, 1] / split.focals[i, 1])
@@ -53,7 +53,6 @@ def show_in_viewer(poses: PoseSet, host: str, port: int, thumbnails: int) -> vis
                 position=matrix[:, 3],
             )
             fly_on_click(frustum)
-            frusta[split.name].append(frustum)
 
     for i, edge in enumerate(box_edges(poses.box)):
         scene.add_spline_catmull_rom(f"/scene_box/{i}", edge, color=BOX_COLOR, line_width=2.0, segments=1)
@@ -69,7 +68,7 @@ def show_in_viewer(poses: PoseSet, host: str, port: int, thumbnails: int) -> vis
     for split in poses.splits:
         red, green, blue = SPLIT_COLORS[split.name]
         box = server.gui.add_checkbox(f"{split.name} ({len(split.c2w)})", True, hint=f"RGB {red}, {green}, {blue}")
-        toggle_on_update(box, frusta[split.name])
+        toggle_on_update(box, groups[split.name])
     distance = float(np.median(np.linalg.norm(positions(poses.c2w) - poses.focus, axis=-1)))
 
     @server.on_client_connect
@@ -94,10 +93,9 @@ def fly_on_click(frustum: Any) -> None:
             event.client.camera.position = event.target.position
 
 
-def toggle_on_update(checkbox: Any, frusta: list[Any]) -> None:
-    """Let a checkbox show and hide frusta."""
+def toggle_on_update(checkbox: Any, group: Any) -> None:
+    """Let a checkbox show and hide all that is below a frame."""
 
     @checkbox.on_update
     def _(_: Any) -> None:
-        for frustum in frusta:
-            frustum.visible = checkbox.value
+        group.visible = checkbox.value

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from common_ns.data.files import written_whole
 from common_ns.errors import InputError
 
 if TYPE_CHECKING:
@@ -78,17 +77,8 @@ class Mesh:
         content = self.to_trimesh().export(file_type=kind, **options)
         data = content.encode() if isinstance(content, str) else content
         assert isinstance(data, bytes)
-        # Renaming within one folder is atomic: nobody meets half a mesh under the final name.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise InputError(f"cannot be written ({error})", "Choose another file or folder", path) from error
-        finally:
-            with suppress(OSError):  # it may never have come to be, for the same reason
-                temporary.unlink()
+        with written_whole(path) as partial:
+            partial.write_bytes(data)
         return path
 
 

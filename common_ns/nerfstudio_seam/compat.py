@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from common_ns.data.files import written_whole
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from common_ns.nerfstudio_seam.viewer_address import listen_here_by_default
@@ -58,7 +59,7 @@ def provide_ffmpeg() -> None:
     for folder in (cache, Path(tempfile.gettempdir()) / f"fieldsuite-bin-{os.environ.get('USER', 'user')}"):
         try:
             _link_or_copy(binary, folder / name)
-        except OSError:  # a read-only home: try the next folder
+        except InputError:  # a read-only home: try the next folder
             continue
         os.environ["PATH"] = os.environ.get("PATH", "") + os.pathsep + str(folder)
         return
@@ -68,13 +69,11 @@ def _link_or_copy(source: Path, target: Path) -> None:
     """Make `target` an alias of `source`, replacing a stale alias in one step."""
     if target.exists() and (target.resolve() == source.resolve() or target.stat().st_size == source.stat().st_size):
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f"{target.name}.{os.getpid()}")
-    try:
-        fresh.symlink_to(source)
-    except OSError:
-        shutil.copy2(source, fresh)
-    os.replace(fresh, target)
+    with written_whole(target) as fresh:
+        try:
+            fresh.symlink_to(source)
+        except OSError:
+            shutil.copy2(source, fresh)
 
 
 def silence_host_deprecations() -> None:

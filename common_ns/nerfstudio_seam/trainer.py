@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from common_ns.data.checks import require_path
+from common_ns.data.files import written_whole
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import distributed
 from common_ns.nerfstudio_seam.compat import default_device
@@ -31,29 +31,22 @@ def _warn(text: str) -> None:
 
 
 def save_whole(state: Any, path: Path) -> None:
-    """Write `state` with `torch.save` so that `path` never holds part of it.
+    """Write `state` with `torch.save` so that `path` never holds part of it, and an earlier file at `path` is unharmed.
 
-    The bytes go to a file in the parent of the checkpoint folder first (nerfstudio takes every file inside that folder
-    for a checkpoint), reach the disk, and are then moved in one step.
+    The bytes go to the parent of the checkpoint folder first: nerfstudio takes every file inside for a checkpoint.
 
-    Raises: InputError if they cannot be written; an earlier file at `path` is then unharmed.
+    Raises: InputError if they cannot be written.
     """
-    partial = path.parent.parent / f".{path.name}.{os.getpid()}.partial"
-    try:
-        with open(partial, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
-        written = partial.stat().st_size if partial.exists() else 0
-        partial.unlink(missing_ok=True)
-        free = shutil.disk_usage(partial.parent).free if partial.parent.exists() else 0
-        problem = (
-            f"the checkpoint cannot be written ({' '.join(str(error).split())[:200]}; "
-            f"{written / 2**20:.1f} MiB written, {free / 2**20:.0f} MiB free); earlier checkpoints are unharmed"
-        )
-        raise InputError(problem, "Free space, then resume with --load-dir on that folder", file=path) from error
+    remedy = "Earlier checkpoints are unharmed: free space, then resume with --load-dir on that folder"
+    with written_whole(path, path.parent.parent, durable=True, remedy=remedy) as partial:
+        try:
+            with partial.open("wb") as file:
+                torch.save(state, file)
+        except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
+            written = partial.stat().st_size if partial.exists() else 0
+            free = shutil.disk_usage(partial.parent).free
+            sizes = f"{written / 2**20:.1f} MiB written, {free / 2**20:.0f} MiB free"
+            raise OSError(f"{' '.join(str(error).split())[:200]}; {sizes}") from error
 
 
 @dataclass

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from common_ns.cores import available_cores
+from common_ns.data.files import written_whole
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from common_ns.sample_scene.cameras import Camera, look_at, split_cameras
@@ -39,7 +40,6 @@ from common_ns.sample_scene.writers import (
     Shot,
     Writer,
     write_json,
-    write_whole,
 )
 
 __all__ = ["Camera", "Hits", "SampleSceneConfig", "Scene", "View", "entrypoint", "look_at", "write_sample_scene"]
@@ -186,7 +186,9 @@ def _write(config: SampleSceneConfig, progress: bool) -> None:
     write_json(config.output_dir / "scene.json", record)
     scene = Scene(config.seed, config.unbounded, config.lights)
     mesh = scene.mesh()
-    write_whole(config.output_dir / "mesh.ply", lambda partial: _save_ply(mesh, partial))
+    ply: Any = mesh.export(file_type="ply", vertex_normal=False)
+    with written_whole(config.output_dir / "mesh.ply") as partial:
+        partial.write_bytes(ply)
     center = mesh.bounds.mean(axis=0)
     # A margin, so that the unit sphere of the IDR layout does not touch the objects.
     radius = 1.05 * float(np.linalg.norm(mesh.vertices - center, axis=1).max())
@@ -232,11 +234,6 @@ def _write(config: SampleSceneConfig, progress: bool) -> None:
         }
     record["complete"] = True
     write_json(config.output_dir / "scene.json", record)
-
-
-def _save_ply(mesh: Any, path: Path) -> None:
-    """Save a triangle mesh as binary PLY."""
-    path.write_bytes(mesh.export(file_type="ply", vertex_normal=False))
 
 
 def _in_threads(shoot: Any, shots: list[Shot], progress: bool) -> Iterator[None]:

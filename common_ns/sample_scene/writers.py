@@ -7,8 +7,6 @@ files that list them last, each of which appears as a whole: a reader never find
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +16,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image
 
+from common_ns.data.files import written_whole
 from common_ns.sample_scene.cameras import SPLITS, Camera
 from common_ns.sample_scene.rendering import View
 from common_ns.sample_scene.sensors import MILLI, to_millis
@@ -66,18 +65,8 @@ class Writer(Protocol):
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that the file is there as a whole or not at all."""
-
-    def write(partial: Path) -> None:
+    with written_whole(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-    write_whole(path, write)
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a file under another name beside `path`, then move it into place."""
-    partial = path.with_name(f".partial-{path.name}")
-    write(partial)
-    os.replace(partial, path)
 
 
 def to_bytes(values: Float[ndarray, "h w *c"]) -> UInt8[ndarray, "h w *c"]:
@@ -222,9 +211,5 @@ class IdrWriter:
             matrices[f"scale_mat_{shot.number}"] = self._scale
         splits = {split: [f"{shot.number:06d}.png" for shot in self._shots if shot.split == split] for split in SPLITS}
         write_json(self._folder / "splits.json", splits)
-
-        def save(partial: Path) -> None:
-            with partial.open("wb") as file:
-                np.savez(file, **matrices)  # type: ignore[arg-type]
-
-        write_whole(self._folder / "cameras_sphere.npz", save)
+        with written_whole(self._folder / "cameras_sphere.npz") as partial, partial.open("wb") as file:
+            np.savez(file, **matrices)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from torch import Tensor
 from common_ns.rays.cones import frustum_moments, lift
 from common_ns.rays.contraction import contract
 from common_ns.rays.positional_encoding import integrated_pos_enc, pos_enc
-from common_ns.rays.stepfun import max_dilate, render_weights, sample_intervals
+from common_ns.rays.stepfun import max_dilate, sample_intervals
 from common_ns.rays.transmittance import render_weights
 from depthnerf_ns.depth_losses import weight_bounds_loss
 from hashnffb_sdf_ns.neus import section_optical_depth
@@ -121,7 +121,7 @@ def contraction_and_proposals() -> plt.Figure:
         middles, lengths = 0.5 * (t[1:] + t[:-1]), t[1:] - t[:-1]
         post = 0.3 / blur * torch.exp(-0.5 * ((middles - 0.35) / blur) ** 2)
         wall = 120.0 * torch.sigmoid((middles - 0.75) / blur * 2)
-        weights = render_weights(post + wall, lengths)
+        weights = render_weights((post + wall) * lengths)
         axis.stairs(weights / lengths, t, fill=True, color=(GRAY, GRAY, BLUE)[index], alpha=0.7)
         axis.plot(t, torch.zeros_like(t), "|", color="black", markersize=7, markeredgewidth=0.7, clip_on=False)
         if index < 2:

@@ -5,9 +5,8 @@ send the activations of all blocks through memory, several times a step. Here a 
 one begins, so that everything but the encoded positions (shared by all blocks) stays in the core's own cache. Threads
 take blocks from a queue: finished blocks do not leave cores idle, as a fixed share of blocks per thread would.
 
-The loop is written once, and compiled with the layers of `simd_layers`, or with the plain ones of `numba_layers` on
-CPUs other than x86. numba compiles at the first use and keeps the result in `__pycache__`, in the user's cache folder
-if that cannot be written, or in NUMBA_CACHE_DIR.
+numba compiles at the first use and keeps the result in `__pycache__`, in the user's cache folder if that cannot be
+written, or in NUMBA_CACHE_DIR.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import types
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ from miner_ns.kernels.numba_layers import (
     radam_update,
     weight_gradient,
 )
+from miner_ns.kernels.simd import OPTIONS, ROWS, WIDE_LANES
 from miner_ns.networks import WIDTH_FLOOR, BlockNetwork
 
 MAX_GATHERED_BYTES = 64 * 2**20
@@ -129,10 +130,10 @@ class Work(NamedTuple):
     weights: Float[np.ndarray, "b"]
 
 
-# Compiled functions. Those of `numba_layers` are replaced by the vectorized ones of the same names (see `_compiled`).
+# Compiled functions.
 
 
-@njit(**simd.OPTIONS)
+@njit(**OPTIONS)
 def _gather(block, blocks, order, count, work):
     """Bring the signal of a batch of points into the order of the batch.
 
@@ -151,15 +152,7 @@ def _gather(block, blocks, order, count, work):
     return total
 
 
-@njit(**simd.OPTIONS)
-def _prefetch(inputs, step):
-    """Fetch the encoded positions of a step, the only thing that comes from afar."""
-    line = 64 // 4
-    for k in range(inputs.shape[1]):
-        for p in range(0, inputs.shape[2], line):
-            simd.prefetch(inputs, (step, k, p))
-
-
+@njit(**OPTIONS)
 def _train_step(inputs, total_weight, step_size, scale, shape, rules, work):
     """One optimization step of a block.
 
@@ -170,13 +163,13 @@ def _train_step(inputs, total_weight, step_size, scale, shape, rules, work):
 
     below = inputs
     for i in range(last + 1):
-        weight = simd.matrix(theta, shape.weight[i], shape.fan_out[i], shape.fan_in[i])
-        bias = theta[shape.bias[i] : shape.bias[i] + shape.fan_out[i]]
-        linear(weight, bias, below, work.z[i])
+        rows = shape.fan_out[i]
+        z, bias = work.z[i][:rows], theta[shape.bias[i] : shape.bias[i] + rows]
+        linear(theta[shape.weight[i] : shape.bias[i]], bias, below, z)
         if i < last:
             width = theta[shape.widths + i]
-            gaussian(work.z[i][: shape.fan_out[i]], width * width + VARIANCE_FLOOR, work.h[i])
-            below = work.h[i]
+            below = work.h[i][:rows]
+            gaussian(z, width * width + VARIANCE_FLOOR, below)
 
     gain = theta[shape.gain]
     delta, below_delta = work.delta[0], work.delta[1]
@@ -193,14 +186,14 @@ def _train_step(inputs, total_weight, step_size, scale, shape, rules, work):
         delta,
     )
     for i in range(last, -1, -1):
-        below = inputs if i == 0 else work.h[i - 1]
-        weight_slope = simd.matrix(gradient, shape.weight[i], shape.fan_out[i], shape.fan_in[i])
-        weight_gradient(delta, below, weight_slope, gradient[shape.bias[i] : shape.bias[i] + shape.fan_out[i]])
+        columns, weight, bias = shape.fan_in[i], shape.weight[i], shape.bias[i]
+        slope = delta[: shape.fan_out[i]]
+        below = inputs if i == 0 else work.h[i - 1][:columns]
+        weight_gradient(slope, below, gradient[weight:bias], gradient[bias : bias + shape.fan_out[i]])
         if i > 0:
             width = theta[shape.widths + i - 1]
             variance = width * width + VARIANCE_FLOOR
-            weight = simd.matrix(theta, shape.weight[i], shape.fan_out[i], shape.fan_in[i])
-            total = hidden_gradient(weight, delta, work.z[i - 1], work.h[i - 1], variance, below_delta)
+            total = hidden_gradient(theta[weight:bias], slope, work.z[i - 1][:columns], below, variance, below_delta)
             gradient[shape.widths + i - 1] = total * width / (variance * variance)
             delta, below_delta = below_delta, delta
 
@@ -226,9 +219,6 @@ def _train_step(inputs, total_weight, step_size, scale, shape, rules, work):
 
 def _train_blocks(start, end, blocks, batches, shape, rules, work):
     """Train blocks from `start` to `end`, one after the other."""
-    mode = simd.flush_denormals()
-    blocks, batches = simd.unowned(blocks), simd.unowned(batches)
-    shape, work = simd.unowned(shape), simd.unowned(work)
     num_batches = batches.counts.size
     for block in range(start, end):
         if blocks.finished[block]:
@@ -245,7 +235,6 @@ def _train_blocks(start, end, blocks, batches, shape, rules, work):
                 step = epoch * num_batches + batch
                 total = _gather(block, blocks, batches.order[step], batches.counts[batch], work)
                 counted += total * shape.channels
-                _prefetch(batches.inputs, step + 1)
                 squared += _train_step(
                     batches.inputs[step],
                     total,
@@ -266,30 +255,18 @@ def _train_blocks(start, end, blocks, batches, shape, rules, work):
             blocks.theta[block, i] = work.theta[place]
             blocks.first[block, i] = work.first[place]
             blocks.second[block, i] = work.second[place]
-    simd.restore_denormals(mode)
 
 
 @functools.cache
-def _compiled(vectorized: bool) -> Any:
-    """The loop, with one of the two sets of layers: a function finds them among its globals, and gets others here.
-
-    Its name tells compiled versions apart on disk: numba sees edits of this file, but not of what it imports.
-    """
-    namespace = dict(globals())
-    sources = [Path(__file__), Path(simd.__file__), Path(numba_layers.__file__)]
-    if vectorized:
-        from miner_ns.kernels import simd_layers
-
-        namespace |= {layer.__name__: getattr(simd_layers, layer.__name__) for layer in numba_layers.LAYERS}
-        sources.append(Path(simd_layers.__file__))
-    namespace["_train_step"] = njit(**simd.OPTIONS)(types.FunctionType(_train_step.__code__, namespace))
-    loop = types.FunctionType(_train_blocks.__code__, namespace)
+def _compiled() -> Any:
+    """The loop. Its name tells versions apart on disk: numba sees edits of this file, but not of what it imports."""
+    sources = (Path(file) for file in (__file__, numba_layers.__file__, simd.__file__))
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-    loop.__qualname__ = f"train_blocks_{'simd' if vectorized else 'plain'}{simd.LANES}_{digest}"
+    _train_blocks.__qualname__ = f"train_blocks_{digest}"
     try:
-        return njit(cache=True, **simd.OPTIONS)(loop)
+        return njit(cache=True, **OPTIONS)(_train_blocks)
     except RuntimeError:  # no folder can be written
-        return njit(**simd.OPTIONS)(loop)
+        return njit(**OPTIONS)(_train_blocks)
 
 
 # The caller's side.
@@ -298,6 +275,18 @@ def _compiled(vectorized: bool) -> Any:
 def _up(number: int, multiple: int) -> int:
     """Round up to a multiple."""
     return -(-number // multiple) * multiple
+
+
+@contextmanager
+def _flushed_denormals() -> Iterator[None]:
+    """Let this thread treat denormal numbers as 0: they take a hundred times as long, and what is left of a Gaussian's
+    tail after some products is such."""
+    before = bool(np.float32(1e-39) * np.float32(1.0) == 0.0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def _aligned(*shape: int) -> Float[np.ndarray, "..."]:
@@ -314,7 +303,7 @@ def _shape(network: BlockNetwork) -> tuple[Shape, int]:
 
     Returns: the layout, and its size.
     """
-    layers, rows = network.num_layers, simd.ROWS
+    layers, rows = network.num_layers, ROWS
     fan_in = [network.num_inputs] + [network.hidden_dim] * (layers - 1)
     fan_out = [network.hidden_dim] * (layers - 1) + [network.num_outputs]
     weight, bias, places, used = [], [], [], 0
@@ -337,13 +326,13 @@ def _shape(network: BlockNetwork) -> tuple[Shape, int]:
         channels=network.num_outputs,
         places=np.concatenate(places),
     )
-    return shape, _up(gain + 1, simd.WIDE_LANES)
+    return shape, _up(gain + 1, WIDE_LANES)
 
 
 def _batches(job: Job, padded_inputs: Float[Tensor, "F p"], epochs: slice) -> Batches:
     """Bring the points into the order of some epochs."""
     num_points, size = job.inputs.shape[1], min(job.options.batch_points, job.inputs.shape[1])
-    num_batches, width = job.steps_per_epoch, _up(size, simd.WIDE_LANES)
+    num_batches, width = job.steps_per_epoch, _up(size, WIDE_LANES)
     permutations = job.permutations[epochs].long()
     order = torch.zeros(len(permutations), num_batches * size, dtype=torch.int64)  # padding: the first point again
     order[:, :num_points] = permutations
@@ -378,19 +367,12 @@ def _work(shape: Shape, size: int, width: int) -> Work:
     )
 
 
-def train(
-    theta: Float[Tensor, "n P"],
-    first: Float[Tensor, "n P"],
-    second: Float[Tensor, "n P"],
-    job: Job,
-    vectorized: bool = simd.IS_X86,
-) -> Outcome:
+def train(theta: Float[Tensor, "n P"], first: Float[Tensor, "n P"], second: Float[Tensor, "n P"], job: Job) -> Outcome:
     """Train all blocks in place, each until the last epoch or until it finishes.
 
     Args:
         theta, first, second: parameters and moments.
         job: the rest.
-        vectorized: with explicit vectors, or with plain loops.
     """
     options, count = job.options, len(theta)
     shape, size = _shape(job.network)
@@ -408,7 +390,7 @@ def train(
     padded_inputs = torch.zeros(int(shape.fan_in[0]), job.inputs.shape[1])
     padded_inputs[: len(job.inputs)] = job.inputs
     together = max(MAX_GATHERED_BYTES // (4 * padded_inputs.numel()), 1)
-    loop = _compiled(vectorized)
+    loop = _compiled()
     threads = min(torch.get_num_threads(), count)
     share = max(count // (8 * threads), 1)  # blocks that a thread takes from the queue at a time
 
@@ -428,8 +410,11 @@ def train(
 
         def run(first_block: int, batches: Batches = batches, rules: Rules = rules) -> None:
             work = _work(shape, size, batches.order.shape[1])
-            loop(first_block, min(first_block + share, count), blocks, batches, shape, rules, work)
+            with _flushed_denormals():
+                loop(first_block, min(first_block + share, count), blocks, batches, shape, rules, work)
 
+        if not loop.signatures:  # compile it first: numba and numpy rely on denormal numbers
+            loop(0, 0, blocks, batches, shape, rules, _work(shape, size, batches.order.shape[1]))
         if threads == 1:
             for first_block in range(0, count, share):
                 run(first_block)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common_ns.data.checks import check_transforms, decode_image, read_json
+from common_ns.data.files import written_whole
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from mipnerf_ns.dataparser import METADATA_FILE
@@ -161,9 +162,8 @@ class MultiscaleBlender:
         for split, (angle, frames) in transforms.items():
             metadata[split] = self.convert_split(split, angle, frames)
             print(f"{split}: {len(frames)} views at {len(SCALES)} scales")
-        unfinished = metadata_file.with_suffix(".json.part")
-        unfinished.write_text(json.dumps(metadata, indent=1))
-        os.replace(unfinished, metadata_file)
+        with written_whole(metadata_file) as partial:
+            partial.write_text(json.dumps(metadata, indent=1))
         command = shlex.join(["ns-train", "mip-nerf", "multiscale-blender-data", "--data", str(self.output)])
         print(f"Written to {metadata_file}. Train on it with:\n{command}")
 

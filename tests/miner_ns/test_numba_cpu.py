@@ -1,6 +1,5 @@
 """The compiled training loops against batched torch."""
 
-import functools
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,8 @@ pytest.importorskip("numba")
 from numba import njit
 
 from miner_ns import kernels
-from miner_ns.kernels import BlockState, TrainOptions, epoch_permutations, numba_cpu, simd, train_epochs
+from miner_ns.kernels import BlockState, TrainOptions, epoch_permutations, numba_cpu, train_epochs
+from miner_ns.kernels.simd import OPTIONS
 from miner_ns.networks import BlockNetwork, encode_positions
 
 NETWORK = BlockNetwork(num_inputs=22, num_outputs=3, hidden_dim=9)
@@ -22,15 +22,6 @@ SIZES = {
     "shallow": (BlockNetwork(num_inputs=33, num_outputs=1, hidden_dim=20, num_layers=2), 70, 128),
     "wide": (BlockNetwork(num_inputs=60, num_outputs=4, hidden_dim=13, num_layers=3), 37, 30),
 }
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "simd"])
-def vectorized(request, monkeypatch) -> bool:
-    """Train with plain loops, or with vectors."""
-    if request.param and not simd.IS_X86:
-        pytest.skip("explicit vectors are for x86")
-    monkeypatch.setattr(numba_cpu, "train", functools.partial(numba_cpu.train, vectorized=request.param))
-    return request.param
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +58,7 @@ def train(theta, network, inputs, targets, implementation="numba", parts=(4,), o
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("output, loss", [("sigmoid", "mse"), ("sigmoid", "bce"), ("sine", "mse"), ("linear", "mse")])
-def test_it_computes_what_torch_computes(vectorized, size, masked, output, loss):
+def test_it_computes_what_torch_computes(size, masked, output, loss):
     network, num_points, batch_points = SIZES[size]
     network = replace(network, output=output)
     theta, inputs, targets = problem(network, num_points)
@@ -99,7 +90,7 @@ def test_it_computes_what_torch_computes(vectorized, size, masked, output, loss)
     assert torch.allclose(found.losses, expected.losses, rtol=1e-3)
 
 
-def test_options_reach_the_loop(vectorized):
+def test_options_reach_the_loop():
     theta, inputs, targets = problem(NETWORK, 40)
     for change in (dict(weight_by_loss=False), dict(beta1=0.8), dict(beta2=0.9), dict(eps=0.3)):
         options = replace(BATCHES, **change)
@@ -110,7 +101,7 @@ def test_options_reach_the_loop(vectorized):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_training_in_parts_is_exact(vectorized, threads):
+def test_training_in_parts_is_exact(threads):
     torch.set_num_threads(threads)
     theta, inputs, targets = problem(NETWORK, 40, num_blocks=40)
     options = TrainOptions(batch_points=16, threshold=2e-3, check_every=3)
@@ -125,7 +116,7 @@ def test_training_in_parts_is_exact(vectorized, threads):
     assert torch.equal(outcome.epochs, torch.stack([part.epochs for part in outcomes]).sum(0))
 
 
-def test_blocks_finish_as_in_torch(vectorized):
+def test_blocks_finish_as_in_torch():
     theta, inputs, targets = problem(NETWORK, 40)
     options = TrainOptions(batch_points=16, threshold=2e-3, check_every=2)
     found, (outcome,) = train(theta, NETWORK, inputs, targets, parts=(7,), options=options)
@@ -138,7 +129,7 @@ def test_blocks_finish_as_in_torch(vectorized):
     assert torch.equal((kept == found.theta).all(1), found.finished)
 
 
-def test_the_order_of_the_points_counts(vectorized):
+def test_the_order_of_the_points_counts():
     theta, inputs, targets = problem(NETWORK, 40)
     results = []
     for order in (torch.arange(40), torch.arange(40), torch.arange(39, -1, -1)):
@@ -151,7 +142,7 @@ def test_the_order_of_the_points_counts(vectorized):
     assert torch.equal(results[0], results[1]) and not torch.allclose(results[0], results[2], atol=1e-4)
 
 
-def test_many_epochs_are_gathered_in_parts(vectorized, monkeypatch):
+def test_many_epochs_are_gathered_in_parts(monkeypatch):
     theta, inputs, targets = problem(NETWORK, 40)
     options = TrainOptions(batch_points=16, threshold=2e-3, check_every=2)
     whole, _ = train(theta, NETWORK, inputs, targets, parts=(7,), options=options)
@@ -160,7 +151,7 @@ def test_many_epochs_are_gathered_in_parts(vectorized, monkeypatch):
     assert torch.equal(whole.theta, parts.theta) and torch.equal(whole.finished, parts.finished)
 
 
-def test_a_block_that_diverges_stays_alone(vectorized):
+def test_a_block_that_diverges_stays_alone():
     theta, inputs, targets = problem(NETWORK, 40)
     expected, _ = train(theta, NETWORK, inputs, targets)
     spoiled = theta.clone()
@@ -168,23 +159,39 @@ def test_a_block_that_diverges_stays_alone(vectorized):
     found, _ = train(spoiled, NETWORK, inputs, targets)
     others = torch.tensor([0, 2, 3, 4])
     assert torch.equal(found.theta[others], expected.theta[others]) and found.losses[1].isnan()
-    assert np.float32(1e-39) * np.float32(0.5) > 0, "denormals work again"
+
+
+def test_denormal_numbers_are_zero_only_while_blocks_train():
+    def halved() -> float:
+        return float(np.float32(1e-39) * np.float32(0.5))
+
+    with numba_cpu._flushed_denormals():
+        inside = halved()
+    assert inside == 0 < halved()
+    theta, inputs, targets = problem(NETWORK, 40)
+    train(theta, NETWORK, inputs, targets)
+    assert halved() > 0
+    torch.set_flush_denormal(True)
+    try:
+        train(theta, NETWORK, inputs, targets)
+        assert halved() == 0, "who wants them to be 0 keeps it so"
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_code_from_disk_is_the_code_that_was_compiled(tmp_path):
     """numba stores one function, and links what it does not inline from memory: that may round in another way."""
     theta, inputs, targets = problem(NETWORK, 40)
-    vectorized = simd.IS_X86
     numba_cpu._compiled.cache_clear()
     train(theta, NETWORK, inputs, targets)  # compiles and stores, if that was not done before
     numba_cpu._compiled.cache_clear()
     stored, _ = train(theta, NETWORK, inputs, targets, parts=(20,))
-    loop = numba_cpu._compiled(vectorized)
+    loop = numba_cpu._compiled()
     assert loop.stats.cache_hits and not loop.stats.cache_misses
-    afresh = njit(**simd.OPTIONS)(loop.py_func)
+    afresh = njit(**OPTIONS)(loop.py_func)
     numba_cpu._compiled.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(numba_cpu, "_compiled", lambda vectorized: afresh)
+        patch.setattr(numba_cpu, "_compiled", lambda: afresh)
         compiled, _ = train(theta, NETWORK, inputs, targets, parts=(20,))
     assert torch.equal(stored.theta, compiled.theta)
 

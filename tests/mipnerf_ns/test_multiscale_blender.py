@@ -152,7 +152,7 @@ def test_metadata_has_the_format_of_the_paper(tmp_path):
     assert (table["near"][0], table["far"][0]) == (2.0, 6.0)
     assert np.shape(table["cam2world"]) == (8, 4, 4)
     np.testing.assert_allclose(np.array(table["pix2cam"])[1, 0], [1 / table["focal"][1], 0, -4 / table["focal"][1]])
-    assert not list(output.glob("*.part"))
+    assert not list(output.glob("*.tmp*")) and not list(output.glob(".*"))
 
 
 def test_the_parser_gives_cameras_scales_and_range(tmp_path):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from mpl_toolkits.mplot3d import proj3d
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
+from viser import GuiApi, SceneApi
 
 from common_ns.cameras.geometry import box_edges, frustum_corners, look_at, positions
-from common_ns.cameras.pose_figure import PictureView, draw_figure, floor_grid, grid_cell, upright_rotation
+from common_ns.cameras.pose_figure import draw_figure, frustum_faces, nearness, upright_rotation
 from common_ns.cameras.pose_set import SPLIT_COLORS, load_poses, number_range, summary, thumbnail
 from common_ns.cameras.pose_viewer import show_in_viewer
 from common_ns.errors import InputError
@@ -133,17 +137,29 @@ def test_one_of_several_cameras_with_one_pose_is_drawn(tiny_blender):
     np.testing.assert_array_equal(doubled.distinct, [0, 2, 4, 6])
 
 
-def test_the_picture_shows_near_things_larger_and_upright():
-    points = np.array([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
-    view = PictureView.around(points, elevation=0.4, azimuth=-1.0)
-    np.testing.assert_allclose(view.axes @ view.axes.T, np.eye(3), atol=1e-12)
-    np.testing.assert_allclose(np.linalg.det(view.axes), 1.0)
-    middle, above = view.project(np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.5]]))[0]
-    np.testing.assert_allclose(middle, 0.0, atol=1e-12)
-    assert above[1] > 0 and abs(above[0]) < 1e-12
-    toward, right = view.axes[2], 0.1 * view.axes[0]
-    sizes, nearness = view.project(np.stack([toward + right, -toward + right]))
-    assert sizes[0, 0] > sizes[1, 0] and nearness[0] > nearness[1]
+def test_the_image_lies_upright_on_the_image_plane():
+    plane = np.array([[-2.0, 1.0, -3.0], [2.0, 1.0, -3.0], [2.0, -1.0, -3.0], [-2.0, -1.0, -3.0]])
+    image = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], dtype=np.uint8)
+    faces, fill, edges = frustum_faces(np.zeros(3), plane, image, (0.2, 0.4, 0.6), fade=0.5)
+    assert len(faces) == len(fill) == len(edges) == 4 + 4
+    assert all((face[0] == 0).all() for face in faces[:4])
+    middles = np.array([face.mean(axis=0) for face in faces[4:]])
+    np.testing.assert_allclose(middles, [[-1, 0.5, -3], [1, 0.5, -3], [-1, -0.5, -3], [1, -0.5, -3]])
+    np.testing.assert_allclose(fill[4:], [[1, 0.5, 0.5], [0.5, 1, 0.5], [0.5, 0.5, 1], [1, 1, 1]])
+    assert len(frustum_faces(np.zeros(3), plane, None, (0.2, 0.4, 0.6), fade=0.5)[0]) == 4
+
+
+def test_the_picture_shows_near_things_larger_and_upright(tiny_blender):
+    poses = load_poses(BlenderDataParserConfig(data=tiny_blender), "tiny")
+    space: Any = draw_figure(poses).axes[0]
+    points = np.random.default_rng(0).uniform(-1, 1, (50, 3))
+    x, y, depth = proj3d.proj_transform(*points.T, space.get_proj())
+    order = np.argsort([nearness(point) for point in points])
+    assert (np.diff(np.asarray(depth)[order]) < 0).all(), "cameras are painted from far to near"
+    raised = proj3d.proj_transform(*(points + np.array([0, 0, 0.1])).T, space.get_proj())
+    assert (raised[1] > y).all() and (np.abs(raised[0] - x) < 0.3 * (raised[1] - y)).all()
+    tall = (raised[1] - y)[order]
+    assert tall[-10:].mean() > tall[:10].mean()
 
 
 @pytest.mark.parametrize("up", [[0.1, 0.2, 0.9], [0.9, 0, 0.3], [0, -1, 0.1]])
@@ -152,15 +168,6 @@ def test_the_picture_is_turned_by_right_angles_only(up):
     np.testing.assert_allclose(np.abs(turn).sum(axis=0), 1.0)
     np.testing.assert_allclose(np.linalg.det(turn), 1.0)
     assert (turn @ up)[2] == np.max(np.abs(up))
-
-
-def test_the_floor_grid_lies_below_everything_on_multiples_of_its_cell():
-    points = np.array([[-1.3, 0.2, -0.4], [2.2, 1.9, 3.0]])
-    assert grid_cell(points) == 0.2
-    grid = floor_grid(points, 0.5)
-    np.testing.assert_allclose(grid[..., 2], -0.4)
-    np.testing.assert_allclose(grid[..., :2] / 0.5, np.round(grid[..., :2] / 0.5))
-    assert (grid.min(axis=(0, 1))[:2] <= [-1.3, 0.2]).all() and (grid.max(axis=(0, 1))[:2] >= [2.2, 1.9]).all()
 
 
 def test_thumbnails_blend_transparent_images(tiny_blender):
@@ -231,12 +238,28 @@ def test_help_of_a_data_parser_lists_its_options(capsys):
     assert "--scale-factor" in capsys.readouterr().out
 
 
-def test_the_viewer_serves_all_cameras(tiny_blender):
+def test_the_viewer_serves_all_cameras_below_a_switch_for_each_split(tiny_blender, monkeypatch):
+    made: dict[str, Any] = {}
+    for api, method, real in (
+        (SceneApi, "add_frame", SceneApi.add_frame),
+        (GuiApi, "add_checkbox", GuiApi.add_checkbox),
+    ):
+
+        def add(self: Any, name: str, *args: Any, real: Any = real, **options: Any) -> Any:
+            made[name] = real(self, name, *args, **options)
+            return made[name]
+
+        monkeypatch.setattr(api, method, add)
     poses = load_poses(BlenderDataParserConfig(data=tiny_blender), "tiny")
     server = show_in_viewer(poses, "127.0.0.1", 7431, thumbnails=4)
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{server.get_port()}", timeout=10) as page:
             assert page.status == 200
+        made["test (4)"].value = False
+        end = time.monotonic() + 20
+        while made["/test"].visible and time.monotonic() < end:  # viser calls back from a thread of its own
+            time.sleep(0.01)
+        assert made["/train"].visible and not made["/test"].visible
     finally:
         server.stop()
     assert len(positions(poses.c2w)) == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import torch
 import trimesh
 
 from common_ns.errors import InputError
-from common_ns.meshing import mesh_io
 from common_ns.meshing.extraction import extract_mesh
 from common_ns.meshing.iso_field import IsoField
 from common_ns.meshing.mesh_io import check_mesh_path
@@ -68,7 +68,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(mesh_io.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(InputError, match="disk full"):
         extract_mesh(ball(), 16).save(path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1

@@ -417,7 +417,7 @@ def test_same_seed_same_bytes(written: Path, config: SampleSceneConfig) -> None:
     again = write_sample_scene(replace(config, output_dir=written.parent / "again"))
     files = sorted(path.relative_to(written) for path in written.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
-    assert len(files) > 40 and not any(path.name.startswith(".partial") for path in files)
+    assert len(files) > 40 and not any(path.name.startswith(".") for path in files)
     for path in files:
         assert (written / path).read_bytes() == (again / path).read_bytes(), path
     other = write_sample_scene(replace(config, output_dir=written.parent / "other", seed=1, num_train=1))

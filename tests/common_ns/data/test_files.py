@@ -1,0 +1,47 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from common_ns.data.files import written_whole
+from common_ns.errors import InputError
+
+
+def test_the_name_changes_when_all_is_written(tmp_path: Path):
+    path = tmp_path / "below" / "list.json"
+    for text in ("old", "new"):
+        with written_whole(path) as partial:
+            partial.write_text(text)
+            assert partial.parent == path.parent and partial.suffix == ".json"
+            assert not path.exists() if text == "old" else path.read_text() == "old"
+        assert path.read_text() == text and list(path.parent.iterdir()) == [path]
+
+
+def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    path = tmp_path / "list.json"
+    path.write_text("old")
+    for error, expected in ((OSError("disk full"), InputError), (KeyError("a mistake"), KeyError)):
+        with pytest.raises(expected), written_whole(path) as partial:
+            partial.write_text("half")
+            raise error
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    line = r"list\.json: cannot be written \(disk full\)\. Buy one\."
+    with pytest.raises(InputError, match=line), written_whole(path, remedy="Buy one"):
+        raise OSError("disk full")
+
+
+def test_durable_bytes_are_on_the_disk_before_the_name_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    done = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (done.append(name), real(*args)))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with written_whole(tmp_path / "file.bin", elsewhere, durable=True) as partial:
+        assert partial.parent == elsewhere
+        partial.write_bytes(b"all")
+    assert done == ["fsync", "replace"] and (tmp_path / "file.bin").read_bytes() == b"all"
