@@ -1,1 +1,1 @@
-"""`make demo`: its plan, the lanes that run it, the line that tells how far it is, and its page."""
+"""`make demo` trains every family on built-in data and shows the results on one page."""

@@ -1,98 +1,82 @@
-"""The line that tells what the demo is doing, and how long it will take."""
+"""The line that shows what the demo is doing, and how long it will take."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from time import perf_counter
 
-from demo.plan import Chapter, Step
-
-
-def remaining_seconds(chapters: list[list[float]], lanes: int) -> float:
-    """Seconds until all chapters are done, if free lanes take the next chapter in order.
-
-    Args:
-        chapters: seconds that are left of each step of each chapter; chapters that run come first.
-        lanes: chapters that run side by side.
-    """
-    free = [0.0] * max(1, lanes)
-    for steps in chapters:
-        lane = free.index(min(free))
-        free[lane] += sum(steps)
-    return max(free)
+from demo.chapter import Chapter
 
 
-@dataclass
 class Progress:
-    """Tells steps as they come; on a terminal, one line that counts on.
+    """Prints commands as they begin; on a terminal, below them one line that is renewed each second.
 
     Args:
         chapters: what is going to run.
-        lanes: chapters that run side by side.
+        workers: chapters that run side by side.
     """
 
-    chapters: list[Chapter]
-    lanes: int
-    start: float = field(default_factory=time.perf_counter)
-
-    def __post_init__(self) -> None:
-        self._running: dict[str, tuple[Step, float]] = {}
-        self._lock = threading.Lock()
+    def __init__(self, chapters: list[Chapter], workers: int) -> None:
+        self.chapters, self.workers = chapters, workers
+        self.start = perf_counter()
         self._terminal = sys.stdout.isatty()
-        self._number = sum(len(chapter.steps) for chapter in self.chapters)
+        self._lock = threading.Lock()
 
-    def begin(self, chapter: Chapter, step: Step) -> None:
-        """A step begins."""
+    def begin(self, chapter: Chapter) -> None:
+        """The next command of a chapter begins."""
         with self._lock:
-            self._running[chapter.name] = (step, time.perf_counter())
-            self._say(f"$ {step}")
+            chapter.started = perf_counter()
+            self._print(f"$ {chapter.commands[len(chapter.seconds)]}")
 
-    def end(self, chapter: Chapter, step: Step) -> None:
-        """A step has ended, and its chapter knows how long it took."""
+    def end(self, chapter: Chapter) -> None:
+        """The running command of a chapter has ended well."""
         with self._lock:
-            self._running.pop(chapter.name, None)
+            assert chapter.started is not None
+            chapter.seconds.append(perf_counter() - chapter.started)
+            chapter.started = None
             if not self._terminal:
-                self._say(self.line())
+                self._print(self.line())
 
-    def left(self) -> float:
-        """Seconds until the end, as far as can be told: expectations, corrected by how long steps have taken so far."""
-        now = time.perf_counter()
-        expected = sum(step.about for chapter in self.chapters for step in chapter.seconds)
-        taken = sum(sum(chapter.seconds.values()) for chapter in self.chapters)
-        for step, since in self._running.values():
-            expected, taken = expected + min(step.about, now - since), taken + (now - since)
-        # The first seconds say little about the machine: a minute of the expectations is mixed in.
-        pace = (taken + 60.0) / (expected + 60.0)
-        begun, waiting = [], []
+    def seconds_left(self) -> float:
+        """Seconds until the end: what is expected, corrected by how long commands have taken so far."""
+        now = perf_counter()
+        # The first seconds say little about the machine: they are averaged with a minute that goes as expected.
+        expected = taken = 60.0
         for chapter in self.chapters:
-            steps = [step for step in chapter.steps if step not in chapter.seconds]
-            running = self._running.get(chapter.name)
-            seconds = [pace * step.about for step in steps]
-            if running and running[0] not in chapter.seconds:
-                seconds[0] = max(seconds[0] - (now - running[1]), 1.0)
-            (begun if running else waiting).append(seconds)
-        return remaining_seconds(begun + waiting, self.lanes)
+            expected += sum(command.expected for command in chapter.commands[: len(chapter.seconds)])
+            taken += sum(chapter.seconds)
+            if chapter.started is not None:
+                running = now - chapter.started
+                expected += min(chapter.commands[len(chapter.seconds)].expected, running)
+                taken += running
+        remaining = []
+        for chapter in sorted(self.chapters, key=lambda chapter: chapter.started is None):
+            seconds = [taken / expected * command.expected for command in chapter.commands[len(chapter.seconds) :]]
+            if chapter.started is not None:
+                seconds[0] = max(seconds[0] - (now - chapter.started), 1.0)
+            remaining.append(sum(seconds))
+        return seconds_until_done(remaining, self.workers)
 
     def line(self) -> str:
-        """Time, what is done, what runs, and what is to come."""
-        now = time.perf_counter()
-        runs = [
-            f"{name}: {step.words[0]}{' ' + step.words[1] if step.words[0] in ('ns-train', 'ns-render') else ''} "
-            f"{clock(now - since)}"
-            for name, (step, since) in self._running.items()
-        ]
+        """The time, how many commands have run, how long the rest will take, and what is running."""
         done = sum(len(chapter.seconds) for chapter in self.chapters)
-        told = f"[{clock(now - self.start)}] {done} of {self._number} steps, about {clock(self.left())} to go"
-        return " | ".join([told, *runs])
+        count = sum(len(chapter.commands) for chapter in self.chapters)
+        now = perf_counter()
+        parts = [f"[{clock(now - self.start)}] {done} of {count} commands, about {clock(self.seconds_left())} to go"]
+        for chapter in self.chapters:
+            if chapter.started is not None:
+                words = chapter.commands[len(chapter.seconds)].words
+                shown = " ".join(words[: 2 if words[0] in ("ns-train", "ns-render") else 1])
+                parts.append(f"{chapter.name}: {shown} {clock(now - chapter.started)}")
+        return " | ".join(parts)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Renew the line each second until the end of the block, on a terminal."""
+        """On a terminal, renew the line each second until the end of the block."""
         stop = threading.Event()
 
         def renew() -> None:
@@ -111,7 +95,8 @@ class Progress:
                 thread.join()
                 print("\r\033[K", end="", flush=True)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
+        """Print a line; on a terminal, above the line of progress."""
         if self._terminal:
             print(f"\r\033[K{text}")
             self._draw()
@@ -121,6 +106,19 @@ class Progress:
     def _draw(self) -> None:
         width = shutil.get_terminal_size().columns - 1
         print(f"\r\033[K{self.line()[:width]}", end="", flush=True)
+
+
+def seconds_until_done(chapters: list[float], workers: int) -> float:
+    """Seconds until all chapters are done, if each free worker takes the next chapter.
+
+    Args:
+        chapters: seconds that each will still take; those that are running come first.
+        workers: chapters that run side by side.
+    """
+    busy = [0.0] * workers
+    for seconds in chapters:
+        busy[busy.index(min(busy))] += seconds
+    return max(busy)
 
 
 def clock(seconds: float) -> str:

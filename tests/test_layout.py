@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -75,6 +76,18 @@ def test_imports_go_from_configs_to_families_to_common(package):
         if (root := name.partition(".")[0]) in {*MAY_IMPORT, "tests", "benchmarks", "demo"} and root not in allowed
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_type_checkers_use_the_annotations_of_each_package(package):
+    assert (ROOT / package / "py.typed").exists()
+
+
+def test_ruff_has_one_version_and_the_changelog_begins_with_this_version():
+    constraints, hooks = (ROOT / "constraints.txt").read_text(), (ROOT / ".pre-commit-config.yaml").read_text()
+    assert re.findall(r"^ruff==(\S+)", constraints, re.MULTILINE) == re.findall(r"rev: v(\S+)", hooks)
+    (version,) = re.findall(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == version
 
 
 def test_no_circle_among_modules():

@@ -39,10 +39,10 @@ class Families:
             ("mesh from pictures: hash-neus-small", self.mesh(0)),
             ("the same in its colors", self.mesh(1)),
             ("another light: ns-swap-appearance", self.swapped()),
-            ("8 views: depth-hash-small, no depth", self.evaluated("few-views0", 2, 1)),
-            ("the same 8 views with depth", self.evaluated("few-views2", 2, 1)),
-            ("without bounds: mip-nerf-360-small", self.evaluated("outdoors0", 2, 1)),
-            ("an image as networks: miner-image", pixels(self.demo / "pictures" / "photograph0" / "eval_blocks_0.png")),
+            ("8 views: depth-hash-small, no depth", self.evaluated("few-views/without-depth", 2, 1)),
+            ("the same 8 views with depth", self.evaluated("few-views/with-depth", 2, 1)),
+            ("without bounds: mip-nerf-360-small", self.evaluated("outdoors/landscape", 2, 1)),
+            ("an image as networks: miner-image", self.blocks()),
             ("a shape as networks: miner-occupancy", self.volume()),
             ("a scene at four scales: mip-nerf-small", self.scales()),
         ]
@@ -54,16 +54,20 @@ class Families:
 
     def mesh(self, kind: int) -> np.ndarray:
         """The mesh of the surface chapter: 0 as clay, 1 in its colors."""
-        view = MeshPictures(self.demo / "surface" / "mesh.ply", size=self.size).view(30.0)[kind]
+        view = MeshPictures(self.demo / "surfaces" / "mesh.ply", size=self.size).view(30.0)[kind]
         return as_bytes(view)
 
     def swapped(self) -> np.ndarray:
         """The first frame of the film with another run's colors."""
-        return np.split(first_frame(self.demo / "surface" / "swapped.mp4"), 2, axis=1)[0]
+        return np.split(first_frame(self.demo / "surfaces" / "swapped.mp4"), 2, axis=1)[0]
 
     def evaluated(self, run: str, count: int, which: int) -> np.ndarray:
         """A panel of the first evaluated picture of a run."""
-        return panels(self.demo / "pictures" / run / "eval_img_0000.png", count)[which]
+        return panels(self.demo / run / "evaluation" / "eval_img_0000.png", count)[which]
+
+    def blocks(self) -> np.ndarray:
+        """The photograph with the outlines of its finest blocks."""
+        return pixels(self.demo / "photograph" / "astronaut" / "evaluation" / "eval_blocks_0.png")
 
     def volume(self) -> np.ndarray:
         """The mesh that came out of the networks."""
@@ -73,7 +77,7 @@ class Families:
     def scales(self) -> np.ndarray:
         """Renderings at four sizes, each enlarged to a quarter of the panel."""
         by_width = {}
-        for file in sorted((self.demo / "pictures" / "scales1").glob("eval_img_*.png")):
+        for file in sorted((self.demo / "scales" / "multiscale" / "evaluation").glob("eval_img_*.png")):
             rendering = panels(file, 3)[2]
             by_width.setdefault(rendering.shape[1], rendering)
         side = self.size // 2
