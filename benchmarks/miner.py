@@ -43,7 +43,7 @@ from miner_ns.volume_io import read_mesh
 from miner_ns.voxelize import VoxelizeOptions, bounding_grid, voxelize
 
 ASTRONAUT_ORIGINAL = {"psnr": 36.76, "train seconds": 43.0, "parameters": 263_000}
-"""MINER_pl on the same kind of machine, whole process (4 scales, 32² blocks, 3 × 20, epochs 50/50/50/200)."""
+"""MINER_pl on the same kind of machine, whole process (4 levels, 32² blocks, 3 × 20, epochs 50/50/50/200)."""
 
 RECIPES = {
     "default": FitOptions(),
@@ -63,7 +63,7 @@ CHOICES = {
     "25 fine epochs, warm start": FitOptions(epochs=(50, 50, 50, 25), warm_start=True),
     "gradients not weighted": FitOptions(weight_by_loss=False),
     "beta2 0.999": FitOptions(beta2=0.999),
-    "Gabor filters": FitOptions(kind="gabor", num_frequencies=0),
+    "Gabor filters": FitOptions(architecture="gabor", num_frequencies=0),
     "paper's settings": PAPER,
 }
 OCCUPANCY = FitOptions(block_size=16, hidden_dim=16, num_layers=2, threshold=3e-4, loss="bce")

@@ -33,7 +33,7 @@ _image = SafeTrainerConfig(
 
 miner_image = MethodSpecification(
     config=_image,
-    description="MINER: an image of any size as thousands of tiny networks at several scales.",
+    description="MINER: an image of any size as thousands of tiny networks at several resolutions.",
 )
 
 miner_image_paper = MethodSpecification(
@@ -49,7 +49,7 @@ miner_image_paper = MethodSpecification(
             ),
         ),
     ),
-    description="MINER with the paper's settings: 6 scales, 4 layers of 9 units, positions only, Laplacian pyramid.",
+    description="MINER with the paper's settings: 6 levels, 4 layers of 9 units, positions only, Laplacian pyramid.",
 )
 
 miner_occupancy = MethodSpecification(
@@ -65,5 +65,5 @@ miner_occupancy = MethodSpecification(
             ),
         ),
     ),
-    description="MINER: the inside of a mesh, or a volume, as thousands of tiny networks at several scales.",
+    description="MINER: the inside of a mesh, or a volume, as thousands of tiny networks at several resolutions.",
 )

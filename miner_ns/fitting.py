@@ -101,7 +101,7 @@ class Fitting:
         self.level = options.num_levels - 1
         self.pending: Int[Tensor, " n"] | None = None
         self.trained: list[tuple[Tensor, Tensor]] = []
-        self.scale = 1.0
+        self.amplitude = 1.0
         self.chunk: Chunk | None = None
         self._interrupted: list[dict[str, Any]] = []
         self._value_format: tuple[str, float, float] | None = None
@@ -146,7 +146,7 @@ class Fitting:
         inputs = encoding_dim(self.hierarchy.ndim, options.num_frequencies, options.encoding)
         output = "sigmoid" if options.pyramid == "gaussian" or coarsest else "sine"
         return BlockNetwork(
-            inputs, self.hierarchy.channels, options.hidden_dim, options.num_layers, options.kind, output
+            inputs, self.hierarchy.channels, options.hidden_dim, options.num_layers, options.architecture, output
         )
 
     @cached_property
@@ -188,13 +188,13 @@ class Fitting:
             in_training: blocks that are trained there at once.
         """
         signal, grids, levels = self.signal, self.hierarchy.grids, self.options.num_levels
-        scales = coarse_bytes(signal.spatial_shape, signal.channels, signal.dtype, levels)
+        coarser = coarse_bytes(signal.spatial_shape, signal.channels, signal.dtype, levels)
         if self.options.pyramid == "laplacian":
-            scales += coarse_bytes(signal.spatial_shape, signal.channels, np.dtype(np.float32), levels)
+            coarser += coarse_bytes(signal.spatial_shape, signal.channels, np.dtype(np.float32), levels)
         sizes = [4 * self.network_of(j).num_parameters * grid.num_blocks for j, grid in enumerate(grids)]
         return MainMemory(
             signal=signal.pending_bytes if isinstance(signal, SignalLoader) else 0,
-            scales=scales,
+            coarser=coarser,
             coarsest=0 if levels - 1 in self.hierarchy.levels else sizes[-1],
             networks=sum(sizes) + max(sizes),
             chunk=self.device_need.peak(in_training, 0) if in_training > 0 else 0,
@@ -251,7 +251,7 @@ class Fitting:
             chunk.targets,
             cosine_rates(self.options.learning_rate, total * per_epoch, first, first + count * per_epoch),
             epoch_permutations(points, chunk.epoch, count, self.options.seed),
-            torch.full((len(chunk.index),), self.scale, device=self.device),
+            torch.full((len(chunk.index),), self.amplitude, device=self.device),
             chunk.valid,
             self.train_options,
             self.options.implementation,
@@ -287,7 +287,7 @@ class Fitting:
             active = np.arange(grid.num_blocks)
         else:
             active, largest = self._above_threshold(grid)
-        self.scale = largest if self.network_of(self.level).output == "sine" else 1.0
+        self.amplitude = largest if self.network_of(self.level).output == "sine" else 1.0
         groups = -(-len(active) // INIT_GROUP)
         share = distributed.share(groups, distributed.rank(), distributed.world_size())
         self.pending = torch.from_numpy(active[share.start * INIT_GROUP : share.stop * INIT_GROUP])
@@ -356,15 +356,15 @@ class Fitting:
         parts = sorted(parts, key=lambda part: int(part[0][0]))  # blocks of a part are consecutive active ones
         index = torch.cat([index for index, _ in parts])
         theta = torch.cat([theta for _, theta in parts])
-        scales = torch.full((len(index),), self.scale)
-        return Level(self.hierarchy.grids[self.level], self.network_of(self.level), index, theta, scales)
+        amplitudes = torch.full((len(index),), self.amplitude)
+        return Level(self.hierarchy.grids[self.level], self.network_of(self.level), index, theta, amplitudes)
 
     def state(self) -> dict[str, Any]:
         """All that training has made so far, for a checkpoint. Finished blocks of the chunk keep no optimizer state."""
         state: dict[str, Any] = {
             "levels": {j: parts for j, parts in self.hierarchy.state().items() if j > self.level},
             "level": self.level,
-            "scale": self.scale,
+            "amplitude": self.amplitude,
             "trained": [(index, theta) for index, theta in self.trained],
             "pending": self.pending,
         }
@@ -380,7 +380,9 @@ class Fitting:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
-        self.level, self.scale = state["level"], state["scale"]
+        self.level = state["level"]
+        # Version 0.1 called it scale.
+        self.amplitude = state["amplitude"] if "amplitude" in state else state["scale"]
         self.hierarchy.restore(state["levels"], self.network_of)
         self.trained = [tuple(part) for part in state["trained"]]
         self.pending, self.chunk = state["pending"], None

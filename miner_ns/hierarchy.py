@@ -48,11 +48,11 @@ class Level:
     """Numbers of the blocks that have a network, ascending."""
     theta: Float[Tensor, "n P"]
     """Their parameters."""
-    scales: Float[Tensor, " n"]
+    amplitudes: Float[Tensor, " n"]
     """Factors of their outputs (output "sine"); 1 where they have none."""
 
     def __post_init__(self) -> None:
-        self.index, self.theta, self.scales = self.index.cpu(), self.theta.cpu(), self.scales.cpu()
+        self.index, self.theta, self.amplitudes = self.index.cpu(), self.theta.cpu(), self.amplitudes.cpu()
         self.slot = torch.full((self.grid.num_blocks,), -1, dtype=torch.int64)
         self.slot[self.index] = torch.arange(len(self.index))
 
@@ -71,7 +71,7 @@ class Level:
             inputs: encoded local positions, the same for all networks or their own.
         """
         rows, device = rows.cpu(), inputs.device
-        return self.network.evaluate(self.theta[rows].to(device), inputs, self.scales[rows].to(device))
+        return self.network.evaluate(self.theta[rows].to(device), inputs, self.amplitudes[rows].to(device))
 
 
 class Hierarchy:
@@ -121,10 +121,10 @@ class Hierarchy:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers that describe the signal: parameters of all networks, and the scales of those that have one."""
+        """Numbers that describe the signal: parameters of all networks, and the amplitudes of those that have one."""
         total = 0
         for level in self.levels.values():
-            total += level.theta.numel() + (len(level.scales) if level.network.output == "sine" else 0)
+            total += level.theta.numel() + (len(level.amplitudes) if level.network.output == "sine" else 0)
         return total
 
     def set_level(self, level: int, trained: Level) -> None:
@@ -427,7 +427,8 @@ class Hierarchy:
     def state(self) -> dict[int, dict[str, Any]]:
         """What training has made, for a checkpoint: only blocks that have a network take space."""
         return {
-            j: {"index": level.index, "theta": level.theta, "scales": level.scales} for j, level in self.levels.items()
+            j: {"index": level.index, "theta": level.theta, "amplitudes": level.amplitudes}
+            for j, level in self.levels.items()
         }
 
     def restore(self, state: dict[int, dict[str, Any]], network_of: Callable[[int], BlockNetwork]) -> None:
@@ -439,7 +440,9 @@ class Hierarchy:
         """
         self.levels = {}
         for j, parts in state.items():
-            self.set_level(j, Level(self.grids[j], network_of(j), parts["index"], parts["theta"], parts["scales"]))
+            # Version 0.1 called them scales.
+            amplitudes = parts["amplitudes"] if "amplitudes" in parts else parts["scales"]
+            self.set_level(j, Level(self.grids[j], network_of(j), parts["index"], parts["theta"], amplitudes))
 
 
 def _chunks(values: Tensor, size: int) -> Iterator[Tensor]:

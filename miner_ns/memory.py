@@ -94,7 +94,7 @@ class DeviceNeed:
         hidden = network.hidden_dim * (network.num_layers - 1)
         # Between z and the activation autograd keeps three numbers, of a layer of filters eight. Towards the end of
         # the step, the gradient and what the optimizer makes of it are what remains.
-        kept = 3 * hidden + 2 * network.hidden_dim if network.kind == "mlp" else 8 * hidden
+        kept = 3 * hidden + 2 * network.hidden_dim if network.architecture == "mlp" else 8 * hidden
         output = self.batch * (6 * network.num_outputs + 2)
         numbers = max(self.batch * kept + output + network.num_parameters, 4 * network.num_parameters + output)
         return math.ceil(TEMPORARIES * FLOAT * numbers)
@@ -137,7 +137,7 @@ def evaluation_bytes(network: BlockNetwork, networks: int, points: int, own_poin
         points: samples of each.
         own_points: whether each has encoded points of its own; else they are the same for all.
     """
-    width = 3 * network.hidden_dim if network.kind == "mlp" else 4 * network.hidden_dim + network.num_inputs
+    width = 3 * network.hidden_dim if network.architecture == "mlp" else 4 * network.hidden_dim + network.num_inputs
     width += 3 * network.num_outputs + (3 * network.num_inputs if own_points else 0)
     return FLOAT * networks * (2 * network.num_parameters + points * width)
 
@@ -153,7 +153,7 @@ class MainMemory:
 
     signal: int
     """The samples, as far as they are still to be read and not left on disk."""
-    scales: int
+    coarser: int
     """The coarser levels of the pyramid, and of the reconstruction where it is interpolated (laplacian)."""
     coarsest: int
     """Networks of the coarsest level, in which all blocks have one, as far as they are still to be made."""
@@ -165,16 +165,16 @@ class MainMemory:
     @property
     def certain(self) -> int:
         """What is needed in any case."""
-        return self.signal + self.scales + self.coarsest + self.chunk
+        return self.signal + self.coarser + self.coarsest + self.chunk
 
     @property
     def worst(self) -> int:
         """What is needed if all blocks of all levels get a network."""
-        return self.signal + self.scales + self.networks + self.chunk
+        return self.signal + self.coarser + self.networks + self.chunk
 
     def describe(self) -> str:
         """The parts of what is certain, those that matter."""
-        parts = {"samples": self.signal, "coarser levels": self.scales, "networks": self.coarsest}
+        parts = {"samples": self.signal, "coarser levels": self.coarser, "networks": self.coarsest}
         parts["a chunk in training"] = self.chunk
         shown = [f"{name} {size / GIB:.1f} GiB" for name, size in parts.items() if size >= 0.05 * self.certain]
         return ", ".join(shown)
@@ -185,9 +185,9 @@ class MainMemory:
         Args:
             for_signal: what to do about the signal.
         """
-        if self.chunk >= max(self.signal, self.scales, self.coarsest):
+        if self.chunk >= max(self.signal, self.coarser, self.coarsest):
             option = "Lower --pipeline.model.fit.blocks-per-chunk or --pipeline.model.fit.block-size"
             return f"{option}, or set --pipeline.model.fit.max-device-memory"
-        if self.coarsest >= max(self.signal, self.scales):
+        if self.coarsest >= max(self.signal, self.coarser):
             return "Raise --pipeline.model.fit.num-levels or --pipeline.model.fit.block-size"
         return for_signal

@@ -43,7 +43,7 @@ SURFACE_COLOR = 0.8
 
 @dataclass
 class MinerModelConfig(ModelConfig):
-    """MINER (arXiv 2202.03532): blocks of tiny networks at several scales."""
+    """MINER (arXiv 2202.03532): blocks of tiny networks at several resolutions."""
 
     _target: type = field(default_factory=lambda: MinerModel)
     """target class to instantiate"""

@@ -1,6 +1,6 @@
 """The tiny networks of MINER's blocks: their parameters in one row of numbers each, and what they compute.
 
-A signal is cut into blocks, and each block has a network of its own. All networks of a scale have the same shape, so
+A signal is cut into blocks, and each block has a network of its own. All networks of a level have the same shape, so
 their parameters are one matrix `theta` [n, P] with a row per block. That is what every implementation of the training
 (see `miner_ns.kernels`) works on, what is saved, and what shrinks when blocks are finished. This module is the
 definition that the implementations are checked against, and it evaluates trained blocks anywhere inside them.
@@ -20,7 +20,7 @@ from torch import Tensor
 from common_ns.rays.icosahedron import basis_directions
 from common_ns.rays.positional_encoding import pos_enc
 
-NetworkKind = Literal["mlp", "gabor"]
+Architecture = Literal["mlp", "gabor"]
 OutputKind = Literal["sigmoid", "sine", "linear"]
 EncodingKind = Literal["axes", "icosahedron"]
 
@@ -53,7 +53,7 @@ def encoding_dim(d: int, num_frequencies: int, kind: EncodingKind = "axes") -> i
 
 @dataclass(frozen=True)
 class BlockNetwork:
-    """The shape that the networks of all blocks of a scale share.
+    """The shape that the networks of all blocks of a level share.
 
     "mlp": linear layers with the activation exp(−z² / 2a²) between them, its width a trained per block and layer.
     "gabor": a multiplicative filter network (arXiv 2102.08954): the hidden features are multiplied by Gabor filters
@@ -68,11 +68,11 @@ class BlockNetwork:
     """Units of a hidden layer."""
     num_layers: int = 3
     """Layers with weights, the output layer included."""
-    kind: NetworkKind = "mlp"
+    architecture: Architecture = "mlp"
     """Perceptron or multiplicative filter network."""
     output: OutputKind = "sigmoid"
-    """What turns the last layer's z into the signal: a sigmoid for values in [0, 1]; for residuals scale · sin(a z),
-    with a trained per block and the scale given per block; or z itself."""
+    """What turns the last layer's z into the signal: a sigmoid for values in [0, 1]; for residuals amplitude · sin(a z)
+    with a trained and amplitude given per block; or z itself."""
     activation_init: float = 0.1
     """Initial width a of the Gaussian activations, and initial a of the sine."""
     filter_scale: float = 16.0
@@ -91,14 +91,14 @@ class BlockNetwork:
         """Parts of a row of theta, in order. Weights are [out, in]."""
         hidden, inputs, layers = self.hidden_dim, self.num_inputs, self.num_layers
         parts: dict[str, tuple[int, ...]] = {}
-        if self.kind == "gabor":
+        if self.architecture == "gabor":
             for i in range(layers - 1):
                 parts |= {f"frequency{i}": (hidden, inputs), f"phase{i}": (hidden,)}
                 parts |= {f"center{i}": (hidden, inputs), f"sharpness{i}": (hidden,)}
-        for i in range(1 if self.kind == "gabor" else 0, layers):
+        for i in range(1 if self.architecture == "gabor" else 0, layers):
             fan_out = self.num_outputs if i == layers - 1 else hidden
             parts |= {f"weight{i}": (fan_out, inputs if i == 0 else hidden), f"bias{i}": (fan_out,)}
-        if self.kind == "mlp":
+        if self.architecture == "mlp":
             parts["widths"] = (layers - 1,)
         if self.output == "sine":
             parts["gain"] = (1,)
@@ -138,11 +138,11 @@ class BlockNetwork:
                 part.uniform_(-math.pi, math.pi, generator=generator)
             elif role in ("frequency", "center"):
                 part.uniform_(-1, 1, generator=generator)
-            elif role == "inv_s":  # squared, it follows a gamma distribution; this sampler knows no generator
+            elif role == "sharpness":  # squared, it follows a gamma distribution; this sampler knows no generator
                 shape = 6.0 / depth
                 normals = torch.randn(*part.shape, max(round(2 * shape), 1), generator=generator)
                 part.copy_(normals.square().sum(-1).div(2).sqrt())
-        if self.kind == "gabor":
+        if self.architecture == "gabor":
             parts = self.unpack(theta)
             for i in range(depth):  # sharp filters get high frequencies
                 spread = self.filter_scale / math.sqrt(depth * self.num_inputs)
@@ -155,7 +155,7 @@ class BlockNetwork:
         """What the last layer gives, before the output function. Arguments as `evaluate`."""
         parts = self.unpack(theta)
         last = self.num_layers - 1
-        if self.kind == "gabor":
+        if self.architecture == "gabor":
             hidden = self._gabor_filter(parts, 0, inputs)
             for i in range(1, last):
                 hidden = _linear(parts, i, hidden) * self._gabor_filter(parts, i, inputs)
@@ -176,7 +176,7 @@ class BlockNetwork:
         return wave * torch.exp(-0.5 * parts[f"sharpness{i}"].square()[..., None] * distance2.clamp_min(0.0))
 
     def activate(
-        self, theta: Float[Tensor, "n P"], logits: Float[Tensor, "n C p"], scales: Float[Tensor, "n"] | None = None
+        self, theta: Float[Tensor, "n P"], logits: Float[Tensor, "n C p"], amplitudes: Float[Tensor, "n"] | None = None
     ) -> Float[Tensor, "n C p"]:
         """The output function. Arguments as `evaluate`."""
         if self.output == "sigmoid":
@@ -184,22 +184,22 @@ class BlockNetwork:
         if self.output == "linear":
             return logits
         wave = torch.sin(self.unpack(theta)["gain"][..., None] * logits)
-        return wave if scales is None else wave * scales[:, None, None]
+        return wave if amplitudes is None else wave * amplitudes[:, None, None]
 
     def evaluate(
         self,
         theta: Float[Tensor, "n P"],
         inputs: Float[Tensor, "F p"] | Float[Tensor, "n F p"],
-        scales: Float[Tensor, "n"] | None = None,
+        amplitudes: Float[Tensor, "n"] | None = None,
     ) -> Float[Tensor, "n C p"]:
         """The signal at points of each block.
 
         Args:
             theta: parameters, a row per block.
             inputs: encoded local positions, feature by feature: the same points for all blocks, or points of their own.
-            scales: largest absolute value of each block's signal (output "sine"); None: 1.
+            amplitudes: largest absolute value of each block's signal (output "sine"); None: 1.
         """
-        return self.activate(theta, self.logits(theta, inputs), scales)
+        return self.activate(theta, self.logits(theta, inputs), amplitudes)
 
 
 def _linear(parts: dict[str, Tensor], i: int, hidden: Tensor) -> Tensor:

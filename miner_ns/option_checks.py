@@ -61,8 +61,8 @@ def _check_together(options: FitOptions, ndim: int) -> None:
     if options.loss == "bce" and options.pyramid == "laplacian":
         problem = f"{_name('loss')} bce needs networks that describe the signal itself, not what a level lacks"
         raise InputError(problem, f"Choose {_name('pyramid')} gaussian or {_name('loss')} mse")
-    if options.warm_start and (options.pyramid != "gaussian" or options.kind != "mlp"):
-        given = f"{_name('pyramid')} {options.pyramid} and {_name('kind')} {options.kind}"
+    if options.warm_start and (options.pyramid != "gaussian" or options.architecture != "mlp"):
+        given = f"{_name('pyramid')} {options.pyramid} and {_name('architecture')} {options.architecture}"
         problem = f"{_name('warm_start')} True starts blocks of a gaussian pyramid with mlp networks, not of {given}"
         raise InputError(problem, f"Drop {_name('warm_start')} True, or choose gaussian and mlp")
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from miner_ns.hierarchy import PyramidKind
 from miner_ns.kernels import Implementation
-from miner_ns.networks import EncodingKind, NetworkKind
+from miner_ns.networks import Architecture, EncodingKind
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class FitOptions:
     """Samples of a block along each axis, at every level."""
     pyramid: PyramidKind = "gaussian"
     """gaussian: networks describe the signal; laplacian: what the level above lacks."""
-    kind: NetworkKind = "mlp"
+    architecture: Architecture = "mlp"
     """Perceptron, or multiplicative filter network with Gabor filters."""
     hidden_dim: int = 20
     """Units of a hidden layer."""

@@ -1,4 +1,4 @@
-"""Training of all blocks of a scale: one function, three implementations.
+"""Training of all blocks of a level: one function, three implementations.
 
 Blocks are independent and tiny. What they share are the points (every block has the same local grid), the order in
 which these are visited, and the learning rates. `train_epochs` advances all blocks that are not finished by some
@@ -35,7 +35,7 @@ LOSS_FLOOR = 1e-8
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How blocks are trained; the same for all blocks of a scale."""
+    """How blocks are trained; the same for all blocks of a level."""
 
     loss: Literal["mse", "bce"] = "mse"
     """Squared error, or cross entropy of the sigmoid (for occupancy)."""
@@ -44,7 +44,7 @@ class TrainOptions:
     threshold: float = 0.0
     """A block whose mean squared error over an epoch is below this is finished; 0: never."""
     check_every: int = 25
-    """Epochs between looks at the threshold, counted from the first epoch of the scale."""
+    """Epochs between looks at the threshold, counted from the first epoch of the level."""
     batch_points: int = 128
     """Points of a block per optimization step."""
     beta1: float = 0.9
@@ -106,7 +106,7 @@ class Job(NamedTuple):
     network: BlockNetwork
     inputs: Float[Tensor, "F p"]
     targets: Float[Tensor, "n C p"]
-    scales: Float[Tensor, "n"]
+    amplitudes: Float[Tensor, "n"]
     valid: Float[Tensor, "n p"] | None
     permutations: Int[Tensor, "epochs p"]
     step_sizes: Float[np.ndarray, "steps"]
@@ -126,7 +126,7 @@ class Job(NamedTuple):
     def rows(self, start: int, end: int) -> Job:
         """The job of some of the blocks."""
         valid = None if self.valid is None else self.valid[start:end]
-        return self._replace(targets=self.targets[start:end], scales=self.scales[start:end], valid=valid)
+        return self._replace(targets=self.targets[start:end], amplitudes=self.amplitudes[start:end], valid=valid)
 
 
 class Outcome(NamedTuple):
@@ -208,7 +208,7 @@ def train_epochs(
     targets: Float[Tensor, "n C p"],
     learning_rates: Float[Tensor, "steps"],
     permutations: Int[Tensor, "epochs p"],
-    scales: Float[Tensor, "n"] | None = None,
+    amplitudes: Float[Tensor, "n"] | None = None,
     valid: Float[Tensor, "n p"] | None = None,
     options: TrainOptions = TrainOptions(),
     implementation: Implementation = "auto",
@@ -216,7 +216,7 @@ def train_epochs(
     """Train the blocks that are not finished for some epochs, and keep the result in `state`.
 
     Every epoch visits all points once, in batches, in the order of its permutation. After every
-    `options.check_every`-th epoch of the scale, blocks below the threshold finish: their parameters stay.
+    `options.check_every`-th epoch of the level, blocks below the threshold finish: their parameters stay.
 
     Args:
         network: the shape of the networks.
@@ -225,13 +225,13 @@ def train_epochs(
         targets: the signal at these points.
         learning_rates: one per optimization step of this call, epochs · ⌈p / batch_points⌉.
         permutations: order of the points, one row per epoch of this call.
-        scales: factor of each block's output (output "sine"); None: 1.
+        amplitudes: factor of each block's output (output "sine"); None: 1.
         valid: weights of the points in the loss, 0 for padding (whose targets must be finite); None: all count.
         options: how to train.
         implementation: see `resolve`.
     Returns: one entry per block of the state. Blocks that were finished before have done 0 epochs.
     """
-    _check(network, state, inputs, targets, learning_rates, permutations, scales, valid, options)
+    _check(network, state, inputs, targets, learning_rates, permutations, amplitudes, valid, options)
     device = state.theta.device
     name = resolve(implementation, device, network).name
     live = torch.nonzero(~state.finished).squeeze(1)
@@ -248,7 +248,7 @@ def train_epochs(
             network=network,
             inputs=inputs.to(device, torch.float32).contiguous(),
             targets=rows(targets),
-            scales=torch.ones(len(live), device=device) if scales is None else rows(scales),
+            amplitudes=torch.ones(len(live), device=device) if amplitudes is None else rows(amplitudes),
             valid=None if valid is None else rows(valid),
             permutations=permutations.cpu(),
             step_sizes=radam_step_sizes(learning_rates.cpu().numpy(), state.steps, options.beta1, options.beta2),
@@ -306,7 +306,7 @@ def _check(
     targets: Tensor,
     learning_rates: Tensor,
     permutations: Tensor,
-    scales: Tensor | None,
+    amplitudes: Tensor | None,
     valid: Tensor | None,
     options: TrainOptions,
 ) -> None:
@@ -333,7 +333,7 @@ def _check(
         "targets": (targets, (n, network.num_outputs, p)),
         "learning_rates": (learning_rates, (steps,)),
         "permutations": (permutations, (len(permutations), p)),
-        "scales": (scales, (n,)),
+        "amplitudes": (amplitudes, (n,)),
         "valid": (valid, (n, p)),
     }
     for name, (tensor, shape) in expected.items():

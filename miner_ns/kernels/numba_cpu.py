@@ -51,7 +51,7 @@ def refusal(network: BlockNetwork, device: torch.device) -> str | None:
     """Why these networks cannot be trained here, or None if they can."""
     if device.type != "cpu":
         return f"numba trains on the CPU, and the blocks are on {device.type}."
-    return None if network.kind == "mlp" else f"numba has no '{network.kind}' networks."
+    return None if network.architecture == "mlp" else f"numba has no '{network.architecture}' networks."
 
 
 class Shape(NamedTuple):
@@ -93,7 +93,7 @@ class Blocks(NamedTuple):
     first: Float[np.ndarray, "n P"]
     second: Float[np.ndarray, "n P"]
     targets: Float[np.ndarray, "n C p"]
-    scales: Float[np.ndarray, "n"]
+    amplitudes: Float[np.ndarray, "n"]
     valid: Float[np.ndarray, "n p"]
     """Without columns if all points count."""
     losses: Float[np.ndarray, "n"]
@@ -153,7 +153,7 @@ def _gather(block, blocks, order, count, work):
 
 
 @njit(**OPTIONS)
-def _train_step(inputs, total_weight, step_size, scale, shape, rules, work):
+def _train_step(inputs, total_weight, step_size, amplitude, shape, rules, work):
     """One optimization step of a block.
 
     Returns: summed squared error of the batch.
@@ -182,7 +182,7 @@ def _train_step(inputs, total_weight, step_size, scale, shape, rules, work):
         rules.output,
         rules.cross_entropy,
         gain,
-        scale,
+        amplitude,
         delta,
     )
     for i in range(last, -1, -1):
@@ -239,7 +239,7 @@ def _train_blocks(start, end, blocks, batches, shape, rules, work):
                     batches.inputs[step],
                     total,
                     batches.step_sizes[step],
-                    blocks.scales[block],
+                    blocks.amplitudes[block],
                     shape,
                     rules,
                     work,
@@ -381,7 +381,7 @@ def train(theta: Float[Tensor, "n P"], first: Float[Tensor, "n P"], second: Floa
         first=first.numpy(),
         second=second.numpy(),
         targets=job.targets.numpy(),
-        scales=job.scales.numpy(),
+        amplitudes=job.amplitudes.numpy(),
         valid=np.empty((count, 0), np.float32) if job.valid is None else job.valid.numpy(),
         losses=np.zeros(count, np.float32),
         epochs=np.zeros(count, np.int64),

@@ -148,7 +148,7 @@ def gaussian(z, variance, h):
 
 
 @njit(**SUM_OPTIONS)
-def output_gradient(z, targets, weights, channels, output, cross_entropy, gain, scale, delta):
+def output_gradient(z, targets, weights, channels, output, cross_entropy, gain, amplitude, delta):
     """Losses at the output, and their derivative.
 
     Args:
@@ -158,7 +158,7 @@ def output_gradient(z, targets, weights, channels, output, cross_entropy, gain, 
         channels: rows that are not padding.
         output: SIGMOID, SINE or LINEAR.
         cross_entropy: the loss is that of the sigmoid, else ½ (y − t)².
-        gain, scale: of the sine.
+        gain, amplitude: of the sine.
         delta: [C, points], written: derivative of the summed loss with respect to z.
     Returns: summed squared error, summed cross entropy, and the derivative of the loss with respect to the gain.
     """
@@ -177,8 +177,8 @@ def output_gradient(z, targets, weights, channels, output, cross_entropy, gain, 
                 else:
                     slope = slope * y * (ONE - y)
             elif output == SINE:
-                error = scale * sin(gain * x) - t_row[p]
-                slope = weights[p] * error * scale * cos(gain * x)
+                error = amplitude * sin(gain * x) - t_row[p]
+                slope = weights[p] * error * amplitude * cos(gain * x)
                 gain_slope += slope * x
                 slope = slope * gain
             else:

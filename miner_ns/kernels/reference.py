@@ -41,11 +41,11 @@ def _train_group(theta: Tensor, first: Tensor, second: Tensor, job: Job) -> Outc
     epochs = torch.full((len(theta),), num_epochs, device=device)
     finished = torch.zeros(len(theta), dtype=torch.bool, device=device)
     live = torch.arange(len(theta), device=device)
-    state, targets, scales, valid = [theta, first, second], job.targets, job.scales, job.valid
+    state, targets, amplitudes, valid = [theta, first, second], job.targets, job.amplitudes, job.valid
     for epoch in range(num_epochs):
         order = job.permutations[epoch].to(device)
         step_sizes = job.step_sizes[epoch * job.steps_per_epoch :][: job.steps_per_epoch]
-        errors = _train_epoch(state, order, step_sizes, targets, scales, valid, job)
+        errors = _train_epoch(state, order, step_sizes, targets, amplitudes, valid, job)
         losses[live] = errors
         if job.is_check(epoch):
             done = errors < job.options.threshold
@@ -54,7 +54,7 @@ def _train_group(theta: Tensor, first: Tensor, second: Tensor, job: Job) -> Outc
                 epochs[live[done]] = epoch + 1
                 _write_back([theta, first, second], state, live)
                 live, state = live[~done], [x[~done] for x in state]
-                targets, scales = targets[~done], scales[~done]
+                targets, amplitudes = targets[~done], amplitudes[~done]
                 valid = None if valid is None else valid[~done]
                 if not len(live):
                     break
@@ -74,7 +74,7 @@ def _train_epoch(
     order: Int[Tensor, "p"],
     step_sizes: Float[ndarray, "steps"],
     targets: Float[Tensor, "n C p"],
-    scales: Float[Tensor, "n"],
+    amplitudes: Float[Tensor, "n"],
     valid: Float[Tensor, "n p"] | None,
     job: Job,
 ) -> Float[Tensor, "n"]:
@@ -84,18 +84,18 @@ def _train_epoch(
         state: parameters and moments, changed.
         order: of the points.
         step_sizes: of the batches.
-        targets, scales, valid: of the blocks in training.
+        targets, amplitudes, valid: of the blocks in training.
         job: the rest.
     Returns: mean squared error of each block over the epoch.
     """
     theta, first, second = state
-    squared, counted = torch.zeros_like(scales), torch.zeros_like(scales)
+    squared, counted = torch.zeros_like(amplitudes), torch.zeros_like(amplitudes)
     for batch, step_size in zip(order.split(job.options.batch_points), step_sizes.tolist()):
         weights = torch.ones(1, len(batch), device=theta.device) if valid is None else valid[:, batch]
         with torch.enable_grad():
             leaf = theta.detach().requires_grad_()
             logits = job.network.logits(leaf, job.inputs[:, batch])
-            prediction = job.network.activate(leaf, logits, scales)
+            prediction = job.network.activate(leaf, logits, amplitudes)
             loss, error = block_losses(logits, prediction, targets[:, :, batch], weights, job.options)
             (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         radam_step(theta, first, second, gradient, step_size, job.options)

@@ -42,8 +42,8 @@ def refusal(network: BlockNetwork, device: torch.device) -> str | None:
     """Why these networks cannot be trained here, or None if they can."""
     if device.type != "cuda" and not INTERPRETED:
         return f"triton trains on CUDA GPUs, and the blocks are on {device.type}."
-    if network.kind != "mlp":
-        return f"triton has no '{network.kind}' networks."
+    if network.architecture != "mlp":
+        return f"triton has no '{network.architecture}' networks."
     sizes = (network.num_layers, network.num_inputs, network.hidden_dim, network.num_outputs)
     for (name, limit), size in zip(LIMITS.items(), sizes):
         if size > limit:
@@ -164,7 +164,7 @@ def _train_block(
     num_parameters,
     inputs,  # [p, K0]: padded positions of points, then 1, then 0
     targets,  # [n, C, p]
-    scales,
+    amplitudes,
     valid,  # [n, p], not read unless MASKED
     order,  # [epochs, p]
     step_sizes,
@@ -224,7 +224,7 @@ def _train_block(
         a2, ma2, va2 = _load(theta, first, second, used + 2, True)
     place_gain = used + LAYERS - 1
     gain, m_gain, v_gain = _load(theta, first, second, place_gain, OUTPUT == SINE)
-    scale = tl.load(scales + block)
+    amplitude = tl.load(amplitudes + block)
 
     lane, channel = tl.arange(0, TILE), tl.arange(0, C)
     loss, epoch, done = 0.0, 0, 0
@@ -273,8 +273,8 @@ def _train_block(
                     else:
                         delta *= y * (1.0 - y)
                 elif OUTPUT == SINE:
-                    error = scale * tl.sin(gain * z) - t
-                    slope = weights * error * scale * tl.cos(gain * z)
+                    error = amplitude * tl.sin(gain * z) - t
+                    slope = weights * error * amplitude * tl.cos(gain * z)
                     g_gain += tl.sum(tl.sum(slope * z, axis=1), axis=0)
                     delta = slope * gain
                 else:
@@ -359,8 +359,8 @@ def train(theta: Float[Tensor, "n P"], first: Float[Tensor, "n P"], second: Floa
             network.num_parameters,
             inputs,
             job.targets,
-            job.scales,
-            job.scales if job.valid is None else job.valid,
+            job.amplitudes,
+            job.amplitudes if job.valid is None else job.valid,
             job.permutations.to(device, torch.int32).contiguous(),
             torch.from_numpy(job.step_sizes).to(device),
             losses,

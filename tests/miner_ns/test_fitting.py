@@ -41,8 +41,8 @@ def random_hierarchy(shape: tuple[int, ...], pyramid: str = "gaussian") -> Hiera
         index = torch.randperm(grid.num_blocks)[:count].sort().values
         output = "sine" if pyramid == "laplacian" and level < 2 else "sigmoid"
         network = BlockNetwork(encoding_dim(len(shape), 2), 2, 6, output=output)
-        scales = torch.full((count,), 0.3 if output == "sine" else 1.0)
-        hierarchy.set_level(level, Level(grid, network, index, network.init(count), scales))
+        amplitudes = torch.full((count,), 0.3 if output == "sine" else 1.0)
+        hierarchy.set_level(level, Level(grid, network, index, network.init(count), amplitudes))
     return hierarchy
 
 
@@ -90,7 +90,7 @@ def test_border_continues_outside_of_the_signal():
     assert torch.equal(hierarchy.query(inside), hierarchy.query(outside))
 
 
-@pytest.mark.parametrize("options", [{}, {"pyramid": "laplacian"}, {"kind": "gabor"}, {"warm_start": True}])
+@pytest.mark.parametrize("options", [{}, {"pyramid": "laplacian"}, {"architecture": "gabor"}, {"warm_start": True}])
 def test_a_smooth_image_of_any_size_is_fitted(options):
     fitting = finish(Fitting(Signal(smooth_image(45, 38), 2), FitOptions(**{**TINY, **options})))
     error = mean_squared_error(fitting.hierarchy, fitting.pyramid)

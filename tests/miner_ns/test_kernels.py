@@ -120,12 +120,12 @@ def test_step_sizes_depend_on_the_absolute_step():
 @pytest.mark.parametrize("kind", ["mlp", "gabor"])
 @pytest.mark.parametrize("output", ["sigmoid", "sine", "linear"])
 def test_training_lowers_the_loss(kind, output):
-    network = replace(NETWORK, kind=kind, output=output)
+    network = replace(NETWORK, architecture=kind, output=output)
     theta, inputs, targets = problem(network)
-    scales = targets.abs().amax((1, 2))
-    before = (network.evaluate(theta, inputs, scales) - targets).square().mean((1, 2))
-    state, _ = train(network, theta, inputs, targets, parts=(25,), scales=scales)
-    after = (network.evaluate(state.theta, inputs, scales) - targets).square().mean((1, 2))
+    amplitudes = targets.abs().amax((1, 2))
+    before = (network.evaluate(theta, inputs, amplitudes) - targets).square().mean((1, 2))
+    state, _ = train(network, theta, inputs, targets, parts=(25,), amplitudes=amplitudes)
+    after = (network.evaluate(state.theta, inputs, amplitudes) - targets).square().mean((1, 2))
     assert after.mean() < 0.7 * before.mean()
 
 
@@ -222,7 +222,7 @@ def test_a_scale_may_be_larger_than_memory(monkeypatch):
 
 
 def test_which_implementation_runs_and_why(monkeypatch):
-    gabor = replace(NETWORK, kind="gabor")
+    gabor = replace(NETWORK, architecture="gabor")
     assert kernels.resolve("torch", "cpu", gabor) == ("torch", "asked for")
     assert kernels.resolve("auto", "meta", NETWORK).name == "torch"
     found = kernels.resolve("auto", "cpu", gabor)

@@ -96,7 +96,7 @@ def test_evaluation_needs_what_is_said(kind, own_points):
     assert 0.9 * seen.peak <= evaluation_bytes(network, 32, points, own_points) <= 2.0 * seen.peak
 
 
-@pytest.mark.parametrize("options", [{}, {"pyramid": "laplacian"}, {"kind": "gabor"}, {"warm_start": True}])
+@pytest.mark.parametrize("options", [{}, {"pyramid": "laplacian"}, {"architecture": "gabor"}, {"warm_start": True}])
 def test_a_budget_changes_chunks_and_not_what_blocks_learn(options):
     options = {**TINY, **options}
     whole = finish(Fitting(waves(64, 70), FitOptions(**options)))
@@ -143,10 +143,10 @@ def test_networks_are_evaluated_within_the_budget(monkeypatch):
     largest = 0
     evaluate = BlockNetwork.evaluate
 
-    def watched(network, theta, inputs, scales=None):
+    def watched(network, theta, inputs, amplitudes=None):
         nonlocal largest
         largest = max(largest, evaluation_bytes(network, len(theta), inputs.shape[-1], inputs.ndim == 3))
-        return evaluate(network, theta, inputs, scales)
+        return evaluate(network, theta, inputs, amplitudes)
 
     monkeypatch.setattr(BlockNetwork, "evaluate", watched)
     finish(fitting)
@@ -201,7 +201,7 @@ def test_networks_stay_in_main_memory():
     """Those of a gigapixel would fill a device; "meta" is a device whose tensors hold nothing."""
     fitting = finish(Fitting(waves(40, 40), FitOptions(**TINY)))
     for level in fitting.hierarchy.to("meta").levels.values():
-        assert level.theta.device.type == level.index.device.type == level.scales.device.type == "cpu"
+        assert level.theta.device.type == level.index.device.type == level.amplitudes.device.type == "cpu"
         assert level.slot.device.type == "meta"
 
 

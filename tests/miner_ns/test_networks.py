@@ -11,7 +11,7 @@ from common_ns.rays.icosahedron import basis_directions
 from miner_ns.networks import BlockNetwork, encode_positions, encoding_dim
 
 
-def slow_mlp(network: BlockNetwork, row: torch.Tensor, point: torch.Tensor, scale: float) -> torch.Tensor:
+def slow_mlp(network: BlockNetwork, row: torch.Tensor, point: torch.Tensor, amplitude: float) -> torch.Tensor:
     """One block at one point, reading its parameters one after the other."""
     numbers = iter(row.tolist())
 
@@ -27,7 +27,7 @@ def slow_mlp(network: BlockNetwork, row: torch.Tensor, point: torch.Tensor, scal
     z = layers[-1][0] @ x + layers[-1][1]
     if network.output == "sigmoid":
         return 1 / (1 + torch.exp(-z))
-    return scale * torch.sin(take(1) * z) if network.output == "sine" else z
+    return amplitude * torch.sin(take(1) * z) if network.output == "sine" else z
 
 
 @pytest.mark.parametrize("output", ["sigmoid", "sine", "linear"])
@@ -36,18 +36,18 @@ def test_mlp_matches_a_loop(output):
     generator = torch.Generator().manual_seed(0)
     theta = network.init(3, generator)
     theta += 0.05 * torch.randn(theta.shape, generator=generator)
-    inputs, scales = torch.rand(6, 7, generator=generator), torch.tensor([0.5, 1.0, 2.0])
-    found = network.evaluate(theta, inputs, scales)
+    inputs, amplitudes = torch.rand(6, 7, generator=generator), torch.tensor([0.5, 1.0, 2.0])
+    found = network.evaluate(theta, inputs, amplitudes)
     assert found.shape == (3, 2, 7)
     for block in range(3):
         for point in range(7):
-            expected = slow_mlp(network, theta[block], inputs[:, point], float(scales[block]))
+            expected = slow_mlp(network, theta[block], inputs[:, point], float(amplitudes[block]))
             assert torch.allclose(found[block, :, point].double(), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "gabor"])
 def test_every_block_may_have_its_own_points(kind):
-    network = BlockNetwork(num_inputs=4, num_outputs=3, hidden_dim=6, kind=kind)
+    network = BlockNetwork(num_inputs=4, num_outputs=3, hidden_dim=6, architecture=kind)
     theta = network.init(5, torch.Generator().manual_seed(0))
     shared = torch.rand(4, 11)
     own = shared.expand(5, 4, 11).contiguous()
@@ -58,7 +58,7 @@ def test_every_block_may_have_its_own_points(kind):
 
 
 def test_gabor_network_matches_its_formula():
-    network = BlockNetwork(num_inputs=2, num_outputs=1, hidden_dim=3, num_layers=3, kind="gabor", output="linear")
+    network = BlockNetwork(2, 1, hidden_dim=3, num_layers=3, architecture="gabor", output="linear")
     theta = network.init(1, torch.Generator().manual_seed(1)).double()
     part = {name: value[0] for name, value in network.unpack(theta).items()}
     x = torch.tensor([0.3, -0.7], dtype=torch.float64)
@@ -75,7 +75,7 @@ def test_gabor_network_matches_its_formula():
 
 def test_layout_covers_theta_once():
     for kind in ("mlp", "gabor"):
-        network = BlockNetwork(num_inputs=22, num_outputs=3, kind=kind, output="sine")
+        network = BlockNetwork(num_inputs=22, num_outputs=3, architecture=kind, output="sine")
         theta = torch.arange(network.num_parameters, dtype=torch.float32)[None]
         parts = network.unpack(theta)
         assert torch.equal(torch.cat([part.flatten(1) for part in parts.values()], 1), theta)
@@ -92,7 +92,7 @@ def test_initialization_is_that_of_linear_layers():
 
 
 def test_gabor_sharpness_follows_the_gamma_distribution():
-    network = BlockNetwork(num_inputs=2, num_outputs=1, num_layers=3, kind="gabor")
+    network = BlockNetwork(num_inputs=2, num_outputs=1, num_layers=3, architecture="gabor")
     squared = network.unpack(network.init(5000, torch.Generator().manual_seed(0)))["sharpness0"].square()
     assert abs(float(squared.mean()) - 3.0) < 0.05 and abs(float(squared.var()) - 3.0) < 0.1
 
@@ -122,12 +122,12 @@ def test_icosahedron_directions_are_even():
 
 @pytest.mark.parametrize("kind", ["mlp", "gabor"])
 def test_gradients_match_finite_differences(kind):
-    network = BlockNetwork(num_inputs=2, num_outputs=2, hidden_dim=3, kind=kind, output="sine", filter_scale=2.0)
+    network = BlockNetwork(2, 2, hidden_dim=3, architecture=kind, output="sine", filter_scale=2.0)
     network = dataclasses.replace(network, activation_init=0.5)
     theta = network.init(2, torch.Generator().manual_seed(0)).double().requires_grad_()
     inputs = torch.rand(2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    scales = torch.tensor([0.5, 2.0], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda theta: network.evaluate(theta, inputs, scales), theta)
+    amplitudes = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda theta: network.evaluate(theta, inputs, amplitudes), theta)
 
 
 def test_a_width_of_zero_stays_finite():

@@ -62,7 +62,7 @@ def test_it_computes_what_torch_computes(size, masked, output, loss):
     network, num_points, batch_points = SIZES[size]
     network = replace(network, output=output)
     theta, inputs, targets = problem(network, num_points)
-    others = dict(scales=targets.abs().amax((1, 2))) if output == "sine" else {}
+    others = dict(amplitudes=targets.abs().amax((1, 2))) if output == "sine" else {}
     if masked:
         valid = (torch.rand(5, num_points, generator=torch.Generator().manual_seed(1)) < 0.7).to(torch.uint8)
         valid[1] = 0  # all padding
@@ -197,7 +197,7 @@ def test_code_from_disk_is_the_code_that_was_compiled(tmp_path):
 
 
 def test_gabor_networks_are_left_to_torch():
-    gabor = replace(NETWORK, kind="gabor")
+    gabor = replace(NETWORK, architecture="gabor")
     assert kernels.resolve("auto", "cpu", NETWORK).name == "numba"
     found = kernels.resolve("auto", "cpu", gabor)
     assert found.name == "torch" and "gabor" in found.reason

@@ -47,7 +47,7 @@ def fitted(options: dict, signal: Signal | None = None) -> Fitting:
         *({"seed": value} for value in (2**40, -(2**40))),
         {"encoding": "icosahedron"},
         {"warm_start": True, "pyramid": "laplacian"},
-        {"warm_start": True, "kind": "gabor"},
+        {"warm_start": True, "architecture": "gabor"},
         {"loss": "bce", "pyramid": "laplacian"},
     ],
     ids=str,
@@ -110,7 +110,10 @@ def test_threshold_zero_trains_every_block_to_its_last_epoch():
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [({"implementation": "triton"}, "triton"), ({"implementation": "numba", "kind": "gabor"}, "no 'gabor' networks")],
+    [
+        ({"implementation": "triton"}, "triton"),
+        ({"implementation": "numba", "architecture": "gabor"}, "no 'gabor' networks"),
+    ],
 )
 def test_an_implementation_that_cannot_train_here_is_named(options, reason):
     fitting = Fitting(picture(), FitOptions(**{**TINY, **options}))

@@ -55,7 +55,7 @@ def both(network: BlockNetwork, options: TrainOptions, epochs: tuple[int, ...], 
                 targets.to(DEVICE),
                 rates,
                 epoch_permutations(40, done, count),
-                scales=torch.tensor([1.0, 0.5, 0.7], device=DEVICE),
+                amplitudes=torch.tensor([1.0, 0.5, 0.7], device=DEVICE),
                 valid=valid,
                 options=options,
                 implementation=name,
@@ -108,7 +108,7 @@ def test_it_compiles_for_a_gpu_that_is_not_here():
     constants = dict(K0=32, H=16, C=16, LAYERS=4, OUTPUT=1, CROSS_ENTROPY=False, WEIGHT_BY_LOSS=True, MASKED=True)
     constants |= dict(TILE=triton_cuda.TILE, PRECISION="tf32x3")
     floats = {"threshold", "beta1", "beta2", "eps"}
-    pointers = {"theta", "first", "second", "inputs", "targets", "scales", "valid", "step_sizes", "losses"}
+    pointers = {"theta", "first", "second", "inputs", "targets", "amplitudes", "valid", "step_sizes", "losses"}
     kinds = dict.fromkeys(constants, "constexpr") | dict.fromkeys(floats, "fp32") | dict.fromkeys(pointers, "*fp32")
     kinds |= dict.fromkeys(("order", "epochs", "finished"), "*i32")
     signature = {name: kinds.get(name, "i32") for name in kernel.arg_names}
