@@ -9,7 +9,7 @@
     scene.json    how it was made
 
 All layouts show the same views in the same world: z up, scene units, the objects within 1.25 of the origin. In Python,
-`Scene` answers exact queries (first hits, signed distance, inside or not, surface points) and renders any `Camera`.
+`Scene` answers queries (first hits, signed distance, surface points) and renders any `Camera`.
 """
 
 from __future__ import annotations

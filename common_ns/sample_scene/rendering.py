@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from common_ns.sample_scene.cameras import Camera
-from common_ns.sample_scene.capsules import Capsules
+from common_ns.sample_scene.layout import THINNEST
 from common_ns.sample_scene.shading import Shader
-from common_ns.sample_scene.tracing import Tracer, sorted_hits
-from common_ns.sample_scene.vectors import dot, put, take
+from common_ns.sample_scene.tracing import Crossings, Tracer
+from common_ns.sample_scene.vectors import dot, product, put
 
 AA_FIRST = 16
 """Sub-samples per pixel of the first pass."""
@@ -22,9 +22,7 @@ AA_RANGE = 0.08
 """A pixel whose first sub-samples span less than this in every channel (0..1) gets no more of them."""
 
 # Rays per array: the working set stays in the cache.
-_CHUNK = 32768
-# Pixels per side of the tiles that rays are grouped by, so that a chunk meets few solids.
-_TILE = 24
+_CHUNK = 65536
 
 
 @dataclass(frozen=True)
@@ -53,124 +51,71 @@ def render(tracer: Tracer, shader: Shader, objects: int, camera: Camera, supersa
         camera: where from, and how many pixels.
         supersample: root of the number of sub-samples where the pixel is not constant: 1, 2, 4, 8 or 16.
     """
-    y, x = np.divmod(np.arange(camera.width * camera.height), camera.width)
-    order = np.lexsort((x, y, x // _TILE, y // _TILE))
-    x, y = x[order], y[order]
-    touched, slender = _touched(tracer, camera, camera.directions(x + 0.5, y + 0.5))
-    busy = np.nonzero(touched.any(axis=0))[0]
+    count = camera.width * camera.height
 
-    def sampled(
+    def cast(
         pixels: Int[ndarray, "m"], u: Float[ndarray, "s"], v: Float[ndarray, "s"]
-    ) -> Iterator[tuple[Int[ndarray, "k"], _Samples]]:
+    ) -> Iterator[tuple[Int[ndarray, "k"], Crossings]]:
+        """Rays through the positions u, v of pixels, some pixels at a time, all rays of a pixel in a row."""
         step = max(_CHUNK // u.size, 1)
         for at in range(0, pixels.size, step):
             some = pixels[at : at + step]
-            yield some, _Samples(tracer, camera, x[some], y[some], u, v, touched[:, some])
+            y, x = np.divmod(some, camera.width)
+            d = camera.directions((x[:, None] + u).ravel(), (y[:, None] + v).ravel())
+            yield some, tracer.first(camera.origin[:, None], d)
 
-    depth, normal = np.zeros(x.size), np.zeros((3, x.size))
-    for pixels, centers in sampled(busy, np.array([0.5]), np.array([0.5])):
-        depth[pixels], normal[:, pixels] = centers.depth(), centers.normals()
+    def colors(hits: Crossings, pixels: int, positions: int) -> Float[ndarray, "5 pixels positions"]:
+        """Display color times coverage, coverage, and coverage by objects."""
+        out = np.zeros((5, positions * pixels), dtype=np.float32)
+        put(out[:3], hits.ray, np.sqrt(np.clip(shader.radiance(hits), 0.0, 1.0)))
+        out[3, hits.ray] = 1.0
+        out[4, hits.ray] = hits.part < objects
+        return out.reshape(5, pixels, positions)
+
+    busy = _window(tracer, camera)
+    depth, normal = np.zeros(count), np.zeros((3, count))
+    for some, hits in cast(busy, np.array([0.5]), np.array([0.5])):
+        pixels = some[hits.ray]
+        depth[pixels] = hits.distance * dot(camera.forward, hits.direction)
+        put(normal, pixels, hits.normal)
 
     u, v = lattice(supersample**2)
     stride = max(supersample**2 // AA_FIRST, 1)
     first = slice(stride // 2, None, stride)
     rest = np.delete(np.arange(u.size), first)
-    total, span = np.zeros((5, x.size)), np.zeros(x.size)
-    for pixels, samples in sampled(busy, u[first], v[first]):
-        values = samples.colors(shader, objects)
-        total[:, pixels] = values.mean(axis=1)
-        span[pixels] = (values.max(axis=1) - values.min(axis=1)).max(axis=0)
+    total, varies = np.zeros((5, count)), np.zeros(count, dtype=bool)
+    for some, hits in cast(busy, u[first], v[first]):
+        values = colors(hits, some.size, u[first].size)
+        total[:, some] = values.mean(axis=2)
+        varies[some] = np.ptp(values, axis=2).max(axis=0) > AA_RANGE
     if rest.size:
-        for pixels, samples in sampled(busy[(span[busy] > AA_RANGE) | slender[busy]], u[rest], v[rest]):
-            values = samples.colors(shader, objects).sum(axis=1)
-            total[:, pixels] = (total[:, pixels] * (u.size - rest.size) + values) / u.size
+        # The first pass leaves gaps of 0.32 of a pixel, which such a rod could slip through.
+        if 2 * THINNEST * camera.focal < 0.32 * (np.linalg.norm(camera.origin) + 1.25):
+            for some, hits in cast(busy, u[rest], v[rest]):
+                part = np.full(rest.size * some.size, -1)
+                part[hits.ray] = hits.part
+                varies[some] |= np.ptp(part.reshape(-1, rest.size), axis=1) > 0
+        for some, hits in cast(np.flatnonzero(varies), u[rest], v[rest]):
+            values = colors(hits, some.size, rest.size).sum(axis=2)
+            total[:, some] = (total[:, some] * (u.size - rest.size) + values) / u.size
 
     def image(values: Float[ndarray, "*c n"]) -> Float[ndarray, "h w *c"]:
-        """Pixels in tile order to rows and columns."""
-        raster = np.empty_like(values)
-        raster[..., order] = values
-        return np.moveaxis(raster.reshape(*values.shape[:-1], camera.height, camera.width), (-2, -1), (0, 1))
+        return np.moveaxis(values.reshape(*values.shape[:-1], camera.height, camera.width), (-2, -1), (0, 1))
 
     alpha = total[3]
     rgb = np.where(alpha > 0, total[:3] / np.where(alpha > 0, alpha, 1.0), 0.0)
     return View(image(rgb), image(alpha), image(depth), image(normal), image(total[4]) >= 0.5)
 
 
-def _touched(
-    tracer: Tracer, camera: Camera, d: Float[ndarray, "3 n"]
-) -> tuple[Bool[ndarray, "parts n"], Bool[ndarray, "n"]]:
-    """Which parts each pixel's area may see (never too few), and the pixels where that is much thinner than a pixel.
-
-    What a ray anywhere in the pixel hits is at most half a pixel's diagonal from the ray through the center, so that
-    this ray hits the part when the part is grown by as much.
-    """
-    touched, slender = np.ones((len(tracer.parts), d.shape[1]), dtype=bool), np.zeros(d.shape[1], dtype=bool)
-    for k, (center, radius) in enumerate(tracer.bounds):
-        if not np.isfinite(radius):
-            continue
-        oc = center - camera.origin
-        b = dot(oc, d)
-        # The tangent of half the diagonal's angle is largest on the optical axis.
-        pixel = (float(np.linalg.norm(oc)) + radius) / camera.focal
-        margin = 0.72 * pixel
-        pixels = np.nonzero((oc @ oc - b * b < (radius + margin) ** 2) & (b > -radius))[0]
-        solid = tracer.parts[k].solid
-        o = np.broadcast_to(camera.origin[:, None], (3, pixels.size))
-        t, piece = solid.grown(margin).intersect(o, d[:, pixels])
-        touched[k] = False
-        touched[k, pixels] = np.isfinite(t)
-        if isinstance(solid, Capsules) and piece is not None:
-            # The first pass leaves gaps of about a quarter of a pixel, which such rods could slip through.
-            slender[pixels] |= np.isfinite(t) & (2 * solid.radius.min() < 0.35 * pixel)
-    return touched, slender
-
-
-class _Samples:
-    """Rays through the positions u, v of some pixels, [3, positions · pixels], and what they hit."""
-
-    def __init__(
-        self,
-        tracer: Tracer,
-        camera: Camera,
-        x: Int[ndarray, "n"],
-        y: Int[ndarray, "n"],
-        u: Float[ndarray, "s"],
-        v: Float[ndarray, "s"],
-        touched: Bool[ndarray, "parts n"],
-    ) -> None:
-        self._tracer, self._camera, self._pixels, self._each = tracer, camera, x.size, u.size
-        self._d = camera.directions((x + u[:, None]).ravel(), (y + v[:, None]).ravel())
-        self._o = np.broadcast_to(camera.origin[:, None], self._d.shape)
-        self._t, self._index, self._piece = tracer.nearest(self._o, self._d, self._candidates(touched))
-
-    def _candidates(self, touched: Bool[ndarray, "parts n"]) -> Iterator[tuple[int, Int[ndarray, "m"] | None]]:
-        for k, row in enumerate(touched):
-            pixels = np.nonzero(row)[0]
-            if pixels.size == row.size:
-                yield k, None
-            elif pixels.size:
-                yield k, (pixels + row.size * np.arange(self._each)[:, None]).ravel()
-
-    def depth(self) -> Float[ndarray, "n"]:
-        """z-depth, 0 where nothing is hit."""
-        return np.where(self._index >= 0, self._t, 0.0) * dot(self._camera.forward, self._d)
-
-    def normals(self) -> Float[ndarray, "3 n"]:
-        """World-space normals, 0 where nothing is hit."""
-        out, hit = np.zeros(self._d.shape), sorted_hits(self._index)
-        p = take(self._o, hit) + self._t[hit] * take(self._d, hit)
-        put(out, hit, self._tracer.normals(p, self._index[hit], self._piece[hit]))
-        return out
-
-    def colors(self, shader: Shader, objects: int) -> Float[ndarray, "5 positions pixels"]:
-        """Display color times coverage, coverage, and coverage by objects."""
-        out, hit = np.zeros((5, self._t.size), dtype=np.float32), sorted_hits(self._index)
-        index = self._index[hit]
-        linear = shader.radiance(take(self._o, hit), take(self._d, hit), self._t[hit], index, self._piece[hit])
-        put(out[:3], hit, np.sqrt(np.clip(linear, 0.0, 1.0)))
-        out[3, hit] = 1.0
-        out[4, hit] = index < objects
-        return out.reshape(5, self._each, self._pixels)
+def _window(tracer: Tracer, camera: Camera) -> Int[ndarray, "m"]:
+    """Numbers of the pixels in the smallest rectangle that shows everything."""
+    matrix = camera.intrinsics() @ camera.opencv_pose[:3]
+    x, y, depth = product(matrix[:, :3], tracer.vertices) + matrix[:, 3:]
+    raster = np.arange(camera.width * camera.height).reshape(camera.height, camera.width)
+    if depth.min() > 0:
+        left, right, top, bottom = (values(at / depth) for at in (x, y) for values in (np.min, np.max))
+        raster = raster[max(int(top), 0) : max(int(bottom) + 1, 0), max(int(left), 0) : max(int(right) + 1, 0)]
+    return raster.ravel()
 
 
 @cache

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 
 from common_ns.sample_scene.layout import FLOOR
 from common_ns.sample_scene.lights import LIGHTS, LightName, linear, unit
 from common_ns.sample_scene.textures import color, mix
-from common_ns.sample_scene.tracing import SunShadows, Tracer, runs, sorted_hits
+from common_ns.sample_scene.tracing import Crossings, Tracer
 from common_ns.sample_scene.vectors import dot, norm, put, take
 
 
@@ -17,51 +17,38 @@ class Shader:
     """A key light with hard shadows, a weak fill light, and a sky with an analytic occlusion term.
 
     Args:
-        tracer: all parts, the objects first.
-        objects: number of objects among them.
+        tracer: all parts.
         lights: which of `LIGHTS`.
     """
 
-    def __init__(self, tracer: Tracer, objects: int, lights: LightName = "day") -> None:
+    def __init__(self, tracer: Tracer, lights: LightName = "day") -> None:
         self._tracer, self._lights = tracer, LIGHTS[lights]
-        self._shadows = SunShadows(tracer, objects, self._lights.key.astype(np.float64))
         # Balls that darken what is near them, each with the part that it stands for: (part, center, radius).
         self._darkeners: list[tuple[int, Float[ndarray, "3 1"], float]] = []
-        for k, part in enumerate(tracer.parts[:objects]):
-            center, radius = tracer.bounds[k]
+        for k, part in enumerate(tracer.parts):
             for lift, share in part.darkeners:
+                center = np.asarray(part.solids[0].center)
+                radius = float(np.linalg.norm(part.solids[0].mesh().vertices - center, axis=1).max())
                 self._darkeners.append((k, linear(*(center + np.array([0.0, 0.0, lift]))), share * radius))
 
-    def radiance(
-        self,
-        o: Float[ndarray, "3 n"],
-        d: Float[ndarray, "3 n"],
-        t: Float[ndarray, "n"],
-        index: Int[ndarray, "n"],
-        piece: Int[ndarray, "n"],
-        mirrors: bool = True,
-    ) -> Float[ndarray, "3 n"]:
-        """Color of the surfaces hit at distance t; every ray must have hit something, and rays are sorted by part.
+    def radiance(self, hits: Crossings, mirrors: bool = True) -> Float[ndarray, "3 m"]:
+        """Color that surfaces send back along the rays that hit them.
 
         Highlights are Blinn–Phong's; the mirror reflection has Schlick's Fresnel factor and shows no further mirrors.
         """
-        p = o + t * d
-        n = self._tracer.normals(p, index, piece)
-        # Colors need no more than single precision, which is twice as fast.
-        p32, n32, d32 = p.astype(np.float32), n.astype(np.float32), d.astype(np.float32)
-        lights = self._lights
-        parts = [(self._tracer.parts[k], run) for k, run in runs(index)]
-        key = np.maximum(dot(lights.key, n32), 0.0)
+        p, n, d, lights = hits.point, hits.normal, hits.direction, self._lights
+        lifted = p + 1e-4 * n
+        key = np.maximum(dot(lights.key, n), 0.0)
         facing = np.nonzero(key > 0)[0]
-        if facing.size:
-            key[facing] *= self._shadows.lit(take(p, facing), take(n, facing), index[facing])
-        fill = np.maximum(dot(lights.fill, n32), 0.0)
-        ambient = mix(lights.bounce, lights.sky, 0.5 + 0.5 * n32[2]) * self._openness(p32, n32, index)
+        key[facing] *= self._tracer.reaches(take(lifted, facing), lights.key)
+        fill = np.maximum(dot(lights.fill, n), 0.0)
+        ambient = mix(lights.bounce, lights.sky, 0.5 + 0.5 * n[2]) * self._openness(hits)
         out = ambient + key * lights.key_color + fill * lights.fill_color
-        half = lights.key - d32
-        cosine = np.maximum(dot(n32, half) / norm(half), 1e-6)
-        for part, run in parts:
-            albedo = part.texture(part.solid.local(p[:, run]).astype(np.float32))
+        half = lights.key - d
+        cosine = np.maximum(dot(n, half) / norm(half), 1e-6)
+        for k, run in hits.by_part():
+            part = self._tracer.parts[k]
+            albedo = part.texture(part.solids[0].local(p[:, run]))
             if part.emissive:
                 out[:, run] = albedo * lights.emission
                 continue
@@ -71,28 +58,23 @@ class Shader:
                 out[:, run] += part.gloss * highlight * lights.key_color
             if part.mirror > 0 and mirrors:
                 facing_eye = np.clip(-dot(d[:, run], n[:, run]), 0.0, 1.0)
-                fresnel = (part.mirror + (1 - part.mirror) * (1 - facing_eye) ** 5).astype(np.float32)
-                bounced = d[:, run] + 2 * facing_eye * n[:, run]
-                shown = self._mirrored(p[:, run] + 1e-4 * n[:, run], bounced)
+                fresnel = part.mirror + (1 - part.mirror) * (1 - facing_eye) ** 5
+                shown = self._mirrored(lifted[:, run], d[:, run] + 2 * facing_eye * n[:, run])
                 out[:, run] = mix(out[:, run], shown, fresnel)
         return out
 
     def _mirrored(self, o: Float[ndarray, "3 n"], d: Float[ndarray, "3 n"]) -> Float[ndarray, "3 n"]:
         """What mirrors show: the scene, or the studio where there is no scene."""
-        t, index, piece = self._tracer.nearest(o, d, self._tracer.within_bounds(o, d))
-        out = _studio(d)
-        hit = sorted_hits(index)
-        put(out, hit, self.radiance(take(o, hit), take(d, hit), t[hit], index[hit], piece[hit], mirrors=False))
+        out, hits = _studio(d), self._tracer.first(o, d)
+        put(out, hits.ray, self.radiance(hits, mirrors=False))
         return out
 
-    def _openness(
-        self, p: Float[ndarray, "3 n"], n: Float[ndarray, "3 n"], index: Int[ndarray, "n"]
-    ) -> Float[ndarray, "n"]:
+    def _openness(self, hits: Crossings) -> Float[ndarray, "m"]:
         """Share of the sky that nearby objects leave: closed-form occlusion by balls, and by the base from below."""
         # Occlusion fades with the squared distance: the surroundings are too far to notice.
-        close = np.nonzero(dot(p, p) < 9.0)[0]
-        q, m, own = (p, n, index) if close.size == index.size else (take(p, close), take(n, close), index[close])
-        left = np.ones(own.shape)
+        close = np.nonzero(dot(hits.point, hits.point) < 9.0)[0]
+        q, m, own = take(hits.point, close), take(hits.normal, close), hits.part[close]
+        left = np.ones(own.shape, dtype=np.float32)
         for k, center, radius in self._darkeners:
             v = center - q
             vv = np.maximum(dot(v, v), radius**2)
@@ -101,7 +83,7 @@ class Shader:
             left *= 1.0 - shade
         above = np.clip((q[2] - FLOOR) / 0.3, 0.0, 1.0)
         left *= 1.0 - 0.55 * (1.0 - above) * np.clip(0.7 - 0.7 * m[2], 0.0, 1.0) * (q[2] > FLOOR + 1e-4)
-        openness = np.ones(index.shape)
+        openness = np.ones(hits.part.shape, dtype=np.float32)
         openness[close] = left
         return openness
 

@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from common_ns.sample_scene.primitives import nearest_face
-from common_ns.sample_scene.vectors import dot, planar
+from common_ns.sample_scene.vectors import planar
 
 Texture = Callable[[Float[ndarray, "3 n"]], Float[ndarray, "3 n"]]
 
@@ -103,8 +102,10 @@ def planks(noise: ValueNoise, half: tuple[float, float, float]) -> Texture:
     light, dark, seam, frame = color(222, 164, 96), color(150, 88, 44), color(58, 32, 18), color(128, 70, 36)
 
     def texture(p: Float[ndarray, "3 n"]) -> Float[ndarray, "3 n"]:
-        h = np.asarray(half)[:, None]
-        _, front, top = nearest_face(p, half)
+        # Distances from the faces across x, y and z: the nearest one is the face that the point is on.
+        a, b, c = np.asarray(half, dtype=p.dtype)[:, None] - np.abs(p)
+        top = (c < a) & (c < b)
+        front = ~top & (b < a)
         face = front + 2 * top
         # Boards stand upright on the four sides and run along x on top.
         across = np.where(front, p[0], p[1])
@@ -117,7 +118,6 @@ def planks(noise: ValueNoise, half: tuple[float, float, float]) -> Texture:
         wood = mix(light, dark, grain) * (0.78 + 0.5 * noise(np.stack([seed, seed * 0.3, seed * 0.7])))
         wood = np.where(np.abs(board - index - 0.5) > 0.44, seam, wood)
         # Distance from the nearest edge of the face, for the frame: the middle one of the three (0 is the face's own).
-        a, b, c = h - np.abs(p)
         margin = np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
         edge = mix(frame, dark, noise(p * 28.0)) * 1.15
         return np.where(margin < 0.035, edge, np.where(margin < 0.041, seam, wood))
@@ -156,19 +156,13 @@ def helix_stripes() -> Texture:
     return texture
 
 
-def dots(start: tuple[float, float, float], end: tuple[float, float, float]) -> Texture:
-    """Staggered polka dots on a rod from start to end."""
+def dots(length: float) -> Texture:
+    """Staggered polka dots on a rod of that length."""
     ground, dot_color = color(92, 62, 150), color(250, 214, 74)
-    a, axis = np.asarray(start, dtype=np.float32), np.asarray(end) - np.asarray(start)
-    axis = axis / np.linalg.norm(axis)
-    side = np.cross(axis, [0.0, 0.0, 1.0])
-    side = side / np.linalg.norm(side)
-    axis, side, up = (v.astype(np.float32) for v in (axis, side, np.cross(side, axis)))
 
     def texture(p: Float[ndarray, "3 n"]) -> Float[ndarray, "3 n"]:
-        q = p - a[:, None]
-        row = dot(axis, q) / 0.042
-        turn = np.arctan2(dot(up, q), dot(side, q)) / _TAU * 10 + 0.5 * (np.floor(row).astype(np.int64) & 1)
+        row = (p[2] + 0.5 * length) / 0.042
+        turn = np.arctan2(-p[0], -p[1]) / _TAU * 10 + 0.5 * (np.floor(row).astype(np.int64) & 1)
         return np.where((fraction(row) - 0.5) ** 2 + (fraction(turn) - 0.5) ** 2 < 0.11, dot_color, ground)
 
     return texture
