@@ -1,5 +1,6 @@
 # make demo   train every family on built-in data; pictures, films and meshes in outputs/demo/index.html
 # make test   the tests            make lint   ruff and pyright
+# make compat NERFSTUDIO=path   the end-to-end tests on another nerfstudio: a checkout, laid over the installed one
 # make bench  measurements beside nerfstudio's own models (takes some hours on two cores)
 # Everything installs into .venv first; a second call re-uses it.
 
@@ -10,7 +11,7 @@ DEMO ?= outputs/demo
 DATA ?= outputs/bench/blender
 SURFACE ?= outputs/bench/surface
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test compat lint bench clean
 
 setup: $(STAMP)
 
@@ -25,6 +26,14 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# Training, resuming, and every command on a run of each family; without browsers and without bad input. On two quiet
+# cores, some ten minutes.
+compat: setup
+	test -f "$(NERFSTUDIO)/nerfstudio/__init__.py"
+	PYTHONPATH="$(abspath $(NERFSTUDIO))" $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		tests/common_ns/nerfstudio_seam tests/test_methods.py $(addprefix tests/e2e/test_,$(addsuffix .py,\
+		command_table mipnerf mipnerf360 depth surfaces surface_exports miner miner_mesh miner_zoom))
 
 lint: setup
 	$(BIN)/ruff check .

@@ -27,8 +27,8 @@ from common_ns.data.scene_metadata import SceneMetadata
 from common_ns.errors import InputError
 from common_ns.metrics import image_metrics, psnr_of_mse
 from common_ns.nerfstudio_seam.model_hooks import ModelHooks
-from common_ns.nerfstudio_seam.viewer_pace import CPU_RESOLUTION, ViewerPace
-from common_ns.nerfstudio_seam.viewer_renders import is_shown
+from common_ns.nerfstudio_seam.renames import SuiteConfig
+from common_ns.nerfstudio_seam.viewer import CPU_RESOLUTION, ViewerAdapter, is_shown
 
 NORMAL_MIN_WEIGHT = 1e-3
 """Samples below this rendering weight do not count for rendered normals: they would change them by less than a gray
@@ -41,7 +41,7 @@ BackgroundName = Literal["auto", "white", "black", "random", "last_sample"]
 
 
 @dataclass
-class RadianceModelConfig(ModelConfig):
+class RadianceModelConfig(SuiteConfig, ModelConfig):
     """Options of all radiance-field models."""
 
     _target: type = field(default_factory=lambda: RadianceModel)
@@ -151,7 +151,7 @@ class RadianceModel(Model, ModelHooks):
         """
         # Not modules: the viewer looks among the model's attributes.
         self.first_view = first_view if first_view is not None else self._choose_first_view()
-        self.viewer_pace = ViewerPace(CPU_RESOLUTION)
+        self.viewer_adapter = ViewerAdapter(CPU_RESOLUTION)
 
     def _choose_first_view(self) -> FirstView:
         """An object as photographs see it, or what a photograph shows of surroundings."""

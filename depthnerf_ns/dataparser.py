@@ -48,6 +48,7 @@ from common_ns.data.depth.contract import (
 )
 from common_ns.data.depth.normals import NormalContract, NormalSpace
 from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.renames import SuiteConfig
 from depthnerf_ns.layouts import UNITS, Layout, PixelMap, find_layout, rewrite
 
 FILE_KEYS = ("depth_file_path", "depth_sigma_file_path", "normal_file_path")
@@ -61,7 +62,7 @@ CELLS = 32
 
 
 @dataclass
-class RgbdDataParserConfig(NerfstudioDataParserConfig):
+class RgbdDataParserConfig(SuiteConfig, NerfstudioDataParserConfig):
     """RGB-D captures with stated units: transforms.json with depth_file_path, ScanNet or Matterport3D folders."""
 
     checks_own_input: ClassVar[bool] = True  # the datamanager looks for transforms.json in others of nerfstudio's kind

@@ -16,11 +16,12 @@ from nerfstudio.field_components.activations import trunc_exp
 from torch import Tensor, nn
 
 from common_ns.hash_grid import HashGrid, HashGridOptions
+from common_ns.nerfstudio_seam.renames import SuiteConfig
 from common_ns.rays.contraction import contract
 
 
 @dataclass
-class BackgroundOptions:
+class BackgroundOptions(SuiteConfig):
     """Size of the background's field."""
 
     grid: HashGridOptions = field(

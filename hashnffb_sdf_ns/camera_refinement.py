@@ -25,6 +25,7 @@ from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
 from common_ns.data.scene_metadata import SceneMetadata
+from common_ns.nerfstudio_seam.renames import SuiteConfig
 from hashnffb_sdf_ns.camera_errors import Alignment, align_poses, pose_errors
 
 NUM_PARALLAX = 2
@@ -35,7 +36,7 @@ SPHERE_SHARE = 0.7
 
 
 @dataclass
-class CameraRefinementConfig(CameraOptimizerConfig):
+class CameraRefinementConfig(SuiteConfig, CameraOptimizerConfig):
     """Refine the training cameras' poses."""
 
     _target: type = field(default_factory=lambda: CameraRefinement)

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from common_ns.data.checks import read_json
 from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.renames import SuiteConfig
 from hashnffb_sdf_ns.idr_data.cameras import INITIAL_FILE, CameraFile, Similarity, decompose, read_camera_file
 from hashnffb_sdf_ns.idr_data.downscaled import downscaled_copies, downscaled_size, image_sizes
 from hashnffb_sdf_ns.idr_data.layout import IdrFiles, find_camera_file, find_files, pair_views
@@ -45,7 +46,7 @@ SPLITS_FILE = "splits.json"
 
 
 @dataclass
-class IdrDataParserConfig(DataParserConfig):
+class IdrDataParserConfig(SuiteConfig, DataParserConfig):
     """IDR / NeuS layout: image/, optionally mask/, cameras_sphere.npz or cameras.npz."""
 
     _target: type = field(default_factory=lambda: IdrDataParser)

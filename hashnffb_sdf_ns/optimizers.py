@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 
+from common_ns.nerfstudio_seam.renames import SuiteConfig
+
 
 @dataclass
-class FusedAdamConfig(AdamOptimizerConfig):
+class FusedAdamConfig(SuiteConfig, AdamOptimizerConfig):
     """Adam in one pass over the parameters."""
 
     eps: float = 1e-15

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from common_ns.appearance import AppearanceCodes
+from common_ns.nerfstudio_seam.renames import SuiteConfig
 from hashnffb_sdf_ns.sdf_networks import ColorNetwork, SdfNetwork
 
 SPHERE_EDGE = 0.999
@@ -37,7 +38,7 @@ class PositionEncoding(Protocol):
 
 
 @dataclass
-class NetworkOptions:
+class NetworkOptions(SuiteConfig):
     """Sizes of the networks and how they start."""
 
     hidden_dim: int = 64

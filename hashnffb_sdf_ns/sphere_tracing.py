@@ -19,12 +19,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from common_ns.nerfstudio_seam.renames import SuiteConfig
+
 Distance = Callable[[Float[Tensor, "m 3"]], Float[Tensor, " m"]]
 """Signed distance at points, positive outside."""
 
 
 @dataclass
-class TracingOptions:
+class TracingOptions(SuiteConfig):
     """How thoroughly surfaces are searched along rays."""
 
     num_steps: int = 10

@@ -7,7 +7,6 @@ from dataclasses import replace
 from nerfstudio.plugins.types import MethodSpecification
 
 from common_ns.hash_grid import HashGridOptions
-from common_ns.nerfstudio_seam.compat import apply
 from common_ns.nerfstudio_seam.param_groups import adam
 from common_ns.nerfstudio_seam.pipeline import FieldPipelineConfig
 from common_ns.nerfstudio_seam.trainer import SafeTrainerConfig
@@ -15,8 +14,6 @@ from depthnerf_ns.datamanager import DepthDataManagerConfig
 from depthnerf_ns.dataparser import RgbdDataParserConfig
 from depthnerf_ns.hash_model import DepthHashModelConfig
 from depthnerf_ns.mipnerf_model import DepthMipNerfModelConfig
-
-apply()
 
 _mip = SafeTrainerConfig(
     method_name="depth-mip-nerf",

@@ -8,7 +8,6 @@ from typing import Any
 from nerfstudio.plugins.types import MethodSpecification
 
 from common_ns.hash_grid import HashGridOptions
-from common_ns.nerfstudio_seam.compat import apply
 from common_ns.nerfstudio_seam.param_groups import adam
 from common_ns.nerfstudio_seam.pipeline import FieldPipelineConfig
 from common_ns.nerfstudio_seam.trainer import SafeTrainerConfig
@@ -22,8 +21,6 @@ from hashnffb_sdf_ns.idr_model import IdrModelConfig
 from hashnffb_sdf_ns.neus_model import NeusModelConfig
 from hashnffb_sdf_ns.optimizers import FusedAdamConfig
 from hashnffb_sdf_ns.sphere_tracing import TracingOptions
-
-apply()
 
 _CAREFUL = CameraRefinementConfig(start_step=500, parallax_start_step=2000, coarse_to_fine_steps=6000)
 """Refinement of cameras, where it is turned on, in long runs: their fields take smaller steps."""

@@ -6,15 +6,12 @@ from dataclasses import replace
 
 from nerfstudio.plugins.types import MethodSpecification
 
-from common_ns.nerfstudio_seam.compat import apply
 from common_ns.nerfstudio_seam.trainer import SafeTrainerConfig
 from miner_ns.datamanager import SignalDataManagerConfig
 from miner_ns.dataparser import MinerImageDataParserConfig, MinerOccupancyDataParserConfig
 from miner_ns.model import MinerModelConfig
 from miner_ns.options import FitOptions
 from miner_ns.pipeline import MinerPipelineConfig
-
-apply()
 
 _image = SafeTrainerConfig(
     method_name="miner-image",

@@ -8,15 +8,12 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from common_ns.nerfstudio_seam.compat import apply
 from common_ns.nerfstudio_seam.datamanager import FieldDataManagerConfig
 from common_ns.nerfstudio_seam.param_groups import adam
 from common_ns.nerfstudio_seam.pipeline import FieldPipelineConfig
 from common_ns.nerfstudio_seam.trainer import SafeTrainerConfig
 from mipnerf_ns.model import MipNerfModelConfig
 from mipnerf_ns.model360 import MipNerf360ModelConfig
-
-apply()
 
 _paper = SafeTrainerConfig(
     method_name="mip-nerf",

@@ -17,6 +17,7 @@ from nerfstudio.model_components.ray_generators import RayGenerator
 from torch import Tensor
 
 from common_ns.data import checks
+from common_ns.nerfstudio_seam.renames import SuiteConfig
 from miner_ns.signal import Signal, SignalLoader
 
 
@@ -66,7 +67,7 @@ class AnyPixelSampler(PixelSampler):
 
 
 @dataclass
-class SignalDataManagerConfig(VanillaDataManagerConfig):
+class SignalDataManagerConfig(SuiteConfig, VanillaDataManagerConfig):
     """Cameras that look at a signal. Training reads the signal itself, not rays."""
 
     _target: type = field(default_factory=lambda: SignalDataManager)

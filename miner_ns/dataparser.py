@@ -34,6 +34,7 @@ from torch import Tensor
 
 from common_ns.data.checks import require_path
 from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.renames import SuiteConfig
 from miner_ns.image_io import read_header, read_image
 from miner_ns.signal import SignalLoader
 from miner_ns.volume_io import MESH_SUFFIXES, VOLUME_SUFFIXES, kept_as, read_grid, read_mesh, read_volume, voxelize_file
@@ -49,7 +50,7 @@ VOLUME_FIELD_OF_VIEW = 40.0
 
 
 @dataclass
-class MinerImageDataParserConfig(DataParserConfig):
+class MinerImageDataParserConfig(SuiteConfig, DataParserConfig):
     """An image of any size: PNG, JPEG, TIFF (also 16-bit and float), EXR or NumPy; gray, RGB or RGBA."""
 
     _target: type = field(default_factory=lambda: MinerImageDataParser)

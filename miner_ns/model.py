@@ -21,7 +21,8 @@ from torch.nn import Parameter
 from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
 from common_ns.nerfstudio_seam import distributed
-from common_ns.nerfstudio_seam.viewer_pace import ViewerPace
+from common_ns.nerfstudio_seam.renames import SuiteConfig
+from common_ns.nerfstudio_seam.viewer import ViewerAdapter
 from miner_ns.fitting import Fitting, Progress
 from miner_ns.kernels import resolve
 from miner_ns.options import FitOptions
@@ -42,7 +43,7 @@ SURFACE_COLOR = 0.8
 
 
 @dataclass
-class MinerModelConfig(ModelConfig):
+class MinerModelConfig(SuiteConfig, ModelConfig):
     """MINER (arXiv 2202.03532): blocks of tiny networks at several resolutions."""
 
     _target: type = field(default_factory=lambda: MinerModel)
@@ -103,7 +104,7 @@ class MinerModel(Model):
         )
         width, height, depth = (0.5 * (self.scene_box.aabb[1] - self.scene_box.aabb[0])).tolist()
         self.whole_view = WholeView((width, height, 0.0 if self.is_image else depth))
-        self.viewer_pace = ViewerPace()
+        self.viewer_adapter = ViewerAdapter()
 
     @property
     def fit(self) -> Fitting:
@@ -131,7 +132,7 @@ class MinerModel(Model):
         self._portions += 1
         epochs = self.config.fit.check_every
         # On several devices all do the same number of steps.
-        if self.viewer_pace.watched and self._epoch_seconds > 0.0 and distributed.world_size() == 1:
+        if self.viewer_adapter.watched and self._epoch_seconds > 0.0 and distributed.world_size() == 1:
             epochs = max(1, min(epochs, int(WATCHED_SECONDS / self._epoch_seconds)))
         start = time.perf_counter()
         progress = self.fit.advance(epochs)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from common_ns.nerfstudio_seam.renames import SuiteConfig
 from miner_ns.hierarchy import PyramidKind
 from miner_ns.kernels import Implementation
 from miner_ns.networks import Architecture, EncodingKind
 
 
 @dataclass(frozen=True)
-class FitOptions:
+class FitOptions(SuiteConfig):
     """How a signal is fitted."""
 
     num_levels: int = 4

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.renames import SuiteConfig
 from miner_ns.columns import (
     MAX_RESOLUTION,
     ONE,
@@ -53,7 +54,7 @@ _AXES = (((0, 1, 2), False), ((1, 2, 0), False), ((0, 2, 1), True))
 
 
 @dataclass
-class VoxelizeOptions:
+class VoxelizeOptions(SuiteConfig):
     """How a mesh becomes occupancy."""
 
     resolution: int = 256

@@ -31,6 +31,7 @@ from nerfstudio.utils.colors import get_color
 
 from common_ns.data.checks import check_pose, read_json
 from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.renames import SuiteConfig
 
 METADATA_FILE = "metadata.json"
 REQUIRED_KEYS = ("file_path", "cam2world", "width", "height", "focal", "label", "near", "far")
@@ -39,7 +40,7 @@ STAND_IN_SPLITS = {"val": "test", "test": "val"}
 
 
 @dataclass
-class MultiscaleBlenderDataParserConfig(DataParserConfig):
+class MultiscaleBlenderDataParserConfig(SuiteConfig, DataParserConfig):
     """Multi-scale Blender scenes, in the format of google/mipnerf and ns-multiscale-blender."""
 
     _target: type = field(default_factory=lambda: MultiscaleBlender)

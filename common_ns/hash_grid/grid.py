@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from common_ns.hash_grid import functions, reference
 from common_ns.hash_grid.dispatch import Implementation, Resolution, backend, resolve
 from common_ns.hash_grid.levels import make_shape
+from common_ns.nerfstudio_seam.renames import SuiteConfig
 
 
 @dataclass(frozen=True)
-class HashGridOptions:
+class HashGridOptions(SuiteConfig):
     """Size of a hash grid, and how it is computed."""
 
     num_levels: int = 16

@@ -1,18 +1,23 @@
-"""What nerfstudio 1.1.5 needs on today's torch, numpy and machines.
+"""What runs of this suite need of nerfstudio 1.1.5 and its successors on today's torch, numpy and machines.
 
-`apply()` runs once when the plugins are loaded, which every ns-* command does before it reads a config or a checkpoint.
-Each remedy says which symptom it removes. None of them changes a numerical result.
+Nothing happens when this is imported: `prepare_process` is called where a run of this suite begins, and other functions
+where a pipeline of this suite is set up. docs/adding-a-method.md lists what they change, and for which runs. None of
+them changes a numerical result.
 """
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
 import shutil
 import sys
 import tempfile
 import warnings
+import weakref
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,8 +25,9 @@ import torch
 from common_ns.data.files import written_whole
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
-from common_ns.nerfstudio_seam.viewer_address import listen_here_by_default
-from common_ns.nerfstudio_seam.viewer_renders import make_renders_robust
+
+if TYPE_CHECKING:
+    from nerfstudio.pipelines.base_pipeline import Pipeline
 
 
 def default_device() -> Literal["cuda", "cpu"]:
@@ -29,19 +35,16 @@ def default_device() -> Literal["cuda", "cpu"]:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def allow_numpy_scalars_in_checkpoints() -> None:
-    """Let torch ≥ 2.6 load checkpoints that hold numpy scalars.
+def prepare_process() -> None:
+    """Prepare this process for a run of this suite. Calling it again changes nothing."""
+    silence_deprecations()
+    provide_ffmpeg()
+    report_input_errors()
 
-    nerfstudio's schedulers put `np.float64` learning rates into checkpoints, and `torch.load` now refuses them with
-    "Weights only load failed". The scalar constructor and the numeric dtypes are harmless; they are allowed under the
-    module names of numpy 1 and of numpy 2, so that a checkpoint written with one loads with the other.
-    """
-    if not hasattr(torch.serialization, "add_safe_globals"):  # torch < 2.4 loads everything
-        return
-    scalar: Any = np.float64(0).__reduce__()[0]  # the function that pickle calls to rebuild a numpy scalar
-    dtype_classes = [type(np.dtype(name)) for name in ("float64", "float32", "float16", "int64", "int32", "bool")]
-    named = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
-    torch.serialization.add_safe_globals([np.dtype, *dtype_classes, *named])
+
+def silence_deprecations() -> None:
+    """Hide a deprecation warning of nerfstudio's own code, which comes with every run and which no user can act on."""
+    warnings.filterwarnings("ignore", message="Using a non-tuple sequence for multidimensional indexing")
 
 
 def provide_ffmpeg() -> None:
@@ -76,48 +79,71 @@ def _link_or_copy(source: Path, target: Path) -> None:
             shutil.copy2(source, fresh)
 
 
-def silence_host_deprecations() -> None:
-    """Hide two deprecation warnings of nerfstudio's own code, which come with every run and which no user can act
-    on."""
-    warnings.filterwarnings("ignore", message="Using a non-tuple sequence for multidimensional indexing")
-    warnings.filterwarnings("ignore", message="`torch.cuda.amp.custom_")
+def numpy_scalars_allowed() -> contextlib.AbstractContextManager:
+    """Within it, torch ≥ 2.6 loads checkpoints that hold numpy scalars.
+
+    nerfstudio's schedulers put `np.float64` learning rates into checkpoints, and `torch.load` now refuses them with
+    "Weights only load failed". The scalar constructor and the numeric dtypes are harmless; they are allowed under the
+    module names of numpy 1 and of numpy 2, so that a checkpoint written with one loads with the other. Checkpoints of
+    this suite's trainer hold no such numbers; commands of this suite that take runs of any method need it.
+    """
+    if not hasattr(torch.serialization, "safe_globals"):  # torch < 2.5 loads everything
+        return contextlib.nullcontext()
+    scalar: Any = np.float64(0).__reduce__()[0]  # the function that pickle calls to rebuild a numpy scalar
+    dtype_classes = [type(np.dtype(name)) for name in ("float64", "float32", "float16", "int64", "int32", "bool")]
+    named = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
+    return torch.serialization.safe_globals([np.dtype, *dtype_classes, *named])
 
 
-def refuse_what_the_host_cannot_do() -> None:
-    """Let two of nerfstudio's commands end with one line where they cannot work.
+def without_numpy_scalars(state: Any) -> Any:
+    """A checkpoint with Python's numbers in place of numpy's, in dictionaries, lists and tuples of any depth."""
+    if isinstance(state, np.generic):
+        return state.item()
+    if isinstance(state, dict):
+        return {name: without_numpy_scalars(value) for name, value in state.items()}
+    if type(state) in (list, tuple):
+        return type(state)(without_numpy_scalars(value) for value in state)
+    return state
+
+
+def refuse_what_nerfstudio_cannot_do(pipeline: Pipeline) -> None:
+    """Let two of nerfstudio's commands end with one line where they cannot work on this pipeline.
 
     `ns-export marching-cubes` lays out 512³ points, which take 8 GB, before it finds that it cannot send them to CUDA.
     `ns-render interpolate` ends in an error of numpy's where there is one camera, as of an image. Other commands load
     neither module, and there is nothing to do.
     """
-    exporter: Any = sys.modules.get("nerfstudio.scripts.exporter")
-    render: Any = sys.modules.get("nerfstudio.scripts.render")
-    if exporter is not None and not torch.cuda.is_available():
+    ours = weakref.ref(pipeline)
 
-        def refuse(**options: Any) -> None:
+    def marching_cubes(original: Callable[..., Any], **options: Any) -> Any:
+        field = options.get("geometry_callable_field")
+        exported = inspect.getclosurevars(field).nonlocals.get("pipeline") if inspect.isfunction(field) else None
+        if exported is not None and exported is ours() and not torch.cuda.is_available():
             raise InputError("nerfstudio's marching cubes needs a CUDA GPU", "Use ns-mesh, which runs on any device")
+        return original(**options)
 
-        exporter.generate_mesh_with_multires_marching_cubes = refuse
-    if render is not None:
-        render.get_interpolated_camera_path = _interpolate_between_cameras
+    def interpolated(original: Callable[..., Any], cameras: Any, **options: Any) -> Any:
+        datamanager: Any = getattr(ours(), "datamanager", None)
+        datasets = [getattr(datamanager, f"{split}_dataset", None) for split in ("train", "eval")]
+        if len(cameras) < 2 and any(dataset is not None and dataset.cameras is cameras for dataset in datasets):
+            remedy = "Use ns-render camera-path, with a path of ns-zoom-path or ns-orbit-path"
+            raise InputError("the run has one camera, and there is nothing to interpolate between", remedy)
+        return original(cameras, **options)
 
-
-def _interpolate_between_cameras(cameras: Any, **options: Any) -> Any:
-    """nerfstudio's `get_interpolated_camera_path`, where there is something to interpolate between."""
-    from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
-
-    if len(cameras) < 2:
-        remedy = "Use ns-render camera-path, with a path of ns-zoom-path or ns-orbit-path"
-        raise InputError("the run has one camera, and there is nothing to interpolate between", remedy)
-    return get_interpolated_camera_path(cameras=cameras, **options)
+    _wrap("nerfstudio.scripts.exporter", "generate_mesh_with_multires_marching_cubes", marching_cubes)
+    _wrap("nerfstudio.scripts.render", "get_interpolated_camera_path", interpolated)
 
 
-def apply() -> None:
-    """Apply all remedies. Safe to call more than once."""
-    silence_host_deprecations()
-    allow_numpy_scalars_in_checkpoints()
-    provide_ffmpeg()
-    report_input_errors()
-    make_renders_robust()
-    listen_here_by_default()
-    refuse_what_the_host_cannot_do()
+def _wrap(module: str, name: str, wrapper: Callable[..., Any]) -> None:
+    """Let a loaded module's function go through a wrapper, which is given it first; an earlier wrapper is replaced."""
+    owner = sys.modules.get(module)
+    if owner is None:
+        return
+    current = getattr(owner, name)
+    original = getattr(current, "wrapped_by_suite", current)
+
+    def wrapped(*args: Any, **options: Any) -> Any:
+        return wrapper(original, *args, **options)
+
+    wrapped.wrapped_by_suite = original  # type: ignore[attr-defined]
+    setattr(owner, name, wrapped)

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
@@ -26,7 +26,6 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.pixel_samplers import PixelSampler, PixelSamplerConfig
-from nerfstudio.data.utils.data_utils import get_image_mask_tensor_from_path
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
 from nerfstudio.model_components.ray_generators import RayGenerator
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -38,6 +37,8 @@ from common_ns.data.pixels import PixelStore
 from common_ns.data.scene_bounds import ray_bounds
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import distributed
+from common_ns.nerfstudio_seam.renames import SuiteConfig
+from common_ns.nerfstudio_seam.versions import all_images, in_training, read_mask
 
 
 class FieldDataset(InputDataset):
@@ -83,14 +84,29 @@ class FieldDataset(InputDataset):
         """What a training batch draws from: the image as stored, and the mask where there is one."""
         arrays = {"image": self.get_numpy_image(image_idx)}
         if self._dataparser_outputs.mask_filenames is not None:
-            file = self._dataparser_outputs.mask_filenames[image_idx]
-            with checks.explained(file):
-                mask = get_image_mask_tensor_from_path(filepath=file, scale_factor=self.scale_factor)
-            if mask.shape[:2] != arrays["image"].shape[:2]:
-                shapes = f"{mask.shape[1]}×{mask.shape[0]} pixels, its image {arrays['image'].shape[1::-1]}"
-                raise InputError(f"the mask has {shapes}", "Give masks the size of their images", file)
-            arrays["mask"] = mask.numpy()
+            arrays["mask"] = self._mask(image_idx, arrays["image"].shape[:2]).numpy()
         return arrays
+
+    def _mask(self, image_idx: int, shape: tuple[int, ...]) -> Bool[Tensor, "height width 1"]:
+        """Which pixels of an image of this height and width count."""
+        assert self._dataparser_outputs.mask_filenames is not None
+        file = self._dataparser_outputs.mask_filenames[image_idx]
+        with checks.explained(file):
+            mask = read_mask(file, self.scale_factor)
+        if mask.shape[:2] != shape:
+            shapes = f"{mask.shape[1]}×{mask.shape[0]} pixels, its image {shape[::-1]}"
+            raise InputError(f"the mask has {shapes}", "Give masks the size of their images", file)
+        return mask
+
+    def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict:
+        """An image with its mask, where there is one, and its metadata, for evaluation and the viewer."""
+        image = self.get_image_float32(image_idx) if image_type == "float32" else self.get_image_uint8(image_idx)
+        data = {"image_idx": image_idx, "image": image}
+        if self._dataparser_outputs.mask_filenames is not None:
+            data["mask"] = self._mask(image_idx, tuple(image.shape[:2]))
+        if self.mask_color:
+            data["image"] = torch.where(data["mask"], image, torch.tensor(self.mask_color, dtype=image.dtype))
+        return {**data, **self.get_metadata(data)}
 
     def finish_batch(self, batch: dict[str, Any], rays: RayBundle) -> dict[str, Any]:
         """What a training batch holds of what `pixel_arrays` stored. A data set with more maps than the image stores
@@ -142,7 +158,7 @@ class StorePixelSampler(PixelSampler):
 
 
 @dataclass
-class FieldDataManagerConfig(VanillaDataManagerConfig):
+class FieldDataManagerConfig(SuiteConfig, VanillaDataManagerConfig):
     """Checked input, flat 8-bit pixel store, and random numbers that follow from the step. On several devices,
     train_num_rays_per_batch counts the rays of all of them together."""
 
@@ -182,8 +198,8 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
     def uses_pixel_store(self) -> bool:
         """Whether no option asks for nerfstudio's own batches."""
         config = self.config
-        partial = config.train_num_images_to_sample_from != -1 or config.eval_num_images_to_sample_from != -1
-        return not partial and config.patch_size <= 1 and type(config.pixel_sampler) is PixelSamplerConfig
+        whole = all_images(config.train_num_images_to_sample_from) and all_images(config.eval_num_images_to_sample_from)
+        return whole and config.patch_size <= 1 and type(config.pixel_sampler) is PixelSamplerConfig
 
     def create_train_dataset(self) -> FieldDataset:
         self.train_dataparser_outputs = self._present(self.train_dataparser_outputs)
@@ -257,12 +273,12 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         """This device's rays of the step's batch. In evaluation mode, as the exporters call it with step 0 again and
         again: as many new rays as `train_pixel_sampler.num_rays_per_batch` says."""
         if not self.uses_pixel_store:
-            if self.training:
+            if in_training(self):
                 seed_step(self.seed + distributed.rank(), step)
             return super().next_train(step)
         self.train_count += 1
         assert isinstance(self.train_pixel_sampler, StorePixelSampler)
-        if self.training:
+        if in_training(self):
             seed_step(self.seed, step)
             batch = self.train_pixel_sampler.sample_part(self.config.train_num_rays_per_batch, self.train_part)
         else:

@@ -21,19 +21,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 from torch.nn import Parameter
+from typing_extensions import Self
 
 from common_ns.errors import InputError
-from common_ns.nerfstudio_seam import distributed
+from common_ns.nerfstudio_seam import compat, distributed
 from common_ns.nerfstudio_seam.model_hooks import ModelHooks, hooks_of
+from common_ns.nerfstudio_seam.renames import SuiteConfig, renamed_parameters
+from common_ns.nerfstudio_seam.versions import set_training
 from common_ns.rays import per_ray, random_numbers
 
 
 @dataclass
-class FieldPipelineConfig(VanillaPipelineConfig):
+class FieldPipelineConfig(SuiteConfig, VanillaPipelineConfig):
     """nerfstudio's pipeline with steps over chunks and devices, and evaluation by scale."""
 
     _target: type = field(default_factory=lambda: FieldPipeline)
     """target class to instantiate"""
+
+    def setup(self, **kwargs: Any) -> Any:
+        """The pipeline. Every command on a run begins with it, ns-train included."""
+        compat.prepare_process()
+        pipeline = super().setup(**kwargs)
+        compat.refuse_what_nerfstudio_cannot_do(pipeline)
+        return pipeline
 
 
 @dataclass
@@ -101,6 +111,16 @@ class FieldPipeline(VanillaPipeline):
             drawn = torch.rand(sum(counts), self.hooks.randomness.width)[start : start + len(rays)]
             rays.metadata[random_numbers.KEY] = drawn.to(rays.origins.device)
         return rays, batch, sum(counts)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training, or to evaluation; the datamanager too."""
+        super().train(mode)
+        set_training(self.datamanager, mode)
+        return self
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """Load a checkpoint's parameters, also of an earlier version that called them otherwise."""
+        super().load_pipeline(renamed_parameters(self.config.model, loaded_state, "_model."), step)
 
     @profiler.time_function
     def get_train_loss_dict(self, step: int) -> tuple[dict, dict[str, Tensor], dict[str, Tensor]]:

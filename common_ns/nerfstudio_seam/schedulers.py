@@ -13,6 +13,8 @@ from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from common_ns.nerfstudio_seam.renames import SuiteConfig
+
 
 def log_linear_decay(
     step: int,
@@ -43,7 +45,7 @@ def log_linear_decay(
 
 
 @dataclass
-class LogLinearSchedulerConfig(SchedulerConfig):
+class LogLinearSchedulerConfig(SuiteConfig, SchedulerConfig):
     """Log-linear decay with a warm-up ramp, as mip-NeRF and mip-NeRF 360 train."""
 
     _target: type = field(default_factory=lambda: LogLinearScheduler)

@@ -18,9 +18,10 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from common_ns.data.checks import require_path
 from common_ns.data.files import written_whole
 from common_ns.errors import InputError
-from common_ns.nerfstudio_seam import distributed
-from common_ns.nerfstudio_seam.compat import default_device
+from common_ns.nerfstudio_seam import compat, distributed
 from common_ns.nerfstudio_seam.pipeline import FieldPipeline
+from common_ns.nerfstudio_seam.renames import SuiteConfig, accept_old_words
+from common_ns.nerfstudio_seam.viewer import here_by_default
 
 MAX_SKIPPED_STEPS = 10
 
@@ -50,12 +51,12 @@ def save_whole(state: Any, path: Path) -> None:
 
 
 @dataclass
-class SafeTrainerConfig(TrainerConfig):
+class SafeTrainerConfig(SuiteConfig, TrainerConfig):
     """nerfstudio's training options as all methods of the suite start from them, and when to give up."""
 
     _target: type = field(default_factory=lambda: SafeTrainer)
     """target class to instantiate"""
-    machine: MachineConfig = field(default_factory=lambda: MachineConfig(device_type=default_device()))
+    machine: MachineConfig = field(default_factory=lambda: MachineConfig(device_type=compat.default_device()))
     """Machine configuration"""
     viewer: ViewerConfig = field(default_factory=lambda: ViewerConfig(websocket_host="127.0.0.1"))
     """Viewer configuration. It listens on this machine only, unless websocket_host says otherwise."""
@@ -69,6 +70,20 @@ class SafeTrainerConfig(TrainerConfig):
     """Steps between evaluations of all images."""
     max_skipped_steps: int = MAX_SKIPPED_STEPS
     """Training ends with an error after so many steps in a row whose loss or gradient was not finite."""
+
+    def __post_init__(self) -> None:
+        accept_old_words(self.method_name, self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Nothing but ns-viewer replaces the viewer's options of a config that is complete.
+        if name == "viewer" and "viewer" in vars(self):
+            value = here_by_default(value)
+        super().__setattr__(name, value)
+
+    def save_config(self) -> None:
+        """Write config.yml, which is the first that ns-train does with a config, in the process that starts others."""
+        compat.prepare_process()
+        super().save_config()
 
 
 class SafeTrainer(Trainer):
@@ -181,7 +196,7 @@ class SafeTrainer(Trainer):
             "schedulers": {name: scheduler.state_dict() for name, scheduler in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
         }
-        save_whole(state, path)
+        save_whole(compat.without_numpy_scalars(state), path)
         if self.config.save_only_latest_checkpoint:
             for other in self.checkpoint_dir.glob("*.ckpt"):
                 if other != path:
@@ -196,4 +211,5 @@ class SafeTrainer(Trainer):
                 raise InputError("the folder holds no checkpoint", "Give a run's nerfstudio_models folder", folder)
         elif file is not None:
             require_path(file, "checkpoint")
-        super()._load_checkpoint()
+        with compat.numpy_scalars_allowed():
+            super()._load_checkpoint()

@@ -22,6 +22,7 @@ from common_ns.meshing.culling import Views, keep_vertices, seen_vertices, withi
 from common_ns.meshing.extraction import check_box, extract_mesh
 from common_ns.meshing.iso_field import iso_field_of
 from common_ns.meshing.mesh_io import Mesh, check_mesh_path
+from common_ns.nerfstudio_seam.compat import numpy_scalars_allowed
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from common_ns.nerfstudio_seam.runs import read_run_config
 
@@ -47,7 +48,7 @@ def load_pipeline(load_config: Path) -> Pipeline:
     from nerfstudio.utils.eval_utils import eval_setup
 
     try:
-        with explained(load_config):
+        with explained(load_config), numpy_scalars_allowed():
             return eval_setup(load_config, test_mode="inference")[1]
     except (pickle.UnpicklingError, EOFError) as error:
         raise InputError(f"a checkpoint cannot be read ({error})", "It may be cut off; use another", folder) from error

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.renames import SuiteConfig
 from hashnffb_sdf_ns.encodings.base import Encoding, active_levels
 from hashnffb_sdf_ns.encodings.fourier_bands import fourier_bands, quarter_turns
 
@@ -24,7 +25,7 @@ def require_range(name: str, value: float, low: float, high: float) -> None:
 
 
 @dataclass(frozen=True)
-class FourierOptions:
+class FourierOptions(SuiteConfig):
     """Random Fourier features."""
 
     num_frequencies: int = 64

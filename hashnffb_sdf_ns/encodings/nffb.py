@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
+from common_ns.nerfstudio_seam.renames import SuiteConfig
 from hashnffb_sdf_ns.encodings.fourier import require_range
 from hashnffb_sdf_ns.encodings.fourier_bands import fourier_bands, quarter_turns
 from hashnffb_sdf_ns.encodings.hash import SMALL_GRID, GridEncoding
@@ -28,7 +29,7 @@ from hashnffb_sdf_ns.encodings.sine_bands import sine_bands
 
 
 @dataclass(frozen=True)
-class NFFBOptions:
+class NFFBOptions(SuiteConfig):
     """A Fourier filter bank on a hash grid."""
 
     grid: HashGridOptions = field(default_factory=lambda: SMALL_GRID)

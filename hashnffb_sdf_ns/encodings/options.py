@@ -10,6 +10,7 @@ import torch
 
 from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
+from common_ns.nerfstudio_seam.renames import SuiteConfig
 from hashnffb_sdf_ns.encodings.base import Encoding
 from hashnffb_sdf_ns.encodings.fourier import FourierOptions, RandomFourierFeatures
 from hashnffb_sdf_ns.encodings.hash import SMALL_GRID, HashEncoding
@@ -21,7 +22,7 @@ EncodingName = Literal["posenc", "fourier", "hash", "nffb", "stylemod-nffb"]
 
 
 @dataclass
-class EncodingConfig:
+class EncodingConfig(SuiteConfig):
     """Options of every encoding; those of the one that is chosen count."""
 
     posenc: PosencOptions = field(default_factory=PosencOptions)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
+from common_ns.nerfstudio_seam.renames import SuiteConfig
 from common_ns.rays.positional_encoding import octave_matrix
 from hashnffb_sdf_ns.encodings.fourier import FrequencyEncoding, require_range
 
 
 @dataclass(frozen=True)
-class PosencOptions:
+class PosencOptions(SuiteConfig):
     """Axis-aligned octaves."""
 
     num_frequencies: int = 6

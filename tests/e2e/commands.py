@@ -26,7 +26,6 @@ from nerfstudio.scripts import train
 from nerfstudio.scripts.viewer import run_viewer
 from nerfstudio.utils import writer
 
-from common_ns.nerfstudio_seam.compat import apply
 from common_ns.scripts import show_poses
 
 
@@ -79,7 +78,6 @@ def run_command(words: Sequence[str], folder: Path) -> Outcome:
         stack.enter_context(contextlib.redirect_stderr(err))
         try:
             main: Callable[[], Any] = entry.load()
-            apply()  # the order in which modules are loaded is not that of a command's own process
             if words[0] == "ns-train":
                 stack.enter_context(_parser_of(words[1:2]))
             elif words[0] == "ns-viewer":

@@ -14,6 +14,7 @@ from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.scripts.train import train_loop
 
 from common_ns.nerfstudio_seam.trainer import SafeTrainer
+from common_ns.nerfstudio_seam.versions import steps_of_a_resume
 
 
 def run_config(method: str, data: Path, output: Path, steps: int, rays: int = 256, **model: Any) -> Any:
@@ -62,7 +63,8 @@ def assert_resumes_exactly(
         return result
 
     monkeypatch.setattr(SafeTrainer, "train_iteration", recording)
-    configs = [make_config(folder / name, n) for name, n in (("whole", steps), ("a", steps // 2), ("b", steps // 2))]
+    rest = steps_of_a_resume(steps, steps // 2)
+    configs = [make_config(folder / name, n) for name, n in (("whole", steps), ("a", steps // 2), ("b", rest))]
     configs[2].load_dir = configs[1].get_checkpoint_dir()
     for config in configs:
         losses.append({})

@@ -58,7 +58,7 @@ def test_a_fit_that_is_watched_goes_on_in_small_portions_and_is_the_same(monkeyp
     monkeypatch.setattr("miner_ns.model.WATCHED_SECONDS", 0.0)  # of one epoch each
     pixels = np.random.default_rng(0).integers(0, 255, (16, 16), dtype=np.uint8)
     alone, watched = untrained((16, 16), pixels), untrained((16, 16), pixels)
-    watched.viewer_pace.viewer = SimpleNamespace(render_statemachines={0: None})
+    watched.viewer_adapter.viewer = SimpleNamespace(render_statemachines={0: None})
     portions = [0, 0]
     for number, model in enumerate((alone, watched)):
         while model.train_portion() is not None:

@@ -14,8 +14,10 @@ from common_ns.nerfstudio_seam import compat
 def test_checkpoints_with_numpy_scalars_load(tmp_path):
     file = tmp_path / "host.ckpt"
     torch.save({"lr": np.float64(1e-3), "half": np.float16(2.0), "count": np.int64(3), "flag": np.bool_(True)}, file)
-    compat.allow_numpy_scalars_in_checkpoints()
-    loaded = torch.load(file, weights_only=True)
+    before = set(torch.serialization.get_safe_globals())
+    with compat.numpy_scalars_allowed():
+        loaded = torch.load(file, weights_only=True)
+    assert set(torch.serialization.get_safe_globals()) == before
     assert loaded == {"lr": 1e-3, "half": 2.0, "count": 3, "flag": True}
 
 
@@ -27,8 +29,17 @@ def test_checkpoints_of_either_numpy_load(tmp_path, module):
     data = file.read_bytes()  # torch pickles with protocol 2, which names modules in plain text
     own = next(name for name in ("numpy.core.multiarray", "numpy._core.multiarray") if f"c{name}\n".encode() in data)
     file.write_bytes(data.replace(f"c{own}\n".encode(), f"c{module}\n".encode()))
-    compat.allow_numpy_scalars_in_checkpoints()
-    assert torch.load(file, weights_only=True) == {"lr": 1e-3}
+    with compat.numpy_scalars_allowed():
+        assert torch.load(file, weights_only=True) == {"lr": 1e-3}
+
+
+def test_what_is_saved_loads_without_help(tmp_path):
+    state = {
+        "schedulers": {"fields": {"_last_lr": [np.float64(1e-3)], "lrs": (np.float32(0.5), 1)}},
+        "step": np.int64(3),
+    }
+    torch.save(compat.without_numpy_scalars(state), tmp_path / "ours.ckpt")
+    assert torch.load(tmp_path / "ours.ckpt", weights_only=True) == state
 
 
 def test_ffmpeg_is_found_when_none_is_on_path(tmp_path, monkeypatch):

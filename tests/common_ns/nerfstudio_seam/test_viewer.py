@@ -1,7 +1,8 @@
-"""The viewer gives renders up where it does no harm, asks for no empty picture, and says which outputs it shows."""
+"""nerfstudio's viewer, where it shows a model of this suite, and where it shows another."""
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,22 +10,25 @@ import numpy as np
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.base_model import Model
+from nerfstudio.scripts.viewer import run_viewer
 from nerfstudio.utils.colormaps import ColormapOptions
 from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.utils import CameraState
+from nerfstudio.viewer.viewer import Viewer
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException, SetTrace
 
 from common_ns.base_model import RadianceModel
-from common_ns.nerfstudio_seam import viewer_renders
-from common_ns.nerfstudio_seam.viewer_renders import is_shown, make_renders_robust
+from common_ns.nerfstudio_seam import viewer
+from common_ns.nerfstudio_seam.trainer import SafeTrainerConfig
+from common_ns.nerfstudio_seam.viewer import CPU_RESOLUTION, FieldRenders, ViewerAdapter, is_shown
 
-make_renders_robust()
 
-
-def machine(max_res: int = 512, state: str = "low_move") -> RenderStateMachine:
-    viewer = SimpleNamespace(control_panel=SimpleNamespace(max_res=max_res))
-    result = RenderStateMachine(viewer, 10.0, client=None)  # type: ignore[arg-type]
+def machine(max_res: int = 512, state: str = "low_move") -> FieldRenders:
+    shown = SimpleNamespace(control_panel=SimpleNamespace(max_res=max_res))
+    result = FieldRenders(shown, 10.0, client=None)  # type: ignore[arg-type]
     result.state = state  # type: ignore[assignment]
     return result
 
@@ -96,7 +100,7 @@ class Outputs:
 
 def test_models_are_told_what_is_shown_and_nothing_else_is_sent():
     model = Outputs()
-    viewer = SimpleNamespace(
+    shown = SimpleNamespace(
         get_model=lambda: model,
         control_panel=model.control_panel,
         render_tab_state=SimpleNamespace(preview_render=False),
@@ -110,7 +114,7 @@ def test_models_are_told_what_is_shown_and_nothing_else_is_sent():
         update_split_colormap_options=lambda **_: None,
     )
     client = SimpleNamespace(camera=SimpleNamespace(aspect=1.0), scene=model)
-    renders = RenderStateMachine(viewer, 10.0, client)  # type: ignore[arg-type]
+    renders = FieldRenders(shown, 10.0, client)  # type: ignore[arg-type]
     state = CameraState(fov=1.0, aspect=1.0, c2w=torch.eye(4)[:3], camera_type=CameraType.PERSPECTIVE)
 
     renders._send_output_to_viewer(renders._render_img(state))
@@ -138,13 +142,109 @@ def test_normals_cost_nothing_where_they_are_not_shown(monkeypatch):
     def render() -> torch.Tensor:
         return RadianceModel.render_normals(None, weights, normals_where)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(viewer_renders._render, "outputs", frozenset({"rgb"}))
+    monkeypatch.setattr(viewer._render, "outputs", frozenset({"rgb"}))
     assert torch.equal(render(), torch.full((5, 3), 0.5)) and not asked
-    monkeypatch.setattr(viewer_renders._render, "outputs", frozenset({"rgb", "normals"}))
+    monkeypatch.setattr(viewer._render, "outputs", frozenset({"rgb", "normals"}))
     assert torch.allclose(render()[:, 2], torch.ones(5)) and len(asked) == 1
 
 
-def test_it_is_done_once():
-    before = RenderStateMachine._calculate_image_res, RenderStateMachine._render_img
-    make_renders_robust()
-    assert (RenderStateMachine._calculate_image_res, RenderStateMachine._render_img) == before
+def viewer_on(device: str) -> Any:
+    seen: list[Any] = []
+    result = SimpleNamespace(
+        viser_server=None,
+        ready=False,
+        control_panel=SimpleNamespace(_max_res=SimpleNamespace(value=512), train_util=0.3),
+        get_model=lambda: SimpleNamespace(device=torch.device(device)),
+        train_util=0.9,
+        render_statemachines={},
+        update_step=lambda step: seen.append(("step", step)),
+        seen=seen,
+    )
+    result.update_scene = lambda step, rays=None: seen.append((result.train_util, rays))
+    return result
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("resolution", [None, CPU_RESOLUTION])
+def test_pictures_are_smaller_on_a_cpu(device, resolution):
+    shown = viewer_on(device)
+    ViewerAdapter(resolution)._setup(shown)
+    assert shown.control_panel._max_res.value == (CPU_RESOLUTION if device == "cpu" and resolution else 512)
+
+
+def test_the_slider_counts_and_steps_are_told_once_a_second(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(viewer.time, "monotonic", lambda: now)
+    shown = viewer_on("cpu")
+    ViewerAdapter()._setup(shown)
+    shown.update_scene(7, 512)
+    now += 0.5
+    shown.control_panel.train_util = 0.6
+    shown.update_scene(8, 512)
+    now += 1.0
+    shown.update_scene(9, 512)
+    assert shown.seen == [(0.3, 512), ("step", 7), (0.6, 512), (0.6, 512), ("step", 9)]
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before the adapter is found", "afterwards"])
+def test_threads_of_a_viewer_that_shows_our_model_are_ours_and_others_are_not(early):
+    shown, other = viewer_on("cpu"), viewer_on("cpu")
+    client: Any = SimpleNamespace(client_id=3, camera=SimpleNamespace(on_update=lambda function: function))
+    if not early:
+        ViewerAdapter()._setup(shown)
+    for each in (shown, other):
+        Viewer.handle_new_client(each, client)
+    if early:
+        ViewerAdapter()._setup(shown)
+    ours, theirs = shown.render_statemachines[3], other.render_statemachines[3]
+    assert type(ours) is FieldRenders and type(theirs) is RenderStateMachine
+    assert ours.is_alive() and theirs.is_alive() and len(shown.render_statemachines) == 1
+    for each in (shown, other):
+        Viewer.handle_disconnect(each, client)
+        assert len(each.render_statemachines) == 0
+    for thread in (ours, theirs):
+        thread.join(timeout=10.0)
+        assert not thread.is_alive()
+
+
+def test_a_browser_that_connects_while_the_viewer_is_adapted_is_served():
+    shown = viewer_on("cpu")
+    before = shown.render_statemachines
+    ViewerAdapter()._setup(shown)
+    before[3] = machine = RenderStateMachine(shown, 10.0, client=None)  # type: ignore[arg-type]
+    assert shown.render_statemachines[3] is machine and type(machine) is FieldRenders
+
+
+@pytest.mark.parametrize(
+    ("ours", "words", "address"),
+    [
+        (True, [], "127.0.0.1"),
+        (True, ["--viewer.websocket-host", "0.0.0.0"], "0.0.0.0"),
+        (True, ["--viewer.websocket_host=0.0.0.0"], "0.0.0.0"),
+        (True, ["--viewer.websocket-host", "192.0.2.7"], "192.0.2.7"),
+        (False, [], "0.0.0.0"),
+    ],
+)
+def test_ns_viewer_listens_on_this_machine_only_unless_told_otherwise(ours, words, address, monkeypatch):
+    listened = []
+    datamanager = SimpleNamespace(get_datapath=lambda: None)
+    config = (SafeTrainerConfig if ours else TrainerConfig)(method_name="some-method", experiment_name="some-run")
+    monkeypatch.setattr(
+        run_viewer, "eval_setup", lambda *_, **__: (config, SimpleNamespace(datamanager=datamanager), None, 0)
+    )
+
+    def start(config: ViewerConfig, **_: Any) -> None:
+        listened.append(config.websocket_host)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_viewer, "ViewerState", start)
+    monkeypatch.setattr(sys, "argv", ["ns-viewer", "--load-config", "config.yml", *words])
+    with pytest.raises(KeyboardInterrupt):
+        run_viewer.entrypoint()
+    assert listened == [address]
+
+
+def test_a_training_listens_where_its_config_says():
+    config = SafeTrainerConfig(viewer=ViewerConfig(websocket_host="0.0.0.0"))
+    assert config.viewer.websocket_host == "0.0.0.0"
+    assert SafeTrainerConfig().viewer.websocket_host == "127.0.0.1"
