@@ -21,7 +21,9 @@ def all_images(count: float) -> bool:
 
 def set_training(datamanager: Any, training: bool) -> None:
     """Tell a datamanager whether its pipeline trains. On main it is no torch module, and is not told otherwise."""
-    if datamanager is not None and not isinstance(datamanager, nn.Module):
+    if isinstance(datamanager, nn.Module):
+        datamanager.train(training)
+    elif datamanager is not None:
         datamanager.training = training
 
 

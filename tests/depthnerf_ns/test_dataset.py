@@ -23,7 +23,7 @@ def manager(data: Path, mode="test", **options):
     parser = RgbdDataParserConfig(**options.pop("parser", {}))
     torch.manual_seed(options.pop("seed", 42))
     config = DepthDataManagerConfig(data=data, dataparser=parser, train_num_rays_per_batch=256, **options)
-    return config.setup(device="cpu", test_mode=mode).train()
+    return config.setup(device="cpu", test_mode=mode)
 
 
 def edit(data: Path, change) -> None:
@@ -134,7 +134,7 @@ def test_colors_are_drawn_as_without_depth(depth_scene):
     plain = FieldDataManagerConfig(
         data=depth_scene, dataparser=RgbdDataParserConfig(), train_num_rays_per_batch=256
     ).setup(device="cpu", test_mode="test")
-    _, expected = plain.train().next_train(3)
+    _, expected = plain.next_train(3)
     _, found = manager(depth_scene).next_train(3)
     assert set(found) - set(expected) == {"depth_image", "normal_image"}
     assert all(torch.equal(found[name], value) for name, value in expected.items())
@@ -265,6 +265,6 @@ def test_depth_of_the_hosts_parser_is_z_depth(depth_scene):
     config = DepthDataManagerConfig(
         data=depth_scene, dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=256
     )
-    _, found = config.setup(device="cpu", test_mode="test").train().next_train(3)
+    _, found = config.setup(device="cpu", test_mode="test").next_train(3)
     _, expected = manager(depth_scene).next_train(3)
     assert torch.allclose(found["depth_image"], expected["depth_image"])

@@ -27,7 +27,7 @@ def manager(data: Path, parser=None, mode="test", **options):
     torch.manual_seed(0)
     parser = parser or IdrDataParserConfig(eval_mode="all")
     config = SdfDataManagerConfig(data=data, dataparser=parser, train_num_rays_per_batch=400, **options)
-    return config.setup(device="cpu", test_mode=mode).train()
+    return config.setup(device="cpu", test_mode=mode)
 
 
 def hits_ball(rays, radius: float) -> torch.Tensor:

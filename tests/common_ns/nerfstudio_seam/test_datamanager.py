@@ -14,13 +14,14 @@ from PIL import Image
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import distributed
 from common_ns.nerfstudio_seam.datamanager import FieldDataManagerConfig, pixel_footprint, seed_step
+from common_ns.nerfstudio_seam.versions import set_training
 
 
 def manager(data: Path, **options):
     parser = options.pop("dataparser", BlenderDataParserConfig())
     torch.manual_seed(options.pop("seed", 42))
     config = FieldDataManagerConfig(data=data, dataparser=parser, train_num_rays_per_batch=64, **options)
-    return config.setup(device="cpu", test_mode="test").train()
+    return config.setup(device="cpu", test_mode="test")
 
 
 def edit_json(file: Path, edit) -> None:
@@ -75,7 +76,8 @@ def test_training_pixels_are_decoded_when_they_are_needed(tiny_blender):
 
 
 def test_exporters_get_new_rays_though_they_always_ask_for_step_0(tiny_blender):
-    datamanager = manager(tiny_blender).eval()
+    datamanager = manager(tiny_blender)
+    set_training(datamanager, False)
     first = datamanager.next_train(0)[1]["indices"]
     assert not torch.equal(first, datamanager.next_train(0)[1]["indices"])
     datamanager.train_pixel_sampler.num_rays_per_batch = 10

@@ -27,6 +27,7 @@ from common_ns.nerfstudio_seam.model_hooks import ModelHooks
 from common_ns.nerfstudio_seam.pipeline import FieldPipeline, FieldPipelineConfig, average_metrics
 from common_ns.nerfstudio_seam.schedulers import LogLinearSchedulerConfig
 from common_ns.nerfstudio_seam.trainer import SafeTrainer, SafeTrainerConfig
+from common_ns.nerfstudio_seam.versions import in_training
 from common_ns.rays.random_numbers import KEY, RayRandomness
 
 NUM_RAYS = 63
@@ -148,6 +149,12 @@ def test_random_numbers_follow_from_the_step_and_stay_out_of_evaluation(tiny_ble
     monkeypatch.setattr(TinyModel, "randomness", None)
     pipeline.get_train_loss_dict(7)
     assert KEY not in seen[3] and KEY not in seen[4]
+
+
+def test_the_datamanager_is_told_of_training_and_of_evaluation(tiny_blender):
+    pipeline = build(tiny_blender)
+    assert in_training(pipeline.datamanager)
+    assert not in_training(pipeline.eval().datamanager) and in_training(pipeline.train().datamanager)
 
 
 def test_a_bad_target_is_found_with_its_file_and_pixel(tiny_blender):

@@ -24,8 +24,10 @@ def test_datamanagers_of_either_kind_are_told_whether_they_train():
     plain, module = SimpleNamespace(), torch.nn.Linear(1, 1)
     assert in_training(plain) and in_training(module)
     set_training(plain, False)
-    set_training(module, False)  # its pipeline has told it already
-    assert not in_training(plain) and in_training(module)
+    set_training(module, False)
+    assert not in_training(plain) and not in_training(module)
+    set_training(plain, True)
+    assert in_training(plain) and not in_training(module)
     set_training(None, False)
 
 
