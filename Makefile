@@ -1,5 +1,6 @@
 # make demo   train every family on built-in data; pictures, films and meshes in outputs/demo/index.html
 # make test   the tests            make lint   ruff and pyright
+# make test-slow   tests that do not fit into its ten minutes
 # make compat NERFSTUDIO=path   the end-to-end tests on another nerfstudio: a checkout, laid over the installed one
 # make bench  measurements beside nerfstudio's own models (takes some hours on two cores)
 # Everything installs into .venv first; a second call re-uses it.
@@ -11,7 +12,7 @@ DEMO ?= outputs/demo
 DATA ?= outputs/bench/blender
 SURFACE ?= outputs/bench/surface
 
-.PHONY: setup demo test compat lint bench clean
+.PHONY: setup demo test test-slow compat lint bench clean
 
 setup: $(STAMP)
 
@@ -26,6 +27,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow -n auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Training, resuming, and every command on a run of each family; without browsers and without bad input. On two quiet
 # cores, some ten minutes.

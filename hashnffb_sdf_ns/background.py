@@ -115,7 +115,7 @@ def background_sections(
         origins, directions: rays in units of the sphere.
         far: ray distance where the sphere's part ends.
         count: number of samples.
-        jitter: one number in [0, 1) for each ray; None: centerd.
+        jitter: one number in [0, 1) for each ray; None: centered.
     Returns: ray distances of the samples, and their intervals' lengths in inverse distance.
     """
     # Where the ray is beyond the sphere already (a camera outside that looks away), it starts there. Rays that pass

@@ -42,18 +42,21 @@ class Chunk:
         }
 
 
+def part_of_saved(saved: dict[str, Any], blocks: slice) -> dict[str, Any]:
+    """Some of a saved chunk's blocks, from `blocks.start` to `blocks.stop`."""
+    live = saved["live"]
+    among = (live >= blocks.start) & (live < blocks.stop)
+    of_blocks = {name: saved[name][blocks] for name in ("index", "theta", "losses")}
+    of_live = {name: saved[name][among] for name in ("first_moment", "second_moment")}
+    return {**saved, **of_blocks, **of_live, "live": live[among] - blocks.start}
+
+
 def split_saved(saved: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """A saved chunk as one of its first `count` blocks and one of the others, if there are others.
 
     A run may go on with less memory on its device than it began with.
     """
-    live = saved["live"]
-    parts = []
-    for blocks in (slice(0, count), slice(count, len(saved["index"]))):
-        among = (live >= blocks.start) & (live < blocks.stop)
-        of_blocks = {name: saved[name][blocks] for name in ("index", "theta", "losses")}
-        of_live = {name: saved[name][among] for name in ("first_moment", "second_moment")}
-        parts.append({**saved, **of_blocks, **of_live, "live": live[among] - blocks.start})
+    parts = [part_of_saved(saved, blocks) for blocks in (slice(0, count), slice(count, len(saved["index"])))]
     return [part for part in parts if len(part["index"]) > 0]
 
 

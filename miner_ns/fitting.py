@@ -5,8 +5,9 @@ get a network and are trained, chunk by chunk, so that only the blocks of one ch
 device (`miner_ns.memory` says how much that is); a block that falls below the threshold stops. Training advances in
 portions of a few epochs (`advance`), between which it can be looked at, saved and continued exactly.
 
-Several devices share the blocks of a level. What a block learns depends on its number and on the options alone, not on
-which chunk or device it is in.
+Several devices share the blocks of a level, and advance together: one that has nothing left to train in a level waits
+for the others. What a block learns depends on its number and on the options alone, not on which chunk or device it is
+in; so a fit can go on with another number of devices.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import distributed
-from miner_ns.chunk import Chunk, restored, split_saved
+from miner_ns.chunk import Chunk, part_of_saved, restored, split_saved
 from miner_ns.hierarchy import Hierarchy, Level
 from miner_ns.kernels import (
     BlockState,
@@ -51,18 +52,18 @@ SAMPLES_AT_ONCE = 2**22
 
 @dataclass
 class Progress:
-    """What a portion of training did."""
+    """What a portion of training did, on all devices."""
 
     level: int
     """Level that was trained."""
     epoch: int
-    """Epochs that the chunk has been trained for."""
+    """Epochs that this device's chunk has been trained for; 0 where it has none."""
     training: int
-    """Blocks of the chunk that are still in training."""
+    """Blocks of the chunks that are still in training."""
     active: int
-    """Blocks of the level that have or get a network, on this device."""
+    """Blocks of the level that have or get a network."""
     loss: float
-    """Mean squared error over the chunk's blocks."""
+    """Mean squared error over the chunks' blocks."""
 
 
 class Fitting:
@@ -100,10 +101,12 @@ class Fitting:
         )
         self.level = options.num_levels - 1
         self.pending: Int[Tensor, " n"] | None = None
+        self.pending_groups = torch.zeros(0, dtype=torch.long)
         self.trained: list[tuple[Tensor, Tensor]] = []
         self.amplitude = 1.0
         self.chunk: Chunk | None = None
         self._interrupted: list[dict[str, Any]] = []
+        self._gathered: list[dict[str, Any]] | None = None
         self._value_format: tuple[str, float, float] | None = None
 
     @cached_property
@@ -222,30 +225,57 @@ class Fitting:
         """Train the current chunk for some epochs, beginning a chunk or a level first where it is due.
 
         Args:
-            epochs: at most so many; None: until the next look at the threshold.
+            epochs: at most so many; None: until the next look at the threshold. The same on all devices.
         Returns: what was done; None if nothing is left to train.
         """
         if not self.finished and "pyramid" not in vars(self):
             self.prepare()
-        while self.chunk is None and not self.finished:
-            if self._interrupted:
-                self._continue_chunk()
-            elif self.pending is None:
+        self._gathered = None
+        while not self.finished:
+            if self.pending is None:
                 self._begin_level()
-            elif len(self.pending) > 0:
-                self._begin_chunk()
-            else:
-                self._end_level()
-        if self.chunk is None:
+            if distributed.gather_numbers([self._has_work], self.device).any():
+                break
+            self._end_level()
+        if self.finished:
             return None
-        level, chunk = self.level, self.chunk
-        total = self.options.epochs_of(level)
-        count = min(epochs or self.options.check_every, total - chunk.epoch)
+        if self.chunk is None and self._interrupted:
+            self._continue_chunk()
+        elif self.chunk is None and self._has_work:
+            self._begin_chunk()
+        level, chunk, loss, in_chunk, training = self.level, self.chunk, 0.0, 0, 0
+        if chunk is not None:
+            self._train(chunk, epochs or self.options.check_every)
+            loss, in_chunk = float(chunk.state.losses.mean()), len(chunk.index)
+            training = int((~chunk.state.finished).sum())
+        assert self.pending is not None
+        waiting = [self.pending, *(saved["index"] for saved in self._interrupted)]
+        active = in_chunk + sum(len(index) for index in [*waiting, *(index for index, _ in self.trained)])
+        if chunk is not None and (training == 0 or chunk.epoch >= self.options.epochs_of(level)):
+            self.trained.append((chunk.index.cpu(), chunk.state.theta.cpu()))
+            self.chunk = None
+        numbers = [loss, in_chunk, training, active, self._has_work]
+        losses, counts, *sums = distributed.gather_numbers(numbers, self.device).T.tolist()
+        loss = sum(loss * (count / sum(counts)) for loss, count in zip(losses, counts))
+        training, active, at_work = (int(sum(values)) for values in sums)
+        if at_work == 0:
+            self._end_level()
+        return Progress(level, 0 if chunk is None else chunk.epoch, training, active, loss)
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether this device has something left to train in the level, which has begun."""
+        return self.chunk is not None or bool(self._interrupted) or (self.pending is not None and len(self.pending) > 0)
+
+    def _train(self, chunk: Chunk, epochs: int) -> None:
+        """Train a chunk for so many epochs, or for those that are left."""
+        total = self.options.epochs_of(self.level)
+        count = min(epochs, total - chunk.epoch)
         points = chunk.targets.shape[-1]
         per_epoch = steps_per_epoch(points, self.options.batch_points)
         first = chunk.epoch * per_epoch
         train_epochs(
-            self.network_of(level),
+            self.network_of(self.level),
             chunk.state,
             self.hierarchy.inputs.to(self.device),
             chunk.targets,
@@ -257,17 +287,6 @@ class Fitting:
             self.options.implementation,
         )
         chunk.epoch += count
-        training = int((~chunk.state.finished).sum())
-        assert self.pending is not None
-        waiting = [self.pending, *(saved["index"] for saved in self._interrupted)]
-        active = sum(len(index) for index in [chunk.index, *waiting, *(index for index, _ in self.trained)])
-        progress = Progress(level, chunk.epoch, training, active, float(chunk.state.losses.mean()))
-        if training == 0 or chunk.epoch >= total:
-            self.trained.append((chunk.index.cpu(), chunk.state.theta.cpu()))
-            self.chunk = None
-            if len(self.pending) == 0 and not self._interrupted:
-                self._end_level()
-        return progress
 
     def show(self) -> Hierarchy:
         """The hierarchy with the level in training as far as it is."""
@@ -290,8 +309,9 @@ class Fitting:
         self.amplitude = largest if self.network_of(self.level).output == "sine" else 1.0
         groups = -(-len(active) // INIT_GROUP)
         share = distributed.share(groups, distributed.rank(), distributed.world_size())
-        self.pending = torch.from_numpy(active[share.start * INIT_GROUP : share.stop * INIT_GROUP])
-        self.first_group = share.start
+        blocks = slice(share.start * INIT_GROUP, share.stop * INIT_GROUP)
+        self.pending = torch.from_numpy(active[blocks])
+        self.pending_groups = torch.arange(len(active))[blocks] // INIT_GROUP
 
     def _above_threshold(self, grid: BlockGrid) -> tuple[Int[np.ndarray, " n"], float]:
         """Blocks whose reconstruction so far is not good enough, and the largest error in them."""
@@ -310,11 +330,12 @@ class Fitting:
     def _begin_chunk(self) -> None:
         """Bring the next blocks to the device."""
         assert self.pending is not None
-        index, self.pending = self.pending[: self.blocks_at_once], self.pending[self.blocks_at_once :]
+        count = self.blocks_at_once
+        index, self.pending = self.pending[:count], self.pending[count:]
+        groups, self.pending_groups = self.pending_groups[:count], self.pending_groups[count:]
         network = self.network_of(self.level)
-        groups = range(self.first_group, self.first_group + -(-len(index) // INIT_GROUP))
-        self.first_group = groups.stop
-        theta = torch.cat([network.init(INIT_GROUP, self._generator(group)) for group in groups])[: len(index)]
+        first = [network.init(INIT_GROUP, self._generator(group)) for group in groups.unique_consecutive().tolist()]
+        theta = torch.cat(first)[: len(index)]  # only the level's last group can be smaller
         if self.options.warm_start and self.level < self.options.num_levels - 1:
             theta = from_parents(self.hierarchy, self.level, network, index, theta)
         self.chunk = self._chunk(index, BlockState.create(theta.to(self.device)))
@@ -359,35 +380,59 @@ class Fitting:
         amplitudes = torch.full((len(index),), self.amplitude)
         return Level(self.hierarchy.grids[self.level], self.network_of(self.level), index, theta, amplitudes)
 
+    def _part(self) -> dict[str, Any]:
+        """What this device alone has of the level in training."""
+        chunks = [self.chunk.saved()] if self.chunk is not None else []
+        return {
+            "trained": self.trained,
+            "pending": self.pending,
+            "pending_groups": self.pending_groups,
+            "chunks": chunks + self._interrupted,
+        }
+
+    def gather_state(self) -> None:
+        """Bring to rank 0 what the others have of the level in training; all devices call this before `state`."""
+        if self._gathered is None:
+            self._gathered = distributed.gather_on_first(self._part())
+
     def state(self) -> dict[str, Any]:
         """All that training has made so far, for a checkpoint. Finished blocks of the chunk keep no optimizer state."""
         state: dict[str, Any] = {
             "levels": {j: parts for j, parts in self.hierarchy.state().items() if j > self.level},
             "level": self.level,
             "amplitude": self.amplitude,
-            "trained": [(index, theta) for index, theta in self.trained],
-            "pending": self.pending,
         }
         if self._value_format is not None or "pyramid" in vars(self):
             self._stored()
             state["value_format"] = self._value_format
+        parts = self._gathered or [self._part()]
+        state |= {name: [piece for part in parts for piece in part[name]] for name in ("trained", "chunks")}
+        state["pending"] = None
         if self.pending is not None:
-            state["first_group"] = self.first_group
-        chunks = [self.chunk.saved()] if self.chunk is not None else []
-        if chunks or self._interrupted:
-            state["chunks"] = chunks + self._interrupted
+            state |= {name: torch.cat([part[name] for part in parts]) for name in ("pending", "pending_groups")}
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue where `state` was taken."""
+        """Continue where `state` was taken, with this device's share of what is left of the level."""
+        rank, devices = distributed.rank(), distributed.world_size()
         self.level = state["level"]
         # Version 0.1 called it scale.
         self.amplitude = state["amplitude"] if "amplitude" in state else state["scale"]
         self.hierarchy.restore(state["levels"], self.network_of)
-        self.trained = [tuple(part) for part in state["trained"]]
-        self.pending, self.chunk = state["pending"], None
-        self.first_group = state.get("first_group", 0)
-        self._interrupted = list(state.get("chunks", [state["chunk"]] if "chunk" in state else []))
+        self.trained = [tuple(part) for part in state["trained"]] if rank == 0 else []
+        self.pending, self.chunk, self._gathered = state["pending"], None, None
+        if self.pending is not None:
+            groups = state.get("pending_groups")
+            if groups is None:  # a checkpoint of version 0.1, of one device
+                groups = state["first_group"] + torch.arange(len(self.pending)) // INIT_GROUP
+            distinct, number = groups.unique_consecutive(return_inverse=True)
+            share = distributed.share(len(distinct), rank, devices)
+            mine = (number >= share.start) & (number < share.stop)
+            self.pending, self.pending_groups = self.pending[mine], groups[mine]
+        saved = state.get("chunks", [state["chunk"]] if "chunk" in state else [])
+        shares = [distributed.share(len(chunk["index"]), rank, devices) for chunk in saved]
+        parts = [part_of_saved(chunk, blocks) for chunk, blocks in zip(saved, shares)]
+        self._interrupted = [part for part in parts if len(part["index"]) > 0]
         self._value_format = state.get("value_format")
 
     def _continue_chunk(self) -> None:

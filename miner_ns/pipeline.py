@@ -84,6 +84,9 @@ class MinerPipeline(FieldPipeline):
         }
         return StepResult(loss, {"loss": loss}, metrics, None)
 
+    def gather_state(self) -> None:
+        self.miner.fit.gather_state()
+
     def _show_level(self, level: int, step: int) -> None:
         """Log a level that is finished: its error, and which blocks have networks."""
         fit = self.miner.fit

@@ -18,7 +18,7 @@ class WholeView(FirstView):
     """The whole signal.
 
     Args:
-        half_size: half of the signal's sides in the world, centerd at the origin; z is 0 for an image.
+        half_size: half of the signal's sides in the world, centered at the origin; z is 0 for an image.
     """
 
     def __init__(self, half_size: tuple[float, float, float]) -> None:
@@ -33,7 +33,7 @@ def whole_position(half_size: tuple[float, float, float], fov: float, aspect: fl
     """Position [3] of a camera that looks at the origin, y up, and has the whole signal in view.
 
     Args:
-        half_size: half of the signal's sides, centerd at the origin; z is 0 for an image.
+        half_size: half of the signal's sides, centered at the origin; z is 0 for an image.
         fov: vertical field of view in radians.
         aspect: width of the picture over its height.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,8 @@ from common_ns.base_model import RadianceModel, RadianceModelConfig
 from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
 from common_ns.metrics import psnr
+from common_ns.nerfstudio_seam.given_noise import GivenNoise
+from common_ns.rays.random_numbers import RayRandomness
 from common_ns.rays.stepfun import blur_weights
 from mipnerf_ns.field import MipNerfField, position_scale_for
 from mipnerf_ns.isotropic_field import isotropic_iso_field
@@ -70,6 +72,17 @@ class MipNerfModelConfig(RadianceModelConfig):
     """Number format of the hidden layers. auto: bfloat16 where the hardware is faster with it, else float32."""
 
 
+class MipNerfNumbers(NamedTuple):
+    """Uniform random numbers in [0, 1) of training rays."""
+
+    coarse: Float[Tensor, "n c+1"]
+    """Where each coarse interval's bound lies between its neighbors'."""
+    fine: Float[Tensor, "n f+1"]
+    """At which quantile each fine interval's bound is drawn."""
+    background: Float[Tensor, "n b"]
+    """Color behind the ray; no numbers where it is not random."""
+
+
 class MipNerfModel(RadianceModel):
     """Coarse and fine level share one network. The loss of the coarse level is down-weighted by 0.1, so that the
     network learns what the fine level renders.
@@ -80,6 +93,7 @@ class MipNerfModel(RadianceModel):
 
     config: MipNerfModelConfig
     field: MipNerfField
+    randomness: RayRandomness[MipNerfNumbers]
 
     def populate_modules(self) -> None:
         """Choose bounds, sampling and background for the data; build field, samplers and renderers."""
@@ -114,6 +128,13 @@ class MipNerfModel(RadianceModel):
         )
         self.set_up_viewer()
         self.sampler_coarse = SPACED_SAMPLERS[sampling](num_samples=config.num_coarse_samples)
+        self.randomness = RayRandomness(
+            MipNerfNumbers,
+            one_draw_each=True,
+            coarse=config.num_coarse_samples + 1,
+            fine=config.num_importance_samples + 1,
+            background=3 if background == "random" else 0,
+        )
         self.sampler_fine = PDFSampler(
             num_samples=config.num_importance_samples,
             include_original=False,
@@ -134,10 +155,15 @@ class MipNerfModel(RadianceModel):
         Returns: rgb, accumulation, depth (median, ray distance), expected_depth and normals (in [0, 1], outside of
         training) of the fine level; rgb_coarse, accumulation_coarse, depth_coarse of the coarse level.
         """
-        coarse = self.sampler_coarse(ray_bundle)
+        numbers: MipNerfNumbers | None = None
+        if self.training:
+            numbers = self.randomness.of(ray_bundle.metadata, len(ray_bundle), ray_bundle.origins.device)
+        with GivenNoise(None if numbers is None else numbers.coarse):
+            coarse = self.sampler_coarse(ray_bundle)
         weights_coarse, rgb_coarse = self._render(coarse)
         dilated = blur_weights(weights_coarse.detach()[..., 0])[..., None]
-        fine = self.sampler_fine(ray_bundle, coarse, dilated)
+        with GivenNoise(None if numbers is None else numbers.fine):
+            fine = self.sampler_fine(ray_bundle, coarse, dilated)
         weights, rgb = self._render(fine)
         outputs = {
             "rgb": rgb,
@@ -145,6 +171,8 @@ class MipNerfModel(RadianceModel):
             "rgb_coarse": rgb_coarse,
             "accumulation_coarse": self.renderer_accumulation(weights_coarse),
         }
+        if numbers is not None and self.renderer_rgb.background_color == "random":
+            outputs["background"] = numbers.background
         with torch.no_grad():
             outputs["depth"] = self.renderer_depth(weights, fine)
             outputs["depth_coarse"] = self.renderer_depth(weights_coarse, coarse)

@@ -19,7 +19,17 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 
-__all__ = ["broadcast_module", "gather", "gather_numbers", "rank", "share", "sum_gradients", "world_size"]
+__all__ = [
+    "broadcast_module",
+    "gather",
+    "gather_numbers",
+    "gather_on_first",
+    "leave",
+    "rank",
+    "share",
+    "sum_gradients",
+    "world_size",
+]
 
 
 def share(total: int, part: int, parts: int) -> slice:
@@ -33,6 +43,14 @@ def gather(value: T) -> list[T]:
     values: list = [value] * world_size()
     if world_size() > 1:
         dist.all_gather_object(values, value)
+    return values
+
+
+def gather_on_first(value: T) -> list[T]:
+    """The value of every device as `gather`, on rank 0; nothing on the others."""
+    values: list = [value] * (world_size() if rank() == 0 else 0)
+    if world_size() > 1:
+        dist.gather_object(value, values or None)
     return values
 
 
@@ -80,3 +98,10 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         for parameter, found, total in zip(group, present.tolist(), sums):
             if found:
                 parameter.grad = total.view_as(parameter)
+
+
+def leave() -> None:
+    """Wait until all devices have come here. Afterwards each is on its own, and none waits for another any more."""
+    if world_size() > 1:
+        gather(None)
+        dist.destroy_process_group()

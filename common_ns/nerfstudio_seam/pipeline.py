@@ -108,7 +108,7 @@ class FieldPipeline(VanillaPipeline):
         if self.hooks.randomness is not None:
             # Every device draws the numbers of all rays, from the state that the datamanager set for the step.
             start = sum(counts[: distributed.rank()])
-            drawn = torch.rand(sum(counts), self.hooks.randomness.width)[start : start + len(rays)]
+            drawn = self.hooks.randomness.draw(sum(counts))[start : start + len(rays)]
             rays.metadata[random_numbers.KEY] = drawn.to(rays.origins.device)
         return rays, batch, sum(counts)
 
@@ -176,6 +176,10 @@ class FieldPipeline(VanillaPipeline):
         self.hooks.after_backward(step, metrics)
         problem = self._problem(loss_dict, {} if grad_scaler.is_enabled() else groups, outputs, batch, count)
         return StepResult(functools.reduce(torch.add, loss_dict.values()), loss_dict, metrics, problem)
+
+    def gather_state(self) -> None:
+        """Bring to rank 0 what a checkpoint needs of the other devices; all of them call this before it is written.
+        Here nothing: all have the same parameters."""
 
     def _chunk_size(self, count: int) -> int:
         """Most rays of `count` that are computed at once."""

@@ -18,7 +18,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from common_ns.data.checks import require_path
 from common_ns.data.files import written_whole
 from common_ns.errors import InputError
-from common_ns.nerfstudio_seam import compat, distributed
+from common_ns.nerfstudio_seam import compat, distributed, launch
 from common_ns.nerfstudio_seam.pipeline import FieldPipeline
 from common_ns.nerfstudio_seam.renames import SuiteConfig, accept_old_words
 from common_ns.nerfstudio_seam.viewer import here_by_default
@@ -81,9 +81,19 @@ class SafeTrainerConfig(SuiteConfig, TrainerConfig):
         super().__setattr__(name, value)
 
     def save_config(self) -> None:
-        """Write config.yml, which is the first that ns-train does with a config, in the process that starts others."""
+        """Write config.yml, on one of the run's machines. It is what nerfstudio's ns-train does before it hands `machine`
+        to its launcher, in the process that starts others."""
         compat.prepare_process()
-        super().save_config()
+        launch.check_machine(self.machine)
+        if self.machine.machine_rank == 0:
+            super().save_config()
+        self.machine = launch.as_seen_by_nerfstudio(self.machine)
+
+    def setup(self, **kwargs: Any) -> Any:
+        """The trainer, or what starts the processes that have one each."""
+        if isinstance(self.machine, launch.StartingMachineConfig):
+            return launch.Starter(self)
+        return super().setup(**kwargs)
 
 
 class SafeTrainer(Trainer):
@@ -168,24 +178,34 @@ class SafeTrainer(Trainer):
             _warn(f"Step {step} is left out: {problem}. {self.skipped_steps} left out so far.")
         if self.skipped_in_a_row < getattr(self.config, "max_skipped_steps", MAX_SKIPPED_STEPS):
             return
+        self._save_if_none(step)
         # From rank 0, which alone has checkpoints; and no process ends before rank 0 has written one.
-        checkpoint = distributed.gather(self._last_good_checkpoint(step))[0]
+        checkpoint = distributed.gather(str(max(self.checkpoint_dir.glob("step-*.ckpt"), default="none")))[0]
         raise InputError(
             f"training ends at step {step}: {self.skipped_in_a_row} in a row had to be left out, the last because "
             f"{problem}; last good checkpoint: {checkpoint}",
             "Check that image, or lower the learning rate (--optimizers.GROUP.optimizer.lr), and resume",
         )
 
-    def _last_good_checkpoint(self, step: int) -> str:
-        """The run's last checkpoint. If it has none, the parameters are saved unless they are damaged themselves."""
+    def _save_if_none(self, step: int) -> None:
+        """Save the parameters of a run without a checkpoint, unless they are damaged themselves."""
         finite = all(bool(torch.isfinite(parameter).all()) for parameter in self.pipeline.model.parameters())
-        if finite and not any(self.checkpoint_dir.glob("step-*.ckpt")):
+        if distributed.gather(finite and not any(self.checkpoint_dir.glob("step-*.ckpt")))[0]:
             self.save_checkpoint(step)
-        return str(max(self.checkpoint_dir.glob("step-*.ckpt"), default="none"))
 
-    @check_main_thread
+    def _gather_state(self) -> None:
+        """What `FieldPipeline.gather_state` does."""
+        if isinstance(self.pipeline, FieldPipeline):
+            self.pipeline.gather_state()
+
     def save_checkpoint(self, step: int) -> None:
-        """Save the model and the optimizers; then delete earlier checkpoints if the config says so."""
+        """Save the model and the optimizers; then delete earlier checkpoints if the config says so. All devices call
+        this, and rank 0 writes."""
+        self._gather_state()
+        if distributed.rank() == 0:
+            self._write_checkpoint(step)
+
+    def _write_checkpoint(self, step: int) -> None:
         self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         pipeline: Any = getattr(self.pipeline, "module", self.pipeline)
@@ -201,6 +221,15 @@ class SafeTrainer(Trainer):
             for other in self.checkpoint_dir.glob("*.ckpt"):
                 if other != path:
                     other.unlink()
+
+    def _after_train(self) -> None:
+        """Part from the other devices, which end here; then end as nerfstudio does, with the viewer for as long as it
+        is looked at."""
+        is_first = distributed.rank() == 0
+        self._gather_state()
+        distributed.leave()
+        if is_first:
+            super()._after_train()
 
     def _load_checkpoint(self) -> None:
         """Resume as nerfstudio does, after checking that there is something to resume from."""

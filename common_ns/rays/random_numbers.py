@@ -24,17 +24,23 @@ class RayRandomness(Generic[Numbers]):
 
     Args:
         numbers: named tuple of tensors, each [n, its width].
+        one_draw_each: draw each field's numbers for all rays before the next field's, as nerfstudio's samplers do.
         widths: columns of each field, by name, in any order; the tensor has them in the order of the fields.
     """
 
-    def __init__(self, numbers: type[Numbers], **widths: int) -> None:
-        self.numbers = numbers
+    def __init__(self, numbers: type[Numbers], one_draw_each: bool = False, **widths: int) -> None:
+        self.numbers, self.one_draw_each = numbers, one_draw_each
         self.widths = [widths[name] for name in numbers._fields]  # type: ignore[attr-defined]
 
     @property
     def width(self) -> int:
         """Numbers of a ray."""
         return sum(self.widths)
+
+    def draw(self, count: int, device: torch.device | None = None) -> Float[Tensor, "count width"]:
+        """Numbers for so many rays."""
+        widths = self.widths if self.one_draw_each else [self.width]
+        return torch.cat([torch.rand(count, width, device=device) for width in widths], dim=-1)
 
     def named(self, drawn: Float[Tensor, "n width"]) -> Numbers:
         """Columns of a tensor by their names."""
@@ -48,4 +54,4 @@ class RayRandomness(Generic[Numbers]):
             count, device: of its rays.
         """
         drawn = metadata.get(KEY)
-        return self.named(torch.rand(count, self.width, device=device) if drawn is None else drawn)
+        return self.named(self.draw(count, device) if drawn is None else drawn)

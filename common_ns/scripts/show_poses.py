@@ -1,7 +1,7 @@
 """`ns-show-poses`: shows the cameras of a data set, in the viser web viewer or as a picture.
 
 It works with every data parser that nerfstudio knows, and shows what training would see: the poses after the parser has
-oriented, centerd and scaled them, and the scene box.
+oriented, centered and scaled them, and the scene box.
 """
 
 from __future__ import annotations

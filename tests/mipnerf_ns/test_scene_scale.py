@@ -117,7 +117,7 @@ def test_centring_is_offered_only_if_the_origin_is_off():
     away = ring(1.0) + np.array([10.0, 0.0, 0.0])
     scale = diagnose_scene_scale(poses(away, target=(10.0, 0.0, 0.0)))
     assert scale.off_center and option in scale.lines()[1] and mended(scale, away)
-    # A turntable seen from above, and a forward-facing capture that is centerd on what it looks at.
+    # A turntable seen from above, and a forward-facing capture that is centered on what it looks at.
     assert option not in diagnose_scene_scale(poses(ring(3.0, height=4.0))).lines()[1]
     assert option not in diagnose_scene_scale(poses(0.1 * ring(1.0) + np.array([4.0, 0.0, 0.0]))).lines()[1]
 

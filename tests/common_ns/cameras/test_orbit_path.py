@@ -131,7 +131,7 @@ def test_cameras_with_parallel_axes_look_at_the_scene_box():
     center, source = orbit_center(c2w, BOX)
     np.testing.assert_allclose(center, 0.0)
     assert "scene box" in source
-    # Forward-facing cameras around which the data parser centerd the scene: the circle has to lie before them.
+    # Forward-facing cameras around which the data parser centered the scene: the circle has to lie before them.
     ahead, _ = orbit_center(c2w + np.array([0, 4.0, 0])[:, None] * np.eye(4)[3], BOX)
     np.testing.assert_allclose(ahead, [0.0, 1.0, 0.0], atol=1e-5)
 

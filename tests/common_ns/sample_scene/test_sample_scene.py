@@ -235,7 +235,7 @@ def test_unbounded_scene_fills_every_pixel(camera: Camera) -> None:
 
 
 def projections(written: Path, layout: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each view of a layout, its world-to-pixel matrix, first pixel centerd at (0.5, 0.5), and its mask."""
+    """For each view of a layout, its world-to-pixel matrix, first pixel centered at (0.5, 0.5), and its mask."""
     out = []
     if layout == "idr":
         cameras = np.load(written / "idr" / "cameras_sphere.npz")
