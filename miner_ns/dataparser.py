@@ -1,7 +1,7 @@
 """Reads what MINER is fitted to, an image or a volume, and places it in the world of a viewer.
 
-An image lies in the plane z = 0, centered at the origin, x to the right and y up, its longer side from −1 to 1. A volume
-is centered at the origin with its longest side from −1 to 1 and keeps the axes of its mesh. nerfstudio needs cameras:
+An image lies in the plane z = 0, centered at the origin, x to the right and y up, its longer side from −1 to 1. A
+volume is centered at the origin with its longest side from −1 to 1 and keeps the axes of its mesh. nerfstudio needs cameras:
 one in front of an image, which it just fills, and some all around a volume.
 
 A volume's data coordinates, which `ns-mesh --world-coordinates` gives back, are those of its mesh, also in a file that

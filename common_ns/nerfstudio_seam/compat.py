@@ -135,12 +135,17 @@ def refuse_what_nerfstudio_cannot_do(pipeline: Pipeline) -> None:
 
 
 def _wrap(module: str, name: str, wrapper: Callable[..., Any]) -> None:
-    """Let a loaded module's function go through a wrapper, which is given it first; an earlier wrapper is replaced."""
+    """Let nerfstudio's function in a loaded module go through a wrapper, which is given it first.
+
+    An earlier wrapper is replaced. What others have put in place of nerfstudio's is left alone.
+    """
     owner = sys.modules.get(module)
     if owner is None:
         return
     current = getattr(owner, name)
     original = getattr(current, "wrapped_by_suite", current)
+    if not original.__module__.startswith("nerfstudio."):
+        return
 
     def wrapped(*args: Any, **options: Any) -> Any:
         return wrapper(original, *args, **options)

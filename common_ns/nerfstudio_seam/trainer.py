@@ -81,8 +81,8 @@ class SafeTrainerConfig(SuiteConfig, TrainerConfig):
         super().__setattr__(name, value)
 
     def save_config(self) -> None:
-        """Write config.yml, on one of the run's machines. It is what nerfstudio's ns-train does before it hands `machine`
-        to its launcher, in the process that starts others."""
+        """Write config.yml, on one of the run's machines. It is what nerfstudio's ns-train does before it hands
+        `machine` to its launcher, in the process that starts others."""
         compat.prepare_process()
         launch.check_machine(self.machine)
         if self.machine.machine_rank == 0:

@@ -35,7 +35,7 @@ def zoom_poses(
     in the picture and all others flow straight away from it.
 
     Args:
-        half_size: half of the image's width and height in the world; it lies in the plane z = 0, centered at the origin.
+        half_size: half of the image's width and height in the world; it lies in the plane z = 0, centered.
         target: place (x, y) in the middle of the last frame.
         zoom_factor: how many times smaller the last frame is on the image than the first.
         frames: number of poses, at least 2.

@@ -28,6 +28,8 @@ from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 PACKAGES = ("common_ns", "miner_ns", "mipnerf_ns", "depthnerf_ns", "hashnffb_sdf_ns", "method_configs")
 METHOD_LISTS = {
     "configs.method_configs": {"all_methods", "all_descriptions", "AnnotatedBaseConfigUnion"},
@@ -241,6 +243,9 @@ def main(suite: str, data: Path, output: Path) -> None:
             super().__init__()
 
     torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity = NoLpips  # type: ignore[assignment]
+    datasets = importlib.import_module("nerfstudio.data.datasets.base_dataset")
+    if hasattr(datasets, "pil_to_numpy"):  # of nerfstudio's main branch, which fails with Pillow 13
+        datasets.pil_to_numpy = np.asarray
     torch.set_num_threads(1)
     runs = output.with_suffix(".runs")
     found: dict[str, Any] = {"loaded": describe()}

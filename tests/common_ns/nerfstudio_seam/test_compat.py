@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from nerfstudio.scripts import exporter, render
 
+from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import compat
 
 
@@ -73,3 +76,59 @@ def test_importing_the_packages_is_light():
     code = f"import sys, common_ns, mipnerf_ns, method_configs; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """ns-export and ns-render, whose functions answer "nerfstudio's own", on a machine without a GPU."""
+
+    def own(*_, **__) -> str:
+        return "nerfstudio's own"
+
+    own.__module__ = "nerfstudio.somewhere"
+    monkeypatch.setattr(exporter, "generate_mesh_with_multires_marching_cubes", own)
+    monkeypatch.setattr(render, "get_interpolated_camera_path", own)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+class Pipeline:
+    """One with a single camera."""
+
+    def __init__(self) -> None:
+        self.datamanager = SimpleNamespace(train_dataset=SimpleNamespace(cameras=[0]), eval_dataset=None)
+
+
+def exported(pipeline: Pipeline) -> str:
+    """As ns-export calls it."""
+    return exporter.generate_mesh_with_multires_marching_cubes(
+        geometry_callable_field=lambda x: pipeline, resolution=512
+    )
+
+
+def interpolated(cameras: list[int]) -> str:
+    """As ns-render calls it."""
+    return render.get_interpolated_camera_path(cameras=cameras, steps=10, order_poses=False)
+
+
+def test_only_our_pipeline_is_refused(scripts, monkeypatch):
+    ours, other = Pipeline(), Pipeline()
+    for _ in range(2):
+        compat.refuse_what_nerfstudio_cannot_do(ours)
+        with pytest.raises(InputError, match="needs a CUDA GPU"):
+            exported(ours)
+        with pytest.raises(InputError, match="one camera"):
+            interpolated(ours.datamanager.train_dataset.cameras)
+        assert exported(other) == interpolated(other.datamanager.train_dataset.cameras) == "nerfstudio's own"
+    two = Pipeline()
+    two.datamanager.train_dataset.cameras = [0, 1]
+    compat.refuse_what_nerfstudio_cannot_do(two)
+    assert exported(ours) == interpolated(two.datamanager.train_dataset.cameras) == "nerfstudio's own"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert exported(two) == "nerfstudio's own"
+
+
+def test_what_others_have_put_in_place_of_nerfstudios_function_stays(scripts, monkeypatch):
+    monkeypatch.setattr(exporter, "generate_mesh_with_multires_marching_cubes", lambda **_: "on a CPU")
+    ours = Pipeline()
+    compat.refuse_what_nerfstudio_cannot_do(ours)
+    assert exported(ours) == "on a CPU"
