@@ -1,8 +1,8 @@
 """Reads what MINER is fitted to, an image or a volume, and places it in the world of a viewer.
 
 An image lies in the plane z = 0, centered at the origin, x to the right and y up, its longer side from −1 to 1. A
-volume is centered at the origin with its longest side from −1 to 1 and keeps the axes of its mesh. nerfstudio needs cameras:
-one in front of an image, which it just fills, and some all around a volume.
+volume is centered at the origin with its longest side from −1 to 1 and keeps the axes of its mesh. nerfstudio needs
+cameras: one in front of an image, which it just fills, and some all around a volume.
 
 A volume's data coordinates, which `ns-mesh --world-coordinates` gives back, are those of its mesh, also in a file that
 ns-voxelize wrote. Those of other arrays are their voxels: voxel (i, j, k) covers [i, i + 1) × [j, j + 1) × [k, k + 1),
@@ -151,7 +151,7 @@ class MinerOccupancyDataParser(DataParser):
         poses = _poses_around(float(half.norm()) / np.sin(0.5 * field_of_view), VOLUME_VIEWS)
         size = self.config.view_size
         return DataparserOutputs(
-            # Names of pictures that are rendered from the volume: the host names its renders after them.
+            # Names of pictures that are rendered from the volume: nerfstudio names its renders after them.
             image_filenames=[path.parent / f"{path.stem}_view" / f"{i:03d}.png" for i in range(len(poses))],
             cameras=_cameras(poses, (size, size), focal=0.5 * size / float(np.tan(0.5 * field_of_view))),
             scene_box=SceneBox(aabb=torch.stack([-half, half]).float()),
