@@ -35,7 +35,7 @@ NORMAL_MIN_WEIGHT = 1e-3
 level, and leaving them out saves most of the cost."""
 
 EMPTY_BATCHES_BEFORE_GIVING_UP = 50
-"""Batches of rays without a single opaque one after which a point-cloud export is told that there is no surface."""
+"""Batches of rays without a single opaque one after which a point-cloud export ends: there is no surface."""
 
 BackgroundName = Literal["auto", "white", "black", "random", "last_sample"]
 

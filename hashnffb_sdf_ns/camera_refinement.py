@@ -52,7 +52,7 @@ class CameraRefinementConfig(SuiteConfig, CameraOptimizerConfig):
     scene): outlines and colors settle the other four first, parallax takes a surface that is nearly right."""
     coarse_to_fine_steps: int = 1500
     """Steps over which the encoding goes from its coarsest level to all of them while cameras are refined, if the
-    model's own way is not longer: fine levels learn wrong poses by heart."""
+    model's own way is not longer: fine levels overfit to wrong poses."""
     trans_l2_penalty: float = 0.0
     """Weight of the mean length of the shifts: above 0, cameras are drawn to where the data has them."""
     rot_l2_penalty: float = 0.0

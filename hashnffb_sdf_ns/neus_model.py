@@ -44,7 +44,7 @@ class NeusModelConfig(SurfaceModelConfig):
     """Steps over which rays are gradually held to end where they enter the surface only (NeuS's cosine annealing)."""
     direction_noise: float = 0.0
     """Standard deviation of random turns, in radians, of the directions in which training rays see colors. Where
-    shadows and light move with the camera, colors learn each photograph by heart, and views between them suffer; 0.1
+    shadows and light move with the camera, colors overfit to each photograph, and views between them suffer; 0.1
     then makes neighboring photographs share what they teach. It blurs reflections."""
     initial_inv_s: float = 20.0
     """Sharpness of the surface at the start, per radius of the sphere; it is learned."""

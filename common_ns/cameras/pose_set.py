@@ -1,4 +1,4 @@
-"""The cameras of a data set as training would see them, with what is told and shown about them.
+"""The cameras of a data set as training would see them, with what is printed and drawn of them.
 
 The poses are those after the data parser has oriented, centered and scaled them.
 """

@@ -28,7 +28,7 @@ def set_training(datamanager: Any, training: bool) -> None:
 
 
 def in_training(datamanager: Any) -> bool:
-    """Whether a datamanager's pipeline trains; as of a torch module, it does until it is told otherwise."""
+    """Whether a datamanager's pipeline trains; as of a torch module, it does until `eval` is called."""
     return getattr(datamanager, "training", True)
 
 
