@@ -43,6 +43,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from common_ns.cores import available_cores
 from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.compat import prepare_process
 
 TIME_TO_MEET = timedelta(minutes=30)
 """For which a machine waits for the others to be started."""
@@ -306,9 +307,7 @@ def _end_with_parent() -> None:
 
 def _train(local_rank: int, config: TrainerConfig, meeting: tuple[str, int]) -> None:
     """Join the other processes, and do what nerfstudio's `train_loop` does."""
-    from common_ns.nerfstudio_seam.compat import apply  # has the trainer's device, and the trainer this module
-
-    apply()
+    prepare_process()
     machine = config.machine
     rank = machine.machine_rank * machine.num_devices + local_rank
     world_size = machine.num_machines * machine.num_devices

@@ -97,15 +97,16 @@ class SafeTrainerConfig(SuiteConfig, TrainerConfig):
 
 
 class SafeTrainer(Trainer):
-    """Differs from nerfstudio's trainer in four ways.
+    """Differs from nerfstudio's trainer in five ways.
 
     Checkpoints are written whole or not at all: nerfstudio 1.1.5 writes them in place, so that a full disk leaves a
     broken file as the latest checkpoint, which the next resume or evaluation then picks. A step whose losses or
     gradients are not finite changes no parameter, is reported, and ends the run if too many follow each other. A
     learning-rate schedule that is not as long as the run is pointed out. What a datamanager has found in the data for
-    later commands to use goes into config.yml.
+    later commands to use goes into config.yml. Devices part after the last step, so that none waits for a viewer that
+    stays open.
 
-    Args: those of nerfstudio's trainer. Any `TrainerConfig` will do.
+    Args: those of nerfstudio's trainer. Any `TrainerConfig` will do, on one device.
     """
 
     skipped_steps = 0

@@ -14,6 +14,9 @@ import pytest
 from tests.conftest import write_tiny_blender
 from tests.test_methods import METHODS
 
+# Two processes that load all of nerfstudio: a minute of two cores.
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).with_name("entry_paths.py")
 
 
