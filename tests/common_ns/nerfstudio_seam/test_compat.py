@@ -19,7 +19,7 @@ def test_checkpoints_with_numpy_scalars_load(tmp_path):
     torch.save({"lr": np.float64(1e-3), "half": np.float16(2.0), "count": np.int64(3), "flag": np.bool_(True)}, file)
     before = set(torch.serialization.get_safe_globals())
     with compat.numpy_scalars_allowed():
-        loaded = torch.load(file, weights_only=True)
+        loaded = torch.load(file)
     assert set(torch.serialization.get_safe_globals()) == before
     assert loaded == {"lr": 1e-3, "half": 2.0, "count": 3, "flag": True}
 
@@ -33,7 +33,7 @@ def test_checkpoints_of_either_numpy_load(tmp_path, module):
     own = next(name for name in ("numpy.core.multiarray", "numpy._core.multiarray") if f"c{name}\n".encode() in data)
     file.write_bytes(data.replace(f"c{own}\n".encode(), f"c{module}\n".encode()))
     with compat.numpy_scalars_allowed():
-        assert torch.load(file, weights_only=True) == {"lr": 1e-3}
+        assert torch.load(file) == {"lr": 1e-3}
 
 
 def test_what_is_saved_loads_without_help(tmp_path):
@@ -42,7 +42,7 @@ def test_what_is_saved_loads_without_help(tmp_path):
         "step": np.int64(3),
     }
     torch.save(compat.without_numpy_scalars(state), tmp_path / "ours.ckpt")
-    assert torch.load(tmp_path / "ours.ckpt", weights_only=True) == state
+    assert torch.load(tmp_path / "ours.ckpt") == state
 
 
 def test_ffmpeg_is_found_when_none_is_on_path(tmp_path, monkeypatch):
