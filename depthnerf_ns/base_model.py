@@ -1,4 +1,4 @@
-"""Radiance fields that are told where rays end: the proposal loop's model with a loss on depth."""
+"""Radiance fields that are supervised by measured depth: the model with proposals, and losses on depth."""
 
 from __future__ import annotations
 

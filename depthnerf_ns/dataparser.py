@@ -191,8 +191,8 @@ class RgbdDataParser(Nerfstudio):
         return outputs
 
     def _leave_a_test_view(self, transforms: dict[str, Any], source: Path) -> None:
-        """The default split rounds the training images up, so that fewer than ten frames leave none to test on; the
-        host then fails for want of them. Here one is kept."""
+        """The default split rounds the training images up, so that fewer than ten frames leave none to test on;
+        nerfstudio then fails for want of them. Here one is kept."""
         config, count = self.config, len(transforms["frames"])
         stated = any(f"{split}_filenames" in transforms for split in ("train", "val", "test"))
         if config.eval_mode != "fraction" or stated or math.ceil(count * config.train_split_fraction) < count:

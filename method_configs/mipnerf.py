@@ -56,7 +56,7 @@ mip_nerf_small = MethodSpecification(
         ),
         optimizers={"fields": adam(4e-3, 5e-4, steps=1800, warmup=100, ramp_from=0.1, eps=1e-8)},
     ),
-    description="mip-NeRF sized for two CPU cores: a recognizable object in about five minutes.",
+    description="mip-NeRF sized for two CPU cores: a recognizable object in about six minutes.",
 )
 
 _paper_360 = replace(

@@ -34,7 +34,7 @@ LARGEST_FILE = 300_000
 
 @dataclass
 class Blocks:
-    """The scales of a fitted image, each with the frames of the blocks that have a network at it."""
+    """The levels of a fitted image, each with the frames of the blocks that have a network at it."""
 
     load_config: Path
     """Config of a run of an image."""

@@ -258,7 +258,7 @@ def test_data_without_depth(tiny_blender):
         config.setup(device="cpu", test_mode="test")
 
 
-def test_depth_of_the_hosts_parser_is_z_depth(depth_scene):
+def test_depth_of_nerfstudios_parser_is_z_depth(depth_scene):
     from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
     torch.manual_seed(42)

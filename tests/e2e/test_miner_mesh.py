@@ -84,7 +84,7 @@ def away(mesh: trimesh.Trimesh | trimesh.PointCloud) -> np.ndarray:
     return (np.linalg.norm(mesh.vertices, axis=1) - MODEL_RADIUS) * 16
 
 
-def test_the_hosts_marching_cubes_gives_the_same_mesh(ball_run, tmp_path, monkeypatch):
+def test_nerfstudios_marching_cubes_gives_the_same_mesh(ball_run, tmp_path, monkeypatch):
     small = host_marching_cubes(64).generate_mesh_with_multires_marching_cubes
     monkeypatch.setattr(
         exporter, "generate_mesh_with_multires_marching_cubes", lambda **given: small(**{**given, "resolution": 64})
@@ -101,7 +101,7 @@ def test_the_hosts_marching_cubes_gives_the_same_mesh(ball_run, tmp_path, monkey
     assert np.asarray(Image.open(tmp_path / "material_0.png")).mean() > 50
 
 
-def test_the_hosts_other_exporters(ball_run, tmp_path):
+def test_nerfstudios_other_exporters(ball_run, tmp_path):
     with coarse_poisson():
         exporter.ExportPoissonMesh(
             ball_run, tmp_path, num_points=3000, num_rays_per_batch=2048, texture_method="point_cloud"

@@ -165,7 +165,7 @@ def test_bad_masks_end_a_training_unless_told_otherwise(scene, capsys):
     manager(scene, mode="test")  # evaluation looks at what was trained
 
 
-def test_the_hosts_patches_are_refused_with_masks(scene):
+def test_nerfstudios_patches_are_refused_with_masks(scene):
     with pytest.raises(InputError, match=r"draw pixels inside of masks only"):
         manager(scene, patch_size=4)
 

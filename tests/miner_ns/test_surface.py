@@ -164,7 +164,7 @@ def host_marching_cubes(side: int) -> types.ModuleType:
 
 
 @pytest.mark.parametrize(("side", "resolution"), [(64, 64), (32, 64), (128, 128)])
-def test_the_hosts_marching_cubes_finds_the_surface(side: int, resolution: int) -> None:
+def test_nerfstudios_marching_cubes_finds_the_surface(side: int, resolution: int) -> None:
     """Its pyramid of points leaves out what the distance says is far away; nothing of the surface may be lost."""
     hierarchy = Ball(sharpness=2.0)  # saturated but for a thin shell, as trained networks are
     field = occupancy_field(hierarchy, GRID_TO_WORLD)

@@ -37,7 +37,7 @@ def rays(count: int = 20, area: float = 1e-4, **fields) -> RayBundle:
     )
 
 
-def test_outputs_have_the_hosts_names_shapes_and_ranges():
+def test_outputs_have_nerfstudios_names_shapes_and_ranges():
     outputs = build().eval()(rays())
     channels = {"rgb": 3, "rgb_coarse": 3, "normals": 3, "depth": 1, "depth_coarse": 1, "expected_depth": 1}
     channels |= {"accumulation": 1, "accumulation_coarse": 1}

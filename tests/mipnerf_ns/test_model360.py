@@ -16,7 +16,7 @@ from mipnerf_ns.model360 import MipNerf360ModelConfig
 from tests.mipnerf_ns.tiny360 import CAPTURE, OBJECT, build, rays, rounds_of
 
 
-def test_outputs_have_the_hosts_names_shapes_and_ranges():
+def test_outputs_have_nerfstudios_names_shapes_and_ranges():
     outputs = build().eval()(rays())
     channels = {"rgb": 3, "normals": 3, "accumulation": 1, "depth": 1, "depth_median": 1, "expected_depth": 1}
     for index in (1, 2):

@@ -191,7 +191,7 @@ def test_contracts_that_make_no_sense(options, message):
         DepthContract(**options)
 
 
-def test_contract_of_the_hosts_parsers_is_z_depth():
+def test_contract_of_nerfstudios_parsers_is_z_depth():
     assert contract_of({"depth_unit_scale_factor": 0.01}) == DepthContract(0.01, "z")
     assert contract_of({"depth_contract": METERS, "depth_unit_scale_factor": 0.01}) is METERS
 
@@ -246,7 +246,7 @@ def test_z_depth_of_a_plane_is_the_plane_for_any_lens(tmp_path, camera_type, dis
     assert torch.equal(read_depth(file, DepthContract(1.0, "ray"), some, 0), torch.full((20, 30, 1), 3.0))
 
 
-def test_factor_is_the_hosts_for_perspective_cameras():
+def test_factor_is_nerfstudios_for_perspective_cameras():
     some = cameras(distortion=torch.tensor([[0.1, 0.0, 0.0, 0.0, 0.0, 0.0]]))
     rays = some.generate_rays(camera_indices=0, keep_shape=True)
     assert torch.allclose(image_ray_per_z(some, 0), rays.metadata["directions_norm"], atol=1e-5)

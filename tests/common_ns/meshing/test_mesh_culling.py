@@ -40,7 +40,7 @@ def both(first: Mesh, second: Mesh) -> Mesh:
     return Mesh(np.concatenate([first.vertices, second.vertices]), faces)
 
 
-def test_projection_is_the_inverse_of_the_hosts_rays():
+def test_projection_is_the_inverse_of_nerfstudios_rays():
     some = cameras((2.0, 1.0, 3.0), (-1.0, 2.0, 0.5))
     coords = torch.tensor([[3.5, 10.5], [40.5, 60.5], [24.25, 31.75]])  # row, column
     for index in range(2):

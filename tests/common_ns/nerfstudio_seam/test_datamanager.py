@@ -40,7 +40,7 @@ def test_batch_colors_are_the_images_pixels_over_white(tiny_blender):
         assert np.allclose(color.numpy(), expected, atol=1e-6)
 
 
-def test_rays_are_those_of_the_hosts_cameras(tiny_blender):
+def test_rays_are_those_of_nerfstudios_cameras(tiny_blender):
     datamanager = manager(tiny_blender)
     rays, batch = datamanager.next_train(3)
     camera, row, column = batch["indices"][5].tolist()
@@ -158,7 +158,7 @@ def test_evaluation_batches(tiny_blender):
     assert np.allclose(batch["image"][0].numpy(), pixel[:3] * pixel[3] + 1 - pixel[3], atol=1e-6)
 
 
-def test_cameras_are_as_the_hosts_commands_need_them(tiny_blender):
+def test_cameras_are_as_nerfstudios_commands_need_them(tiny_blender):
     cameras = manager(tiny_blender).train_dataset.cameras
     assert cameras.metadata == {}
     assert cameras.fx.dtype == cameras.fy.dtype == torch.float32

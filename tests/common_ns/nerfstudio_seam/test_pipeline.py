@@ -115,7 +115,7 @@ def test_chunks_add_up_to_the_whole_batch(tiny_blender):
     assert found.problem is None and expected.problem is None
 
 
-def test_backward_gives_the_gradients_of_the_hosts_step(tiny_blender):
+def test_backward_gives_the_gradients_of_nerfstudios_step(tiny_blender):
     pipeline, host = build(tiny_blender), build(tiny_blender)
     result = pipeline.backward(7, GradScaler(enabled=False))
     _, losses, metrics = host.get_train_loss_dict(7)
