@@ -19,7 +19,7 @@ matplotlib.rcParams["svg.hashsalt"] = "architecture"
 ROWS: list[tuple[str, str, list[str]]] = [
     ("method_configs", "#fde68a", ["mipnerf", "depthnerf", "hashnffb_sdf", "miner", "dataparsers"]),
     ("depthnerf_ns", "#bfdbfe", ["dataparser, dataset", "checks", "losses", "fields, models", "prepare"]),
-    ("mipnerf_ns", "#bfdbfe", ["cones, contraction", "proposal sampler", "fields", "models"]),
+    ("mipnerf_ns", "#bfdbfe", ["proposal sampler", "fields, networks", "models", "multi-scale Blender scenes"]),
     (
         "hashnffb_sdf_ns",
         "#bfdbfe",
