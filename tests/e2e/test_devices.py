@@ -70,6 +70,7 @@ def assert_same_training(run: Path, expected: Path) -> None:
         assert (states[1][name] - value).norm() <= 1e-2 * value.norm(), name
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_radiance_field_as_one_does_and_one_goes_on_with_it(tiny_blender, tmp_path):
     whole = train("mip-nerf-small", tiny_blender, tmp_path / "one")
     half = train("mip-nerf-small", tiny_blender, tmp_path / "two", *TWO, steps=STEPS // 2)

@@ -178,6 +178,7 @@ def test_options_of_a_method_are_found_where_its_command_line_has_them():
     assert words_now(words, all_methods["hash-neus"], all_dataparsers) == words
 
 
+@pytest.mark.slow  # each loads nerfstudio's methods in a process of its own
 @pytest.mark.parametrize(
     ("command", "method", "value"),
     [("ns-train", "depth-hash", "meters"), ("ns-train", "nerfacto", "metres"), ("other", "depth-hash", "metres")],
