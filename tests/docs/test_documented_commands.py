@@ -151,7 +151,15 @@ def page_of(tmp_path_factory) -> Callable[[str], Page]:
     return cache(lambda name: Page(name, tmp_path_factory.mktemp("page")))
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=str)
+SLOW_PAGE = "docs/originals.md"
+"""Its commands are those of other pages in another order: a slow test."""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(each, marks=pytest.mark.slow) if each.page == SLOW_PAGE else each for each in COMMANDS],
+    ids=str,
+)
 def test_it_runs_as_it_stands(command, page_of):
     reason = reason_not_to_run(command)
     if reason is not None:

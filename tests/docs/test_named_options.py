@@ -93,6 +93,7 @@ def accepts(owner: str, words: list[str]) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", NAMED)
 def test_what_it_names_exists(text):
     assert set(re.findall(r"(?<![\w/.-])ns-[a-z][a-z-]*[a-z]", text)) <= set(SCRIPTS)
@@ -116,6 +117,7 @@ def test_what_it_names_exists(text):
         assert any(accepts(owner, text.split()) for owner in owners), f"nothing takes {text}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", CELLS)
 def test_names_in_columns_of_options_are_ends_of_options(text):
     name, *values = text.split()
