@@ -9,6 +9,8 @@ module                 holds                                             source
 `contraction`          all of space in a ball, also for Gaussians        mip-NeRF 360, equations 7, 8, 10 and 12
 `stepfun`              weights dilated, annealed and drawn from          mip-NeRF, equation 18; mip-NeRF 360, sup.
 `transmittance`        rendering weights from optical depths             NeRF, equation 3
+`random_numbers`       a training ray's random numbers, by name          none: so that chunks change nothing
+`per_ray`              values with a row for each ray, cut and joined    none
 =====================  ================================================  ============================================
 
 NeRF is arXiv 2003.08934, mip-NeRF 2103.13415, mip-NeRF 360 2111.12077.
