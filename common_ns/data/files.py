@@ -1,13 +1,49 @@
-"""Files that are written whole or not at all."""
+"""Files that can be read without waiting forever, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common_ns.errors import InputError
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def require_file(path: Path | str, what: str = "file") -> Path:
+    """Return `path` if it is a regular file, or a link to one. Everything that opens a file that a user has named goes
+    through here first: opening a named pipe waits forever, and a device has no end.
+
+    Args:
+        path: the file.
+        what: it is, for the error: "image", "mask", "depth map".
+    Raises: InputError if it does not exist, is of another kind, or cannot be looked at.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        problem = f"the {what} is a link to {os.readlink(path)}, which" if path.is_symlink() else f"the {what}"
+        raise InputError(f"{problem} does not exist", "Put it there, or remove what names it", path) from None
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # a loop of links, a name too long, a locked folder
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"the {what} cannot be opened ({reason})", "Replace it by a file", path) from None
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+        raise InputError(f"the {what} is {kind}", "Name a file", path)
+    return path
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that can be read, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common_ns.data.files import written_whole
+from common_ns.data.files import require_file, written_whole
 from common_ns.errors import InputError
 
 
@@ -45,3 +45,25 @@ def test_durable_bytes_are_on_the_disk_before_the_name_changes(tmp_path: Path, m
         assert partial.parent == elsewhere
         partial.write_bytes(b"all")
     assert done == ["fsync", "replace"] and (tmp_path / "file.bin").read_bytes() == b"all"
+
+
+def test_only_a_file_can_be_read(tmp_path: Path):
+    file, link, loop, lost = (tmp_path / name for name in ("file", "link", "loop", "lost"))
+    file.write_text("x")
+    link.symlink_to(file)
+    loop.symlink_to(loop)
+    lost.symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe")
+    assert [require_file(path) for path in (file, link)] == [file, link]
+    for path, problem in (
+        (tmp_path, "the mask is a folder"),
+        (tmp_path / "pipe", "the mask is a named pipe"),
+        (Path("/dev/zero"), "the mask is a device"),
+        (loop, "the mask cannot be opened"),
+        (tmp_path / ("n" * 300), "the mask cannot be opened"),
+        (tmp_path / "nothing", "the mask does not exist"),
+        (lost, f"the mask is a link to {tmp_path / 'nothing'}, which does not exist"),
+    ):
+        with pytest.raises(InputError) as error:
+            require_file(path, "mask")
+        assert str(error.value).startswith(f"{path}: {problem}"), error.value
