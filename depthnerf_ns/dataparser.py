@@ -22,19 +22,18 @@ import math
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import tyro
 from jaxtyping import Bool, Float
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from common_ns.cameras.views import spread_views
-from common_ns.data.checks import check_transforms, read_json
 from common_ns.data.depth.contract import (
     INTEGER_UNIT,
     KIND_NAMES,
@@ -48,6 +47,7 @@ from common_ns.data.depth.contract import (
 )
 from common_ns.data.depth.normals import NormalContract, NormalSpace
 from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.dataparsers import NerfstudioReader
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 from depthnerf_ns.layouts import UNITS, Layout, PixelMap, find_layout, rewrite
 
@@ -64,8 +64,6 @@ CELLS = 32
 @dataclass
 class RgbdDataParserConfig(SuiteConfig, NerfstudioDataParserConfig):
     """RGB-D captures with stated units: transforms.json with depth_file_path, ScanNet or Matterport3D folders."""
-
-    checks_own_input: ClassVar[bool] = True  # the datamanager looks for transforms.json in others of nerfstudio's kind
 
     _target: type = field(default_factory=lambda: RgbdDataParser)
     """target class to instantiate"""
@@ -92,7 +90,7 @@ class RgbdDataParserConfig(SuiteConfig, NerfstudioDataParserConfig):
 
 
 @dataclass
-class RgbdDataParser(Nerfstudio):
+class RgbdDataParser(NerfstudioReader):
     """Gives nerfstudio's outputs of a transforms.json, with the depth contract in the metadata.
 
     depth_filenames, depth_contract (and nerfstudio's depth_unit_scale_factor); depth_sigma_filenames; normal_filenames,
@@ -103,21 +101,11 @@ class RgbdDataParser(Nerfstudio):
     config: RgbdDataParserConfig
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
-        try:
-            return self._outputs(split)
-        except ZeroDivisionError as error:  # the parser scales by the farthest camera
-            problem = "all cameras stand in one place, so that there is no scale to give them"
-            raise InputError(problem, "Set --auto-scale-poses False", self.config.data) from error
-
-    def _outputs(self, split: str) -> DataparserOutputs:
         config = self.config
         layout = find_layout(config.data) if config.layout == "auto" else config.layout
         if layout == "nerfstudio":
-            file = config.data if config.data.suffix == ".json" else config.data / "transforms.json"
-            check_transforms(file)
-            transforms = read_json(file)
+            file, transforms = self.transforms_file(), self.transforms.content
             check_file_fields(transforms, file)
-            self._leave_a_test_view(transforms, file)
             outputs = super()._generate_dataparser_outputs(split)
             outputs = self._with_depth(outputs, transforms, layout, file)
         else:
@@ -143,7 +131,7 @@ class RgbdDataParser(Nerfstudio):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "transforms.json"
             file.write_text(json.dumps(rewritten.transforms), encoding="utf-8")
-            outputs = Nerfstudio(replace(self.config, data=file))._generate_dataparser_outputs(split)
+            outputs = NerfstudioReader(replace(self.config, data=file))._generate_dataparser_outputs(split)
         return self._with_depth(outputs, rewritten.transforms, layout, self.config.data, rewritten.pixel_map)
 
     def _with_depth(
@@ -189,17 +177,6 @@ class RgbdDataParser(Nerfstudio):
             normal_contract=NormalContract(space, tuple(map(tuple, turn.tolist())), resize),  # type: ignore[arg-type]
         )
         return outputs
-
-    def _leave_a_test_view(self, transforms: dict[str, Any], source: Path) -> None:
-        """The default split rounds the training images up, so that fewer than ten frames leave none to test on;
-        nerfstudio then fails for want of them. Here one is kept."""
-        config, count = self.config, len(transforms["frames"])
-        stated = any(f"{split}_filenames" in transforms for split in ("train", "val", "test"))
-        if config.eval_mode != "fraction" or stated or math.ceil(count * config.train_split_fraction) < count:
-            return
-        if count < 2:
-            raise InputError("there is one frame, and none left to test on", "Set --eval-mode all", source)
-        self.config = replace(config, train_split_fraction=(count - 1.5) / count)
 
     def _image_path(self, name: str, folder: Path) -> Path:
         """The path that nerfstudio's parser gives an image."""

@@ -21,7 +21,7 @@ from common_ns.cameras.geometry import (
     spherical_coordinates,
     up_axis,
 )
-from common_ns.data.checks import explained, has_alpha
+from common_ns.data.checks import has_alpha
 from common_ns.errors import InputError
 
 if TYPE_CHECKING:
@@ -124,27 +124,20 @@ def load_poses(dataparser_config: DataParserConfig, title: str) -> PoseSet:
 
     A data set without a test split, or one whose test images are its train images, is shown with its train split alone.
     """
-    dataparser = dataparser_config.setup()
-    with explained(dataparser_config.data):
-        train = dataparser.get_dataparser_outputs(split="train")
-    if len(train.image_filenames) == 0:
-        raise InputError("the train split is empty", "Check the data set", dataparser_config.data)
+    from common_ns.nerfstudio_seam.dataparsers import checked_outputs, set_up
+
+    dataparser = set_up(dataparser_config)
+    train = checked_outputs(dataparser, "train")
     splits = [split_cameras("train", train)]
     try:
-        with explained(dataparser_config.data):
-            test = dataparser.get_dataparser_outputs(split="test")
-    except (RuntimeError, ValueError) as error:
+        test = checked_outputs(dataparser, "test")
+    except InputError as error:
         print(f"The test split is not shown: {error}")
     else:
         known = set(train.image_filenames)
         only = [i for i, file in enumerate(test.image_filenames) if file not in known]
         if only:
             splits.append(split_cameras("test", test, only))
-    for split in splits:
-        for pose, file in zip(split.c2w, split.image_files):
-            if not np.isfinite(pose).all():
-                remedy = "Correct this frame or remove it"
-                raise InputError(f"the pose of {file.name} holds {pose[~np.isfinite(pose)][0]}", remedy, file.parent)
     return PoseSet(title=title, splits=splits, box=train.scene_box.aabb.numpy().astype(np.float64))
 
 

@@ -5,7 +5,9 @@ Everything a user can get wrong ends in an `InputError`: one line with the file,
 
 from __future__ import annotations
 
+import codecs
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from common_ns.data.files import require_file
 from common_ns.errors import InputError
+
+LARGEST_JSON = 2**29
+"""Bytes from which a JSON file is not the list of a capture's frames."""
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16"}
+_MARKS |= {codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_BE: "utf-16"}
+"""Encodings by the mark that a file starts with; the longer of two marks first."""
+SUITE = ("common_ns", "miner_ns", "mipnerf_ns", "depthnerf_ns", "hashnffb_sdf_ns", "method_configs")
+"""This suite's packages."""
 
 
 def require_path(path: Path | str, what: str = "data path") -> Path:
@@ -31,16 +42,20 @@ def require_path(path: Path | str, what: str = "data path") -> Path:
 
 
 def read_json(path: Path, required: Sequence[str] = ()) -> dict:
-    """Read a JSON object and check that it has the `required` fields.
+    """Read a JSON object, with or without a byte-order mark, and check that it has the `required` fields.
 
     Raises: InputError if the file is missing, cut off or otherwise not JSON, not an object, or lacks a field.
     """
-    path = Path(path)
+    path = require_file(path)
+    data = path.read_bytes()
+    if len(data) > LARGEST_JSON:
+        raise InputError(f"is {len(data) / 2**20:.0f} MiB large", "Name the JSON file that lists the frames", path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("the file does not exist", "Check the data path and its layout", file=path) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
+        content = json.loads(data.decode(marked))
+    except RecursionError:
+        raise InputError("its lists are nested too deeply to be read", "Write the file again", path) from None
+    except (json.JSONDecodeError, UnicodeDecodeError, ValueError) as error:
         is_json = isinstance(error, json.JSONDecodeError)
         where = f"line {error.lineno} column {error.colno}: {error.msg}" if is_json else str(error)
         raise InputError(
@@ -106,42 +121,65 @@ def check_transforms(path: Path) -> None:
 
 @contextmanager
 def explained(source: Path | str) -> Iterator[None]:
-    """Turn what a dataparser raises on bad input into an `InputError` that names the file.
+    """Turn whatever a dataparser or reader raises on bad input into an `InputError` of one line.
+
+    What is raised by this suite itself, and not on purpose, is a defect of it: it keeps its traceback and is called so.
 
     Args:
         source: the data folder or file, named where the exception itself names none.
     """
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except json.JSONDecodeError as error:
-        problem = f"a JSON file is not valid (line {error.lineno} column {error.colno}: {error.msg})"
-        raise InputError(problem, "Write it again; it may have been cut off", source) from error
-    except KeyError as error:
-        if not _raised_in_dataparser(error):
-            raise
-        raise InputError(f'the field "{error.args[0]}" is missing', "Add it to the data set's JSON", source) from error
     except FileNotFoundError as error:
         problem = "the file does not exist"
         raise InputError(problem, "Put it there, or correct the data set", error.filename or source) from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"an image cannot be read ({error})", "Replace it", source) from error
-    except AssertionError as error:
-        if not _raised_in_dataparser(error):
+    except Exception as error:
+        culprit = _reader_of(error)
+        if culprit is None:
+            where = "This is a defect of fieldsuite, not of the data; please report it with what follows."
+            print(where, file=sys.stderr)
             raise
-        problem = str(error) or "the dataparser's expectations are not met"
-        raise InputError(problem, "Check that the dataparser fits the data's layout", source) from error
+        raise InputError(*_in_words(error, culprit), _file_of(error) or source) from error
 
 
-def _raised_in_dataparser(error: BaseException) -> bool:
-    """Whether the exception passed through a dataparser; elsewhere it is a defect and keeps its traceback."""
-    trace = error.__traceback__
+def _reader_of(error: BaseException) -> str | None:
+    """The dataparser of another package, or its helper, in which an exception arose; None if it was elsewhere."""
+    reader, trace = None, error.__traceback__
     while trace is not None:
-        if "dataparser" in trace.tb_frame.f_code.co_filename:
-            return True
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] in SUITE:
+            reader = None
+        elif "dataparser" in module or module.startswith(("nerfstudio.data.utils.", "nerfstudio.process_data.")):
+            reader = module
         trace = trace.tb_next
-    return False
+    return reader
+
+
+def _file_of(error: BaseException) -> str | None:
+    return str(error.filename) if isinstance(error, OSError) and error.filename else None
+
+
+def _in_words(error: Exception, reader: str) -> tuple[str, str]:
+    """What went wrong in another package's reader, and a remedy."""
+    if isinstance(error, json.JSONDecodeError):
+        problem = f"a JSON file is not valid (line {error.lineno} column {error.colno}: {error.msg})"
+        return problem, "Write it again; it may have been cut off"
+    if isinstance(error, UnidentifiedImageError):
+        return f"an image cannot be read ({error})", "Replace it"
+    if isinstance(error, EOFError):
+        return f"{reader} asks a question, and nobody can answer", "Run it in a terminal, or set its options"
+    text = " ".join(str(error).split())[:300] or "no reason given"
+    if isinstance(error, KeyError) and error.args:
+        text = f"it looks for {error.args[0]!r}, and does not find it"
+    elif not isinstance(error, AssertionError):
+        text = f"{type(error).__name__}: {text}"
+    name = reader.rpartition(".")[2]
+    return (
+        f"{name} cannot read it ({text})",
+        "Check that the dataparser fits the data's layout, and that files are whole",
+    )
 
 
 def check_images(files: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> list[str]:

@@ -22,8 +22,6 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.pixel_samplers import PixelSampler, PixelSamplerConfig
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
@@ -33,10 +31,12 @@ from PIL import Image
 from torch import Tensor
 
 from common_ns.data import checks
+from common_ns.data.gate import check_outputs
 from common_ns.data.pixels import PixelStore
 from common_ns.data.scene_bounds import ray_bounds
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import distributed
+from common_ns.nerfstudio_seam.dataparsers import own_readers, say
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 from common_ns.nerfstudio_seam.versions import all_images, in_training, read_mask
 
@@ -57,8 +57,6 @@ class FieldDataset(InputDataset):
         super().__init__(dataparser_outputs, scale_factor)
         files = dataparser_outputs.image_filenames
         cameras = dataparser_outputs.cameras
-        for file, pose in zip(files, cameras.camera_to_worlds.cpu().numpy()):
-            checks.check_pose(pose, Path(file).name)
         if check_files:
             sizes = torch.cat([cameras.width, cameras.height], dim=-1).reshape(-1, 2).tolist()
             checks.check_images(files, [(width, height) for width, height in sizes])
@@ -186,8 +184,7 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         seed = distributed.gather(torch.initial_seed())[0]
         data = Path(config.data if config.data is not None else config.dataparser.data)
         checks.require_path(data)
-        _check_layout(data, config)
-        with checks.explained(data):
+        with checks.explained(data), own_readers(config.dataparser):
             super().__init__(config, *args, **kwargs)
         self.seed = seed
         bounds = ray_bounds(self.train_dataparser_outputs, config.dataparser)
@@ -202,11 +199,20 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         return whole and config.patch_size <= 1 and type(config.pixel_sampler) is PixelSamplerConfig
 
     def create_train_dataset(self) -> FieldDataset:
+        self._check(self.train_dataparser_outputs, "train")
         self.train_dataparser_outputs = self._present(self.train_dataparser_outputs)
         return self._dataset(self.train_dataparser_outputs)
 
     def create_eval_dataset(self) -> FieldDataset:
-        return self._dataset(self._present(self.dataparser.get_dataparser_outputs(split=self.test_split)))
+        outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
+        self._check(outputs, self.test_split)
+        return self._dataset(self._present(outputs))
+
+    def _check(self, outputs: DataparserOutputs, split: str) -> None:
+        """Look at what the dataparser returned, and say what is unusual about it where a training begins."""
+        warnings = check_outputs(outputs, Path(self.config.dataparser.data), split)
+        for warning in warnings if self.test_mode == "val" and distributed.rank() == 0 else ():
+            say(warning)
 
     def _dataset(self, outputs: DataparserOutputs) -> FieldDataset:
         scale = self.config.camera_res_scale_factor
@@ -343,18 +349,3 @@ def _mend_cameras(cameras: Cameras) -> None:
         cameras.metadata = {}  # ns-export cameras asserts that it is not None
     for name in ("fx", "fy", "cx", "cy"):  # Blender's focal lengths come as float64, which ns-render spiral refuses
         setattr(cameras, name, getattr(cameras, name).float())
-
-
-def _check_layout(data: Path, config: FieldDataManagerConfig) -> None:
-    """Look at the JSON files of the two layouts that users write by hand before nerfstudio's parser reads them."""
-    parser = config.dataparser
-    if getattr(parser, "checks_own_input", False):
-        return
-    if isinstance(parser, BlenderDataParserConfig):
-        train = data / "transforms_train.json"
-        checks.read_json(train, required=["frames", "camera_angle_x"])
-        for path in sorted(data.glob("transforms_*.json")):
-            if path.name in ("transforms_train.json", "transforms_val.json", "transforms_test.json"):
-                checks.check_transforms(path)
-    elif isinstance(parser, NerfstudioDataParserConfig):
-        checks.check_transforms(data if data.suffix == ".json" else data / "transforms.json")

@@ -25,7 +25,6 @@ from common_ns.cameras.geometry import (
     up_axis,
 )
 from common_ns.cameras.paths import camera_path_json, even, write_camera_path
-from common_ns.data.checks import check_pose, explained
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from common_ns.nerfstudio_seam.runs import read_run_config
@@ -100,10 +99,9 @@ def load_train_outputs(load_config: Path, data: Path | None = None) -> Dataparse
     if not dataparser_config.data.exists():
         remedy = "Run from the folder that ns-train ran in, or say with --data where the data set is now"
         raise InputError(f"the run's data set {str(dataparser_config.data)!r} does not exist", remedy, load_config)
-    with explained(dataparser_config.data):
-        outputs = dataparser_config.setup().get_dataparser_outputs(split="train")
-    for pose, image_file in zip(outputs.cameras.camera_to_worlds.numpy(), outputs.image_filenames):
-        check_pose(pose, image_file.name, dataparser_config.data)
+    from common_ns.nerfstudio_seam.dataparsers import checked_outputs, set_up
+
+    outputs = checked_outputs(set_up(dataparser_config), "train")
     outputs.cameras.rescale_output_resolution(getattr(datamanager, "camera_res_scale_factor", 1.0))
     return outputs
 

@@ -24,10 +24,10 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from numpy import ndarray
 
 from common_ns.cameras.views import views_to_compare
-from common_ns.data.checks import explained
 from common_ns.data.depth.contract import KIND_NAMES, DepthKind
 from common_ns.data.depth.reprojection import DepthView, depth_views, log_residuals
 from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.dataparsers import checked_outputs, set_up
 
 if TYPE_CHECKING:
     from depthnerf_ns.dataparser import RgbdDataParserConfig
@@ -185,13 +185,10 @@ def all_outputs(config: RgbdDataParserConfig) -> list[DataparserOutputs]:
     They are in the unit of the poses: scale plays no part in the check, and cameras in one place have none.
     """
     config = replace(config, num_views=None, auto_scale_poses=False, scale_factor=1.0, orientation_method="none")
-    parser = config.setup()
-    with explained(config.data):
-        outputs = [parser.get_dataparser_outputs("train")]
-    # nerfstudio's parser fails on an empty split in several ways; what is wrong with the data, the first split has
-    # shown.
-    with suppress(RuntimeError, ValueError, AssertionError, IndexError):
-        outputs.append(parser.get_dataparser_outputs("test"))
+    parser = set_up(config)
+    outputs = [checked_outputs(parser, "train")]
+    with suppress(InputError):  # there may be no test split; what is wrong with the data, the first has shown
+        outputs.append(checked_outputs(parser, "test"))
     return outputs
 
 

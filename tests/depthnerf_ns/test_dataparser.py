@@ -139,7 +139,7 @@ def test_sigma_files_are_found(scene_copy):
         (lambda c: c.update(depth_unit_scale_factor=0), "the depth unit is 0.0"),
         (lambda c: c.update(depth_kind="disparity"), "the depth kind is 'disparity'"),
         (lambda c: c.update(normal_space="left"), "normal_space is 'left'"),
-        (lambda c: c["frames"][1].pop("transform_matrix"), 'frame 1 lacks the field "transform_matrix"'),
+        (lambda c: c["frames"][1].pop("transform_matrix"), 'the field "transform_matrix" of frame 1 is mis'),
     ],
 )
 def test_bad_files_give_one_line(scene_copy, change, message):

@@ -106,7 +106,8 @@ def test_both_splits_are_read_as_the_parser_gives_them(tiny_blender):
 
 
 def test_a_missing_test_split_is_a_note_and_images_of_training_are_no_test(tiny_blender, tmp_path, capsys):
-    (tiny_blender / "transforms_test.json").unlink()
+    for split in ("val", "test"):
+        (tiny_blender / f"transforms_{split}.json").unlink()
     poses = load_poses(BlenderDataParserConfig(data=tiny_blender), "tiny")
     assert [split.name for split in poses.splits] == ["train"]
     assert "test split is not shown" in capsys.readouterr().out
@@ -126,7 +127,7 @@ def test_bad_data_is_explained_in_one_line(tiny_blender):
     with pytest.raises(InputError, match=r"r_2\.png holds nan"):
         load_poses(BlenderDataParserConfig(data=tiny_blender), "tiny")
     file.unlink()
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match=r"there is no transforms_train\.json"):
         load_poses(BlenderDataParserConfig(data=tiny_blender), "tiny")
 
 

@@ -172,7 +172,7 @@ def test_cameras_are_as_nerfstudios_commands_need_them(tiny_blender):
         (lambda d: (d / "transforms_train.json").write_text('{"frames": ['), r"transforms_train\.json: not valid JSON"),
         (
             lambda d: edit_json(d / "transforms_train.json", lambda c: c.pop("camera_angle_x")),
-            '"camera_angle_x" is mis',
+            r"the focal length of train/r_0\.png is missing",
         ),
         (lambda d: edit_json(d / "transforms_test.json", lambda c: c["frames"].clear()), "list of frames is empty"),
         (
@@ -180,7 +180,7 @@ def test_cameras_are_as_nerfstudios_commands_need_them(tiny_blender):
                 d / "transforms_train.json",
                 lambda c: c["frames"][2]["transform_matrix"][0].__setitem__(3, float("nan")),
             ),
-            "the pose of ./train/r_2 holds nan",
+            r"the pose of train/r_2\.png holds nan",
         ),
         (
             lambda d: edit_json(
@@ -188,7 +188,6 @@ def test_cameras_are_as_nerfstudios_commands_need_them(tiny_blender):
             ),
             "not rigid",
         ),
-        (lambda d: Image.new("RGBA", (16, 20)).save(d / "train" / "r_3.png"), "16×20 pixels, its camera 16×16"),
         (lambda d: Image.new("RGB", (16, 16)).save(d / "train" / "r_3.png"), r"r_3\.png: the image lacks an alpha"),
     ],
 )
@@ -240,12 +239,12 @@ def test_missing_frames_are_skipped_only_if_asked(tmp_path):
 def test_nerfstudio_json_without_poses(tmp_path):
     folder = write_capture(tmp_path / "capture", ["00.png", "01.png"])
     edit_json(folder / "transforms.json", lambda content: content["frames"][1].pop("transform_matrix"))
-    with pytest.raises(InputError, match='frame 1 lacks the field "transform_matrix"'):
+    with pytest.raises(InputError, match='the field "transform_matrix" of frame 1 is missing'):
         manager(folder, dataparser=NerfstudioDataParserConfig())
 
 
 def test_nerfstudio_json_without_focal_length(tmp_path):
     folder = write_capture(tmp_path / "capture", ["00.png", "01.png"])
     edit_json(folder / "transforms.json", lambda content: content.pop("fl_x"))
-    with pytest.raises(InputError, match="fx"):
+    with pytest.raises(InputError, match=r"the focal length of images/00\.png is missing"):
         manager(folder, dataparser=NerfstudioDataParserConfig())

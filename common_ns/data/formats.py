@@ -1,0 +1,283 @@
+"""Which layouts of data there are, what tells them apart, and the command that reads each.
+
+The hints in error messages and the table of docs/data.md are made from the one list here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from common_ns.data.transforms import IMAGE_SUFFIXES
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".insv")
+MESH_SUFFIXES = (".ply", ".obj", ".stl", ".glb", ".gltf", ".off")
+COLMAP_PLACES = ("colmap/sparse/0", "sparse/0", "colmap/sparse", "sparse", "colmap", ".")
+"""Folders of a data set in which a COLMAP model may lie, of which `sparse/0` is COLMAP's own."""
+LOOKED_AT = 2000
+"""Entries of a folder that are looked at."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A layout of files."""
+
+    name: str
+    """What it is called, in words that fit after "this looks like"."""
+    made_by: str
+    """Apps and tools that write it."""
+    files: str
+    """What is in the folder."""
+    command: str
+    """How it is used; DATA is the folder or file."""
+    methods: str
+    """Families that read it so."""
+    signs: Callable[[Path], bool]
+    """Whether a folder or file looks like it."""
+    dataparser: str | None = None
+    """Name of the dataparser that reads it; None: it has to be converted, or is no set of photographs."""
+
+
+def _json_has(file: Path, *keys: str) -> bool:
+    """Whether a JSON file of a reasonable size has all of some fields."""
+    try:
+        if not file.is_file() or file.stat().st_size > 2**26:
+            return False
+        content = json.loads(file.read_bytes().decode("utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and all(key in content for key in keys)
+
+
+def _has_frame_field(file: Path, key: str) -> bool:
+    if not _json_has(file, "frames"):
+        return False
+    frames = json.loads(file.read_bytes().decode("utf-8-sig"))["frames"]
+    return isinstance(frames, list) and any(isinstance(frame, dict) and key in frame for frame in frames)
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    try:
+        yield from islice(folder.iterdir(), LOOKED_AT)
+    except OSError:
+        return
+
+
+def _holds(folder: Path, *suffixes: str) -> bool:
+    return any(entry.suffix.lower() in suffixes for entry in _entries(folder))
+
+
+def _any(folder: Path, *names: str) -> bool:
+    return any((folder / name).exists() for name in names)
+
+
+def _all(folder: Path, *names: str) -> bool:
+    return all((folder / name).exists() for name in names)
+
+
+def colmap_place(folder: Path) -> str | None:
+    """Where in a data set the COLMAP model is; None if there is none."""
+    pairs = (("cameras.bin", "images.bin"), ("cameras.txt", "images.txt"))
+    return next((place for place in COLMAP_PLACES if any(_all(folder / place, *pair) for pair in pairs)), None)
+
+
+RADIANCE = "mip-nerf…, depth-…, hash-neus…, hash-idr…, nffb-…"
+
+FORMATS: tuple[Format, ...] = (
+    Format(
+        "a capture of instant-ngp",
+        "instant-ngp's colmap2nerf.py and record3d2nerf.py",
+        "`transforms.json` with `aabb_scale`, images",
+        "ns-train METHOD --data DATA nerfstudio-data",
+        RADIANCE,
+        lambda path: _json_has(path / "transforms.json", "frames", "aabb_scale"),
+        "instant-ngp-data",
+    ),
+    Format(
+        "a capture in nerfstudio's format",
+        "ns-process-data, Polycam and Record3D through it, KIRI Engine, Luma, RealityCapture",
+        "`transforms.json`, images; masks and depth where there are any",
+        "ns-train METHOD --data DATA nerfstudio-data",
+        RADIANCE,
+        lambda path: _json_has(path / "transforms.json", "frames"),
+        "nerfstudio-data",
+    ),
+    Format(
+        "a capture in nerfstudio's format with depth",
+        "ns-process-data, ns-depth-prepare, Kinect and other RGB-D recorders",
+        "`transforms.json` with `depth_file_path`, images, depth maps",
+        "ns-train depth-hash --data DATA",
+        "depth-… (others: `ns-train METHOD --data DATA nerfstudio-data`)",
+        lambda path: _has_frame_field(path / "transforms.json", "depth_file_path"),
+        "rgbd-data",
+    ),
+    Format(
+        "a Blender scene",
+        "NeRF's synthetic scenes, BlenderNeRF",
+        "`transforms_train.json`, `transforms_val.json`, `transforms_test.json`, images",
+        "ns-train METHOD --data DATA blender-data",
+        RADIANCE,
+        lambda path: _json_has(path / "transforms_train.json", "frames"),
+        "blender-data",
+    ),
+    Format(
+        "a multi-scale Blender scene",
+        "ns-multiscale-blender, google/mipnerf",
+        "`metadata.json`, images at several sizes",
+        "ns-train mip-nerf --data DATA multiscale-blender-data",
+        "mip-nerf…",
+        lambda path: _json_has(path / "metadata.json", "train"),
+        "multiscale-blender-data",
+    ),
+    Format(
+        "a data set in the layout of IDR and NeuS",
+        "DTU as IDR and NeuS prepare it, BlendedMVS, ns-idr-cameras",
+        "`image/`, `mask/`, `cameras_sphere.npz` or `cameras.npz`",
+        "ns-train hash-neus --data DATA",
+        "hash-neus…, hash-idr…, nffb-… (others: `ns-train METHOD --data DATA idr-data`)",
+        lambda path: _any(path, "cameras_sphere.npz", "cameras.npz", "cameras_linear_init.npz"),
+        "idr-data",
+    ),
+    Format(
+        "photographs with a COLMAP model",
+        "COLMAP, GLOMAP, mip-NeRF 360's scenes, Tanks and Temples",
+        "`images/`; the model in `sparse/0/`, `sparse/` or `colmap/sparse/0/`, as `.bin` or `.txt`",
+        "ns-train METHOD --data DATA colmap",
+        RADIANCE,
+        lambda path: colmap_place(path) is not None,
+        "colmap",
+    ),
+    Format(
+        "a ScanNet scene",
+        "ScanNet's SensReader",
+        "`color/`, `depth/`, `pose/`, `intrinsic/`",
+        "ns-train depth-hash --data DATA",
+        "depth-…",
+        lambda path: _all(path, "color", "depth", "pose", "intrinsic"),
+        "rgbd-data",
+    ),
+    Format(
+        "a house of Matterport3D",
+        "Matterport3D's download",
+        "`undistorted_color_images/`, `undistorted_depth_images/`, `undistorted_camera_parameters/`",
+        "ns-train depth-hash --data DATA",
+        "depth-…",
+        lambda path: _all(path, "undistorted_color_images", "undistorted_camera_parameters"),
+        "rgbd-data",
+    ),
+    Format(
+        "a data set of SDFStudio",
+        "SDFStudio, MonoSDF's preprocessing",
+        "`meta_data.json`, images",
+        "ns-train METHOD --data DATA sdfstudio-data",
+        RADIANCE,
+        lambda path: _json_has(path / "meta_data.json", "frames"),
+        "sdfstudio-data",
+    ),
+    Format(
+        "a scene of D-NeRF, Phototourism or another research set",
+        "see nerfstudio's documentation",
+        "as published",
+        "ns-train METHOD --data DATA dnerf-data (phototourism-data, dycheck-data, scannetpp-data, nerfosr-data, …)",
+        RADIANCE,
+        lambda path: False,
+    ),
+    Format(
+        "an export of Polycam",
+        "Polycam (developer mode: raw data)",
+        "`keyframes/images/`, `keyframes/cameras/`, or the .zip",
+        "ns-process-data polycam --data DATA --output-dir OUT, then ns-train METHOD --data OUT nerfstudio-data",
+        RADIANCE,
+        lambda path: (path / "keyframes").is_dir(),
+    ),
+    Format(
+        "an export of Record3D",
+        "Record3D (EXR + JPG sequence)",
+        "`EXR_RGBD/metadata.json`, `EXR_RGBD/rgb/`, `EXR_RGBD/depth/`",
+        "ns-process-data record3d --data DATA --output-dir OUT, then ns-train METHOD --data OUT nerfstudio-data",
+        RADIANCE,
+        lambda path: (path / "EXR_RGBD").is_dir() or _json_has(path / "metadata.json", "poses", "K"),
+    ),
+    Format(
+        "a scan of ARKitScenes",
+        "ARKitScenes' download",
+        "`ID_frames/lowres_wide/`, `lowres_depth/`, `lowres_wide.traj`",
+        "ns-train METHOD --data DATA arkit-data",
+        RADIANCE,
+        lambda path: any(entry.name.endswith("_frames") for entry in _entries(path)),
+        "arkit-data",
+    ),
+    Format(
+        "a folder of photographs without poses",
+        "a camera",
+        "images",
+        "ns-process-data images --data DATA --output-dir OUT, then ns-train METHOD --data OUT nerfstudio-data",
+        RADIANCE,
+        lambda path: path.is_dir() and (_holds(path, *IMAGE_SUFFIXES) or _holds(path / "images", *IMAGE_SUFFIXES)),
+    ),
+    Format(
+        "a video",
+        "a camera",
+        "one file",
+        "ns-process-data video --data DATA --output-dir OUT, then ns-train METHOD --data OUT nerfstudio-data",
+        RADIANCE,
+        lambda path: path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES,
+    ),
+    Format(
+        "an image",
+        "a camera, a scanner, a satellite",
+        "PNG, JPEG, TIFF (also GeoTIFF, 16-bit, float), HEIC, AVIF, WebP, EXR, `.npy`",
+        "ns-train miner-image --data DATA",
+        "miner-image…",
+        lambda path: path.is_file() and path.suffix.lower() in (*IMAGE_SUFFIXES, ".npy", ".npz"),
+        "miner-image-data",
+    ),
+    Format(
+        "a mesh",
+        "a modeling program, a scanner, ns-mesh",
+        "PLY, OBJ, STL, GLB, OFF",
+        "ns-train miner-occupancy --data DATA",
+        "miner-occupancy",
+        lambda path: path.is_file() and path.suffix.lower() in MESH_SUFFIXES,
+        "miner-occupancy-data",
+    ),
+)
+
+
+def formats_of(path: Path) -> list[Format]:
+    """Formats that a folder or file looks like, the most likely one first."""
+    return [each for each in FORMATS if each.signs(path)]
+
+
+def advice(path: Path, dataparser: str, wanted: str, method: str = "METHOD") -> str:
+    """What to do about data in which a dataparser does not find what it looks for.
+
+    Args:
+        path: the data.
+        dataparser: which has failed, as ns-train names it.
+        wanted: what it looks for, in words.
+        method: for the command.
+    """
+    found = next((each for each in formats_of(path) if each.dataparser != dataparser), None)
+    if found is None:
+        below = [entry for entry in _entries(path) if entry.is_dir()][:50]
+        for entry in sorted(below):
+            inner = formats_of(entry)
+            if inner and inner[0].dataparser is not None:
+                return f"There is {inner[0].name} in its folder {entry.name}: give --data {entry}"
+        return f"Give {wanted}; docs/data.md lists what is read from which app or tool"
+    command = found.command.replace("METHOD", method).replace("DATA", str(path))
+    return f"This looks like {found.name}: {command}"
+
+
+def as_table() -> str:
+    """The formats as a table in Markdown, for the documentation."""
+    rows = ["| you have | from | files | command | methods |", "|---|---|---|---|---|"]
+    for each in FORMATS:
+        name = each.name.removeprefix("a ").removeprefix("an ")
+        command = each.command.replace(", then ", "`, then `")
+        rows.append(f"| {name} | {each.made_by} | {each.files} | `{command}` | {each.methods} |")
+    return "\n".join(rows)

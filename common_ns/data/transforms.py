@@ -1,0 +1,462 @@
+"""A `transforms.json` as anyone may have written it, brought into the form that nerfstudio's dataparsers read rightly.
+
+Tools differ in what they write, and nerfstudio's dataparsers each read a part of it. One set of rules holds for all:
+
+- Intrinsics: a frame's own value counts, else the file's, else what follows from other fields: the focal length from
+  `camera_angle_x` (radians) or `x_fov` (degrees), the vertical one from the horizontal, the principal point from the
+  middle, the size from the picture. The lens's `is_fisheye` of instant-ngp is the camera model OPENCV_FISHEYE.
+- Poses: 3×4 or 4×4 camera to world, rigid, finite. `applied_transform` likewise.
+- File names: with a slash or a backslash, with or without their suffix, in upper or lower case.
+- Splits: where `val_filenames` or `test_filenames` is missing, the other stands in, else the frames that no list names.
+
+What was changed is said in notes; what cannot be meant is an error with file, frame, field, value and remedy.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common_ns.data.checks import check_pose, read_json
+from common_ns.errors import InputError
+
+INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
+DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+"""Fields of the lens, in nerfstudio's order: radial of 2nd to 8th order, tangential."""
+RATIONAL = ("k5", "k6")
+"""Fields of OpenCV's rational model, which nerfstudio has not."""
+FILE_FIELDS = ("file_path", "mask_path", "depth_file_path", "depth_sigma_file_path", "normal_file_path")
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".jp2", ".exr"),
+)
+"""Suffixes that are tried for a name without one, in this order."""
+CAMERA_MODELS = (
+    *("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "EQUIRECTANGULAR"),
+    *("OMNIDIRECTIONALSTEREO_L", "OMNIDIRECTIONALSTEREO_R", "VR180_L", "VR180_R", "ORTHOPHOTO", "FISHEYE624"),
+)
+"""Camera models that nerfstudio knows."""
+UNDISTORT = "Undistort the images, as with colmap image_undistorter, and give that model"
+SPLITS = ("train", "val", "test")
+LARGEST_COORDINATE = 1e15
+"""Positions from here on are not lengths: single precision cannot tell their differences."""
+ONE_PLACE = 1e-6
+"""Spread of positions, relative to their size, below which they are one place but for rounding."""
+SAME_ANGLE = 0.02
+"""Relative difference of two statements of the focal length that is rounding."""
+
+
+@dataclass
+class Transforms:
+    """The content of a file, in the one form."""
+
+    path: Path
+    """The file."""
+    content: dict[str, Any]
+    """Fields of nerfstudio's format. Intrinsics are the file's if all frames have the same, else each frame's; poses
+    are 4×4; names of files are those on disk, where they are there."""
+    notes: list[str] = field(default_factory=list)
+    """What was changed, in one line each."""
+
+    @property
+    def frames(self) -> list[dict[str, Any]]:
+        """One for each image."""
+        return self.content["frames"]
+
+    def intrinsics(self, frame: dict[str, Any]) -> dict[str, Any]:
+        """Intrinsics and distortion of a frame."""
+        return {k: frame.get(k, self.content.get(k)) for k in (*INTRINSICS, *DISTORTION, "camera_model")}
+
+
+def read_transforms(path: Path, size_of: Callable[[Path], tuple[int, int]], blender: bool = False) -> Transforms:
+    """Read a `transforms.json`, of nerfstudio, of a Blender scene, or of instant-ngp.
+
+    Args:
+        path: the file.
+        size_of: (width, height) of a picture, for files that do not state it.
+        blender: of a Blender scene: names of images have no suffix, and .png is meant; splits are files of their own.
+    Raises: InputError about what cannot be meant.
+    """
+    content = dict(read_json(path, required=["frames"]))
+    folder = path.parent
+    frames = content["frames"]
+    if not isinstance(frames, list):
+        raise InputError(f'the field "frames" holds {_short(frames)}', "It must be a list of frames", path)
+    if not frames:
+        raise InputError("the list of frames is empty", "Add frames, or choose another split", path)
+    for index, frame in enumerate(frames):
+        if not isinstance(frame, dict):
+            raise InputError(f"frame {index} is {_short(frame)}", "It must be an object with fields", path)
+        for key in ("file_path", "transform_matrix"):
+            if frame.get(key) is None:
+                state = "is null" if key in frame else "is missing"
+                raise InputError(f'the field "{key}" of frame {index} {state}', "Give it a value", path)
+    # Fields that are null say nothing.
+    content = {key: value for key, value in content.items() if value is not None}
+    frames = [{key: value for key, value in frame.items() if value is not None} for frame in frames]
+    result = Transforms(path, {**content, "frames": frames})
+    _mend_names(result, folder, blender)
+    _mend_poses(result)
+    _mend_camera_model(result)
+    _mend_intrinsics(result, folder, size_of)
+    if not blender:
+        _mend_splits(result, folder)
+    _look_for_duplicates(result)
+    return result
+
+
+def number(value: Any, name: str, path: Path) -> float:
+    """A field's value as a finite number; text that is one counts.
+
+    Raises: InputError with the name and the value.
+    """
+    try:
+        if isinstance(value, bool) or not isinstance(value, (numbers.Real, str)):
+            raise TypeError
+        result = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{name} is {_short(value)}", "It must be a number", path) from None
+    if not math.isfinite(result):
+        raise InputError(f"{name} is {result}", "It must be a finite number", path)
+    return result
+
+
+def positions_in_one_place(positions: np.ndarray) -> bool:
+    """Whether positions [n, 3] differ by rounding at most."""
+    spread = float(np.abs(positions - positions.mean(axis=0)).max())
+    return spread <= ONE_PLACE * float(np.abs(positions).max())
+
+
+def _short(value: Any) -> str:
+    """A value from JSON in a few words."""
+    kind = {list: "a list", dict: "an object"}.get(type(value))
+    text = kind or ("null" if value is None else repr(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Names of files
+
+
+@lru_cache(maxsize=64)
+def _by_lower_case(folder: Path, changed: float) -> dict[str, list[str]]:
+    """Names in a folder, by their lower case. `changed` is when it last was, so that the cache notices."""
+    names: dict[str, list[str]] = {}
+    for entry in folder.iterdir():
+        names.setdefault(entry.name.lower(), []).append(entry.name)
+    return names
+
+
+def find_file(folder: Path, name: str, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> str | None:
+    """The name, relative to a folder, of the file that is meant; None if there is none.
+
+    Tried in this order: the name as it is; with slashes for backslashes; with a suffix; in another case.
+
+    Args:
+        folder: from which the name starts.
+        name: as it is stated.
+        suffixes: that a name without its suffix may have.
+    """
+    for spelled in dict.fromkeys((name, name.replace("\\", "/"))):
+        path = folder / spelled
+        try:
+            if path.is_file() or path.is_fifo() or path.is_char_device() or path.is_symlink():
+                return spelled
+            if not path.parent.is_dir():
+                continue
+            there = _by_lower_case(path.parent, path.parent.stat().st_mtime)
+        except (OSError, ValueError):  # a name too long, or with a zero byte
+            continue
+        for ending in ("", *suffixes):
+            found = there.get((path.name + ending).lower(), [])
+            found = [path.name + ending] if path.name + ending in found else found
+            if len(found) == 1 and (path.parent / found[0]).is_file():
+                return (Path(spelled).parent / found[0]).as_posix()
+    return None
+
+
+def _mend_names(transforms: Transforms, folder: Path, blender: bool) -> None:
+    changed: dict[str, int] = {}
+    example = ""
+
+    def mended(name: Any, what: str) -> str:
+        nonlocal example
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(f"{what} is {_short(name)}", "It must be the name of a file", transforms.path)
+        found = find_file(folder, name)
+        if blender:
+            name = name.removeprefix("./")
+            if found is None and Path(name).suffix.lower() not in IMAGE_SUFFIXES:
+                return f"{name}.png"
+            if found is not None and found.removeprefix("./") in (name, f"{name}.png"):
+                return found.removeprefix("./")
+        if found is None or found == name:
+            return name
+        reason = "slashes for backslashes" if found == name.replace("\\", "/") else "the spelling on disk"
+        if not changed:
+            example = f"{name} is {found}"
+        changed[reason] = changed.get(reason, 0) + 1
+        return found
+
+    for index, frame in enumerate(transforms.frames):
+        for key in FILE_FIELDS:
+            if key in frame:
+                frame[key] = mended(frame[key], f'the field "{key}" of frame {index}')
+    for reason, count in changed.items():
+        transforms.notes.append(f"{count} names of files are read with {reason} ({example}).")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Poses
+
+
+def _matrix(value: Any, name: str, path: Path) -> np.ndarray:
+    """A 3×4 or 4×4 matrix as 4×4."""
+    try:
+        matrix = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{name} is not a matrix of numbers ({_short(value)})", "Correct it", path) from None
+    if matrix.shape not in ((3, 4), (4, 4)):
+        raise InputError(f"{name} has shape {matrix.shape}", "Give a 3×4 or 4×4 matrix", path)
+    if matrix.shape == (4, 4) and not np.allclose(matrix[3], [0, 0, 0, 1], atol=1e-6, equal_nan=True):
+        row = ", ".join(f"{entry:g}" for entry in matrix[3])
+        raise InputError(f"the last row of {name} is {row}", "It must be 0, 0, 0, 1: matrices are by rows", path)
+    return np.vstack([matrix[:3], [0.0, 0.0, 0.0, 1.0]])
+
+
+def _mend_poses(transforms: Transforms) -> None:
+    path, content = transforms.path, transforms.content
+    for frame in transforms.frames:
+        name = f"the pose of {frame['file_path']}"
+        pose = _matrix(frame["transform_matrix"], name, path)
+        check_pose(pose, frame["file_path"], path)
+        farthest = float(np.abs(pose[:3, 3]).max())
+        if farthest > LARGEST_COORDINATE:
+            raise InputError(f"{name} puts it at {farthest:.3g}", "Correct this frame or remove it", path)
+        frame["transform_matrix"] = pose.tolist()
+    if "applied_transform" in content:
+        applied = _matrix(content["applied_transform"], "applied_transform", path)
+        content["applied_transform"] = applied[:3].tolist()
+    if "applied_scale" in content:
+        scale = number(content["applied_scale"], "applied_scale", path)
+        if scale <= 0:
+            raise InputError(f"applied_scale is {scale:g}", "It must be above 0", path)
+    orientation = content.get("orientation_override", "up")
+    if orientation not in ("pca", "up", "vertical", "none"):
+        problem = f"orientation_override is {_short(orientation)}"
+        raise InputError(problem, "Choose pca, up, vertical or none, or remove it", path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Intrinsics
+
+
+def _mend_camera_model(transforms: Transforms) -> None:
+    path, content = transforms.path, transforms.content
+    stated = [frame.pop("camera_model") for frame in transforms.frames if "camera_model" in frame]
+    models = {str(model) for model in stated} | ({str(content["camera_model"])} if "camera_model" in content else set())
+    if len(models) > 1:
+        problem = f"the frames mix the camera models {', '.join(sorted(models))}"
+        raise InputError(problem, "Give all frames one camera model, or divide the capture", path)
+    for fields in (content, *transforms.frames):
+        if fields.get("is_fisheye") is True and not models & {"OPENCV_FISHEYE", "FISHEYE624"}:
+            models = {"OPENCV_FISHEYE"}
+            transforms.notes.append("is_fisheye is taken for the camera model OPENCV_FISHEYE.")
+    if not models:
+        return
+    model = models.pop()
+    known = model.upper()
+    if known == "FULL_OPENCV" and not any(_nonzero(transforms, ("k4", *RATIONAL))):
+        known = "OPENCV"
+        transforms.notes.append("FULL_OPENCV without k4, k5 and k6 is OPENCV.")
+    if known not in CAMERA_MODELS:
+        problem = f'the camera model is "{model}", and nerfstudio knows {", ".join(CAMERA_MODELS[:7])}'
+        raise InputError(problem, UNDISTORT, path)
+    content["camera_model"] = known
+
+
+def _nonzero(transforms: Transforms, keys: Iterable[str]) -> Iterable[tuple[str, float]]:
+    """Fields of the file or of frames that are not 0."""
+    for fields in (transforms.content, *transforms.frames):
+        for key in keys:
+            if key in fields and (value := number(fields[key], key, transforms.path)) != 0.0:
+                yield key, value
+
+
+def _mend_intrinsics(transforms: Transforms, folder: Path, size_of: Callable[[Path], tuple[int, int]]) -> None:
+    path, content = transforms.path, transforms.content
+    for key, value in _nonzero(transforms, RATIONAL):
+        raise InputError(
+            f"{key} is {value:g}, of OpenCV's rational lens model, which nerfstudio has not", UNDISTORT, path
+        )
+    files = [folder / frame["file_path"] for frame in transforms.frames]
+    stated = [{**content, **frame} for frame in transforms.frames]
+    if not all("w" in fields and "h" in fields for fields in stated):
+        some = next((size_of(file) for file in files if file.exists()), None)
+        # Images that are missing are dealt with later: they may be left out.
+        size_of = partial(_size_or, size_of, some)
+    every = [_frame_intrinsics(transforms, frame, folder, size_of) for frame in transforms.frames]
+    if any("distortion_params" in fields for fields in (content, *transforms.frames)):
+        lens: tuple[str, ...] = ("distortion_params",)
+    else:
+        lens = tuple(key for key in DISTORTION if any(key in fields for fields in (content, *transforms.frames)))
+    for frame, own in zip(transforms.frames, every):
+        for key in lens:
+            value = frame.get(key, content.get(key, 0.0))
+            own[key] = _parameters(value, path) if key == "distortion_params" else number(value, key, path)
+    for key in (*INTRINSICS, *lens):
+        values = [own[key] for own in every]
+        shared = all(value == values[0] for value in values)
+        if shared:
+            content[key] = values[0]
+        else:
+            content.pop(key, None)
+        for frame, value in zip(transforms.frames, values):
+            frame.pop(key, None)
+            if not shared:
+                frame[key] = value
+    if any(key not in content for key in lens):
+        # nerfstudio takes the lens from the file altogether, or from the frames altogether.
+        for key in lens:
+            value = content.pop(key, None)
+            for frame in transforms.frames:
+                frame.setdefault(key, value)
+    sizes = [f"{own['w']}×{own['h']}" for own in every]
+    if len(set(sizes)) > 1 and not all("w" in fields for fields in stated):
+        counts = ", ".join(f"{size} ({sizes.count(size)})" for size in list(dict.fromkeys(sizes))[:4])
+        transforms.notes.append(f"The images have different sizes: {counts}. Each is taken for a whole picture.")
+    if any(own.pop("contradiction", False) for own in every):
+        text = "The focal length in pixels (fl_x) and the angle of view (camera_angle_x) differ: fl_x counts."
+        transforms.notes.append(text)
+
+
+def _size_or(size_of: Callable[[Path], tuple[int, int]], other: tuple[int, int] | None, file: Path) -> tuple[int, int]:
+    """The size of a picture; if it is not there, another."""
+    return size_of(file) if other is None or file.exists() or file.is_symlink() else other
+
+
+def _parameters(value: Any, path: Path) -> list[float]:
+    if not isinstance(value, list):
+        raise InputError(f"distortion_params is {_short(value)}", "It must be a list of numbers", path)
+    return [number(each, "distortion_params", path) for each in value]
+
+
+def _frame_intrinsics(
+    transforms: Transforms, frame: dict[str, Any], folder: Path, size_of: Callable[[Path], tuple[int, int]]
+) -> dict[str, Any]:
+    """Intrinsics of a frame by the rule of this module."""
+    path, content = transforms.path, transforms.content
+
+    def value(key: str) -> float | None:
+        own = frame.get(key, content.get(key))
+        return None if own is None else number(own, f"{key} of {frame['file_path']}", path)
+
+    def radians(key: str, degrees: str) -> float | None:
+        angle, name = value(key), key
+        if angle is None:
+            angle, name = value(degrees), degrees
+            angle = None if angle is None else math.radians(angle)
+        if angle is not None and not 0.0 < angle < math.pi:
+            if name == degrees or angle <= 0.0 or angle >= 180.0:
+                unit, remedy = ("degrees", "180") if name == degrees else ("radians", "π (3.1416)")
+                shown = math.degrees(angle) if name == degrees else angle
+                raise InputError(f"{name} is {shown:g}", f"It must be an angle in {unit} between 0 and {remedy}", path)
+            problem = f"{name} is {angle:g}, more than half a turn in radians"
+            raise InputError(problem, f"If these are degrees, write {math.radians(angle):.6g}", path)
+        return angle
+
+    width, height = value("w"), value("h")
+    if width is None or height is None:
+        size = size_of(folder / frame["file_path"])
+        width, height = width or size[0], height or size[1]
+    for name, side in (("w", width), ("h", height)):
+        if side != int(side) or not 1 <= side <= 2**24:
+            problem = f"{name} of {frame['file_path']} is {side:g}"
+            raise InputError(problem, "It must be the size of the image in pixels", path)
+    result: dict[str, Any] = {"w": int(width), "h": int(height)}
+    horizontal, vertical = radians("camera_angle_x", "x_fov"), radians("camera_angle_y", "y_fov")
+    focal = value("fl_x")
+    derived = None if horizontal is None else 0.5 * width / math.tan(0.5 * horizontal)
+    if focal is None:
+        focal = derived
+    elif derived is not None and abs(derived / focal - 1.0 if focal else 1.0) > SAME_ANGLE:
+        result["contradiction"] = True
+    if focal is None and content.get("camera_model", "") not in ("EQUIRECTANGULAR",) and not _is_panorama(content):
+        problem = f'the focal length of {frame["file_path"]} is missing: there is neither "fl_x" nor "camera_angle_x"'
+        raise InputError(
+            problem, "Add fl_x in pixels, or camera_angle_x in radians, to the file or to each frame", path
+        )
+    if focal is None:
+        focal = 0.5 * height
+    other = value("fl_y")
+    if other is None:
+        other = focal if vertical is None else 0.5 * height / math.tan(0.5 * vertical)
+    for name, length in (("fl_x", focal), ("fl_y", other)):
+        if length <= 0.0:
+            problem = f"{name} of {frame['file_path']} is {length:g}"
+            raise InputError(problem, "It must be the focal length in pixels, above 0", path)
+    x, y = value("cx"), value("cy")
+    result.update(fl_x=focal, fl_y=other, cx=0.5 * width if x is None else x, cy=0.5 * height if y is None else y)
+    return result
+
+
+def _is_panorama(content: dict[str, Any]) -> bool:
+    """Whether the camera model has no focal length."""
+    return str(content.get("camera_model", "")).startswith(("EQUI", "OMNI", "VR180"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Splits
+
+
+def _mend_splits(transforms: Transforms, folder: Path) -> None:
+    path, content = transforms.path, transforms.content
+    lists = {split: content[f"{split}_filenames"] for split in SPLITS if f"{split}_filenames" in content}
+    if not lists:
+        return
+    frames = {frame["file_path"]: frame["file_path"] for frame in transforms.frames}
+    frames |= {Path(name).as_posix(): name for name in frames}
+    for split, names in lists.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            problem = f"{split}_filenames is {_short(names)}"
+            raise InputError(problem, "It must be a list of the file_path of frames", path)
+        found = [frames.get(name) or frames.get(find_file(folder, name) or name) for name in names]
+        if None in found:
+            name = names[found.index(None)]
+            problem = f"{split}_filenames lists {name}, which is the file_path of no frame"
+            raise InputError(problem, "Correct the list, or add the frame", path)
+        content[f"{split}_filenames"] = lists[split] = found
+    remedy = "Add the list, or remove all lists, so that --eval-mode divides the frames"
+    if not lists.get("train"):
+        raise InputError('the list "train_filenames" is missing or empty', remedy, path)
+    if lists.get("val") and lists.get("test"):
+        return
+    there = lists.get("val") or lists.get("test")
+    if there is None:
+        listed = set(lists["train"])
+        there = [frame["file_path"] for frame in transforms.frames if frame["file_path"] not in listed]
+        if not there:
+            problem = (
+                'the lists "val_filenames" and "test_filenames" are missing or empty, and all frames are for training'
+            )
+            raise InputError(problem, remedy, path)
+        transforms.notes.append(f"The {len(there)} frames that train_filenames does not list are for evaluation.")
+    else:
+        lacking = "val" if lists.get("test") else "test"
+        transforms.notes.append(f"There are no {lacking}_filenames: the other evaluation frames stand in.")
+    content["val_filenames"] = lists.get("val") or there
+    content["test_filenames"] = lists.get("test") or there
+
+
+def _look_for_duplicates(transforms: Transforms) -> None:
+    names = [frame["file_path"] for frame in transforms.frames]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1] if len(set(names)) < len(names) else []
+    if twice:
+        text = f"{len(twice)} images are listed more than once, and count as often: {', '.join(twice[:3])}."
+        transforms.notes.append(text)
