@@ -196,7 +196,7 @@ def check_images(files: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> lis
     modes = []
     for file, (width, height) in zip(files, sizes):
         try:
-            with Image.open(file) as image:
+            with Image.open(require_file(file, "image")) as image:
                 size, mode = image.size, image.mode
         except FileNotFoundError:
             raise InputError("the image does not exist", "Put it there, or remove its frame", file) from None

@@ -132,8 +132,9 @@ class NerfstudioReader(TransformsReader, Nerfstudio):
             self.downscale_factor = self.config.downscale_factor
             return
         # nerfstudio sorts the frames only after it has looked at the size of the first.
-        name = Path(transforms.frames[0]["file_path"])
         folder, power = transforms.path.parent, 0
+        names = [Path(frame["file_path"]) for frame in transforms.frames]
+        name = next((name for name in names if (folder / name).exists()), names[0])
         longest = max(image_size(folder / name))
         while longest / 2**power > LARGEST_IMAGE and (folder / f"images_{2 ** (power + 1)}" / name.name).exists():
             power += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from common_ns.cameras.projection import projection_matrices
-from common_ns.data.checks import check_transforms, read_json
+from common_ns.data.transforms import read_transforms
 from common_ns.errors import InputError
 from hashnffb_sdf_ns.idr_data.cameras import Similarity
 from hashnffb_sdf_ns.idr_data.downscaled import image_size
@@ -47,14 +46,13 @@ class TransformsCapture:
     @staticmethod
     def read(path: Path) -> TransformsCapture:
         """Raises: InputError if a field or a file is missing or wrong."""
-        check_transforms(path)
-        content = read_json(path)
-        frames, folder = content["frames"], path.parent
+        transforms = read_transforms(path, image_size)
+        content, frames, folder = transforms.content, transforms.frames, path.parent
         images = [folder / frame["file_path"] for frame in frames]
         masks = None
         if all("mask_path" in frame for frame in frames):
             masks = [folder / frame["mask_path"] for frame in frames]
-        intrinsics, sizes = zip(*(_intrinsics(frame, content, image, path) for frame, image in zip(frames, images)))
+        intrinsics, sizes = zip(*(_intrinsics(transforms.intrinsics(frame)) for frame in frames))
         poses = np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64)[:, :3]
         points = read_points(folder / content["ply_file_path"])[0] if "ply_file_path" in content else None
         return TransformsCapture(path, content, images, masks, np.array(sizes), np.stack(intrinsics), poses, points)
@@ -102,25 +100,13 @@ class TransformsCapture:
         return content, points
 
 
-def _intrinsics(
-    frame: dict[str, Any], content: dict[str, Any], image: Path, path: Path
-) -> tuple[Float[NDArray, "3 3"], tuple[int, int]]:
-    """K and the (width, height) of a frame, from its own fields or those of the file."""
-
-    def value(name: str) -> Any:
-        return frame.get(name, content.get(name))
-
-    size = (int(value("w")), int(value("h"))) if value("w") and value("h") else image_size(image)
-    focal = value("fl_x")
-    if focal is None and value("camera_angle_x"):
-        focal = 0.5 * size[0] / math.tan(0.5 * float(value("camera_angle_x")))
-    if focal is None:
-        raise InputError('the field "fl_x" is missing', "Add the focal length in pixels, or camera_angle_x", path)
+def _intrinsics(fields: dict[str, Any]) -> tuple[Float[NDArray, "3 3"], tuple[int, int]]:
+    """K and the (width, height) of a frame."""
     intrinsics = np.eye(3)
-    intrinsics[0, 0], intrinsics[1, 1] = float(focal), float(value("fl_y") or focal)
-    intrinsics[0, 2] = float(size[0] / 2 if value("cx") is None else value("cx"))
-    intrinsics[1, 2] = float(size[1] / 2 if value("cy") is None else value("cy"))
-    return intrinsics, size
+    intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2] = (
+        fields[key] for key in ("fl_x", "fl_y", "cx", "cy")
+    )
+    return intrinsics, (fields["w"], fields["h"])
 
 
 def _relative(file: Path, folder: Path) -> str:

@@ -22,9 +22,11 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
-from common_ns.data.checks import check_transforms, decode_image, read_json
+from common_ns.data.checks import check_images, decode_image
 from common_ns.data.files import written_whole
+from common_ns.data.transforms import DISTORTION, read_transforms
 from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.dataparsers import image_size
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from mipnerf_ns.dataparser import METADATA_FILE
 
@@ -96,28 +98,44 @@ def pixel_to_camera(fx: float, fy: float, cx: float, cy: float) -> list[list[flo
     return [[1.0 / fx, 0.0, -cx / fx], [0.0, -1.0 / fy, cy / fy], [0.0, 0.0, -1.0]]
 
 
-def read_transforms(file: Path) -> tuple[float, list[tuple[Path, list[list[float]]]]]:
+@dataclass(frozen=True)
+class View:
+    """A frame of a Blender scene."""
+
+    image: Path
+    pose: list[list[float]]
+    """Camera to world, 4×4."""
+    intrinsics: tuple[float, float, float, float]
+    """fx, fy, cx and cy in pixels of the image."""
+
+
+def read_views(file: Path) -> list[View]:
     """Read and check a Blender scene's transforms_{split}.json.
 
-    Returns: the horizontal field of view in radians, and image file and 4×4 pose of every frame.
+    Raises: InputError if images are missing, or have distortion, for which the multi-scale format has no field.
     """
-    check_transforms(file)
-    meta = read_json(file, required=["camera_angle_x"])
-    angle = meta["camera_angle_x"]
-    if not isinstance(angle, (int, float)) or not 0 < angle < math.pi:
-        raise InputError(f"camera_angle_x is {angle!r}", "It must be an angle in radians between 0 and π", file)
-    frames = []
-    for frame in meta["frames"]:
-        # The format leaves the extension away; some exporters write it nevertheless.
-        image_file = file.parent / f"{frame['file_path']}.png"
-        if not image_file.is_file() and (file.parent / frame["file_path"]).is_file():
-            image_file = file.parent / frame["file_path"]
-        frames.append((image_file, frame["transform_matrix"]))
-    missing = [image_file for image_file, _ in frames if not image_file.is_file()]
+    transforms = read_transforms(file, image_size, blender=True)
+    views = []
+    for frame in transforms.frames:
+        fields = transforms.intrinsics(frame)
+        lens = {key: fields[key] for key in DISTORTION if fields[key]}
+        if lens:
+            shown = ", ".join(f"{key} {value:g}" for key, value in lens.items())
+            problem = f"{frame['file_path']} has distortion ({shown}), for which the multi-scale format has no field"
+            raise InputError(problem, "Undistort the images", file)
+        fx, fy, cx, cy = (float(fields[key]) for key in ("fl_x", "fl_y", "cx", "cy"))
+        views.append(View(file.parent / frame["file_path"], frame["transform_matrix"], (fx, fy, cx, cy)))
+    missing = [view.image for view in views if not view.image.is_file()]
     if missing:
-        problem = f"{len(missing)} of {len(frames)} images do not exist, such as {missing[0]}"
+        problem = f"{len(missing)} of {len(views)} images do not exist, such as {missing[0]}"
         raise InputError(problem, "Restore them, or remove their frames", file)
-    return angle, frames
+    check_images(
+        [view.image for view in views],
+        [(int(f["w"]), int(f["h"])) for f in map(transforms.intrinsics, transforms.frames)],
+    )
+    for note in transforms.notes:
+        print(f"{file}: {note}")
+    return views
 
 
 @dataclass
@@ -147,7 +165,7 @@ class MultiscaleBlender:
         for split in SPLITS:
             file = self.input / f"transforms_{split}.json"
             if file.is_file():
-                transforms[split] = read_transforms(file)
+                transforms[split] = read_views(file)
             else:
                 print(f"{file} does not exist: the multi-scale scene has no {split} split.")
         if not transforms:
@@ -159,31 +177,30 @@ class MultiscaleBlender:
         # Metadata that is there describes images that are complete: old metadata goes first, the new comes last.
         metadata_file.unlink(missing_ok=True)
         metadata = {}
-        for split, (angle, frames) in transforms.items():
-            metadata[split] = self.convert_split(split, angle, frames)
-            print(f"{split}: {len(frames)} views at {len(SCALES)} scales")
+        for split, views in transforms.items():
+            metadata[split] = self.convert_split(split, views)
+            print(f"{split}: {len(views)} views at {len(SCALES)} scales")
         with written_whole(metadata_file) as partial:
             partial.write_text(json.dumps(metadata, indent=1))
         command = shlex.join(["ns-train", "mip-nerf", "multiscale-blender-data", "--data", str(self.output)])
         print(f"Written to {metadata_file}. Train on it with:\n{command}")
 
-    def convert_split(self, split: str, angle: float, frames: list[tuple[Path, list[list[float]]]]) -> dict[str, list]:
+    def convert_split(self, split: str, views: list[View]) -> dict[str, list]:
         """Write all images of a split and return its table of metadata, image by image and scale by scale."""
         (self.output / f"images_{split}").mkdir(exist_ok=True)
 
         def convert_frame(index: int) -> list[dict[str, Any]]:
-            return self.convert_frame(f"images_{split}/{index:03d}", angle, *frames[index])
+            return self.convert_frame(f"images_{split}/{index:03d}", views[index])
 
         # PNG compression takes most of the time and runs outside of Python's global lock.
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            rows = [row for rows in pool.map(convert_frame, range(len(frames))) for row in rows]
+            rows = [row for rows in pool.map(convert_frame, range(len(views))) for row in rows]
         return {key: [row[key] for row in rows] for key in rows[0]}
 
-    def convert_frame(self, stem: str, angle: float, file: Path, pose: list[list[float]]) -> list[dict[str, Any]]:
+    def convert_frame(self, stem: str, view: View) -> list[dict[str, Any]]:
         """Write one view at all scales and return one row of metadata per scale."""
-        original = read_image(file)
+        original = read_image(view.image)
         full_height, full_width = original.shape[:2]
-        full_focal = 0.5 * full_width / math.tan(0.5 * angle)
         rows = []
         for label, scale in enumerate(SCALES):
             image = downscale(original, scale)
@@ -191,11 +208,12 @@ class MultiscaleBlender:
             name = f"{stem}_d{label}.png"
             Image.fromarray(image).save(self.output / name)
             # The field of view stays, so the focal lengths shrink by what the sides really shrank by.
-            fx, fy = full_focal * width / full_width, full_focal * height / full_height
+            across, down = width / full_width, height / full_height
+            fx, fy, cx, cy = (n * factor for n, factor in zip(view.intrinsics, (across, down, across, down)))
             rows.append(
                 {
                     "file_path": name,
-                    "cam2world": pose,
+                    "cam2world": view.pose,
                     "width": width,
                     "height": height,
                     "focal": fx,
@@ -203,7 +221,7 @@ class MultiscaleBlender:
                     "near": self.near,
                     "far": self.far,
                     "lossmult": full_width * full_height / (width * height),
-                    "pix2cam": pixel_to_camera(fx, fy, 0.5 * width, 0.5 * height),
+                    "pix2cam": pixel_to_camera(fx, fy, cx, cy),
                 }
             )
         return rows

@@ -207,7 +207,13 @@ def test_images_keep_their_kind(mode, tmp_path):
 def test_a_failed_conversion_leaves_no_metadata(tmp_path):
     scene = write_scene(tmp_path / "scene", 8, 8)
     output = convert(scene)
-    (scene / "train" / "r_1.png").write_bytes(b"not an image")
+    broken = scene / "train" / "r_1.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"not an image")
+    with pytest.raises(InputError, match=r"r_1\.png"):  # found before anything is written
+        convert(scene)
+    assert (output / "metadata.json").exists()
+    broken.write_bytes(whole[:-40])
     with pytest.raises(InputError, match=r"r_1\.png"):
         convert(scene)
     assert not (output / "metadata.json").exists()

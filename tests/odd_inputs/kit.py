@@ -59,12 +59,16 @@ def ids(rows: list[Row]) -> list[str]:
     return names
 
 
+class Hanging(BaseException):
+    """What waits forever; no `except Exception` or `except OSError` of the product catches it."""
+
+
 @contextmanager
 def limited(seconds: int = LIMIT) -> Iterator[None]:
-    """Raises: TimeoutError after so many seconds; nothing that waits for a file may be left waiting."""
+    """Raises: Hanging after so many seconds; nothing that waits for a file may be left waiting."""
 
     def stop(*_: Any) -> None:
-        raise TimeoutError(f"no end after {seconds} s")
+        raise Hanging(f"no end after {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
