@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -120,13 +120,14 @@ def check_transforms(path: Path) -> None:
 
 
 @contextmanager
-def explained(source: Path | str) -> Iterator[None]:
+def explained(source: Path | str, if_missing: Callable[[], str | None] = lambda: None) -> Iterator[None]:
     """Turn whatever a dataparser or reader raises on bad input into an `InputError` of one line.
 
     What is raised by this suite itself, and not on purpose, is a defect of it: it keeps its traceback and is called so.
 
     Args:
         source: the data folder or file, named where the exception itself names none.
+        if_missing: gives the remedy for a file that does not exist, if there is a better one than to put it there.
     """
     try:
         yield
@@ -134,7 +135,8 @@ def explained(source: Path | str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         problem = "the file does not exist"
-        raise InputError(problem, "Put it there, or correct the data set", error.filename or source) from error
+        remedy = if_missing() or "Put it there, or correct the data set"
+        raise InputError(problem, remedy, error.filename or source) from error
     except Exception as error:
         culprit = _reader_of(error)
         if culprit is None:

@@ -6,6 +6,7 @@ The hints in error messages and the table of docs/data.md are made from the one 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -17,8 +18,8 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".insv")
 MESH_SUFFIXES = (".ply", ".obj", ".stl", ".glb", ".gltf", ".off")
 COLMAP_PLACES = ("colmap/sparse/0", "sparse/0", "colmap/sparse", "sparse", "colmap", ".")
 """Folders of a data set in which a COLMAP model may lie, of which `sparse/0` is COLMAP's own."""
-LOOKED_AT = 2000
-"""Entries of a folder that are looked at."""
+LOOKED_AT, FOLDERS_LOOKED_AT = 2000, 50
+"""Entries of a folder, and folders in it, that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -252,25 +253,39 @@ def formats_of(path: Path) -> list[Format]:
     return [each for each in FORMATS if each.signs(path)]
 
 
-def advice(path: Path, dataparser: str, wanted: str, method: str = "METHOD") -> str:
+def suggestion(path: Path, dataparser: str) -> str | None:
+    """The command that would read data in which a dataparser does not find what it looks for; None if none is known.
+
+    Args:
+        path: the data.
+        dataparser: which has failed, as ns-train names it.
+    """
+    found = next((each for each in formats_of(path) if each.dataparser != dataparser), None)
+    if found is not None:
+        command = found.command.replace("METHOD", _asked_for()).replace("DATA", str(path))
+        return f"This looks like {found.name}: {command}"
+    for entry in sorted(entry for entry in _entries(path) if entry.is_dir())[:FOLDERS_LOOKED_AT]:
+        inner = formats_of(entry)
+        if inner and inner[0].dataparser is not None:
+            return f"There is {inner[0].name} in its folder {entry.name}: give --data {entry}"
+    return None
+
+
+def advice(path: Path, dataparser: str, wanted: str) -> str:
     """What to do about data in which a dataparser does not find what it looks for.
 
     Args:
         path: the data.
         dataparser: which has failed, as ns-train names it.
         wanted: what it looks for, in words.
-        method: for the command.
     """
-    found = next((each for each in formats_of(path) if each.dataparser != dataparser), None)
-    if found is None:
-        below = [entry for entry in _entries(path) if entry.is_dir()][:50]
-        for entry in sorted(below):
-            inner = formats_of(entry)
-            if inner and inner[0].dataparser is not None:
-                return f"There is {inner[0].name} in its folder {entry.name}: give --data {entry}"
-        return f"Give {wanted}; docs/data.md lists what is read from which app or tool"
-    command = found.command.replace("METHOD", method).replace("DATA", str(path))
-    return f"This looks like {found.name}: {command}"
+    return suggestion(path, dataparser) or f"Give {wanted}; docs/data.md lists what is read from which app or tool"
+
+
+def _asked_for() -> str:
+    """The method of an ns-train command, so that the command that is shown can be copied."""
+    command, *rest = sys.argv or [""]
+    return rest[0] if Path(command).stem == "ns-train" and rest and not rest[0].startswith("-") else "METHOD"
 
 
 def as_table() -> str:

@@ -31,12 +31,13 @@ from PIL import Image
 from torch import Tensor
 
 from common_ns.data import checks
+from common_ns.data.formats import suggestion
 from common_ns.data.gate import check_outputs
 from common_ns.data.pixels import PixelStore
 from common_ns.data.scene_bounds import ray_bounds
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import distributed
-from common_ns.nerfstudio_seam.dataparsers import own_readers, say
+from common_ns.nerfstudio_seam.dataparsers import name_of, own_readers, say
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 from common_ns.nerfstudio_seam.versions import all_images, in_training, read_mask
 
@@ -184,7 +185,11 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         seed = distributed.gather(torch.initial_seed())[0]
         data = Path(config.data if config.data is not None else config.dataparser.data)
         checks.require_path(data)
-        with checks.explained(data), own_readers(config.dataparser):
+
+        def if_missing() -> str | None:
+            return suggestion(data, name_of(config.dataparser))
+
+        with checks.explained(data, if_missing), own_readers(config.dataparser):
             super().__init__(config, *args, **kwargs)
         self.seed = seed
         bounds = ray_bounds(self.train_dataparser_outputs, config.dataparser)
@@ -210,6 +215,10 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
 
     def _check(self, outputs: DataparserOutputs, split: str) -> None:
         """Look at what the dataparser returned, and say what is unusual about it where a training begins."""
+        if "signal" in outputs.metadata:
+            name = name_of(self.config.dataparser)
+            problem = f"{name} describes one image or volume, and this method trains on photographs with poses"
+            raise InputError(problem, "Use miner-image or miner-occupancy", self.config.dataparser.data)
         warnings = check_outputs(outputs, Path(self.config.dataparser.data), split)
         for warning in warnings if self.test_mode == "val" and distributed.rank() == 0 else ():
             say(warning)

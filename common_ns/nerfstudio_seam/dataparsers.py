@@ -336,6 +336,13 @@ def own_readers(config: DataParserConfig) -> Iterator[None]:
         config._target = target
 
 
+def name_of(config: DataParserConfig) -> str:
+    """The name that ns-train knows a dataparser by; that of its class if it knows none."""
+    from nerfstudio.configs.dataparser_configs import all_dataparsers
+
+    return next((name for name, each in all_dataparsers.items() if type(each) is type(config)), type(config).__name__)
+
+
 def set_up(config: DataParserConfig) -> Any:
     """The dataparser of a config, by this module's reader where there is one."""
     with explained(config.data), own_readers(config):

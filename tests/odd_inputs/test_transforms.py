@@ -680,6 +680,17 @@ def test_captures_for_other_dataparsers(base_scene: BaseScene, tmp_path, capsys)
     assert_ends_as_it_should(row, lambda: datamanager("mip-nerf-small", image), capsys, image)
 
 
+def test_data_of_another_family(base_scene: BaseScene, capsys):
+    image = base_scene.written / "nerfstudio" / "images" / "train_0000.png"
+    row = Row("", lambda folder: None, refused="miner-image-data describes one image .* Use miner-image")
+    assert_ends_as_it_should(row, lambda: datamanager("mip-nerf-small", image, "miner-image-data"), capsys)
+    row = Row(
+        "", lambda folder: None, refused=r"meta_data\.json: the file does not exist. This looks like a Blender scene"
+    )
+    blender = base_scene.written / "blender"
+    assert_ends_as_it_should(row, lambda: datamanager("mip-nerf-small", blender, "sdfstudio-data"), capsys)
+
+
 def test_right_data_is_said_nothing_about(base_scene: BaseScene, capsys):
     for method, layout, parser in (
         ("mip-nerf-small", "blender", None),
