@@ -22,8 +22,9 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
-from common_ns.data.checks import check_transforms, decode_image, read_json
+from common_ns.data.checks import check_transforms, read_json
 from common_ns.data.files import written_whole
+from common_ns.data.images import decode_image
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from mipnerf_ns.dataparser import METADATA_FILE
@@ -77,18 +78,6 @@ def downscale(image: UInt8[NDArray, "h w c"], scale: int) -> UInt8[NDArray, "hei
     premultiplied = area_average(color * alpha, height, width)
     straight = np.where(small_alpha > 1e-9, premultiplied / np.maximum(small_alpha, 1e-9), 0.0)
     return np.rint(np.concatenate([straight, 255.0 * small_alpha], axis=-1)).clip(0, 255).astype(np.uint8)
-
-
-def read_image(file: Path) -> UInt8[NDArray, "h w c"]:
-    """An image file as 8-bit RGB, or RGBA if it has any kind of transparency."""
-    try:
-        with Image.open(file) as image:
-            mode = image.mode
-    except OSError as error:
-        raise InputError(f"the image cannot be read ({error})", "Replace it", file) from error
-    if mode.startswith(("I", "F")):
-        raise InputError(f"the image has mode {mode} (more than 8 bits)", "Convert it to 8 bits a channel", file)
-    return decode_image(file)
 
 
 def pixel_to_camera(fx: float, fy: float, cx: float, cy: float) -> list[list[float]]:
@@ -181,7 +170,7 @@ class MultiscaleBlender:
 
     def convert_frame(self, stem: str, angle: float, file: Path, pose: list[list[float]]) -> list[dict[str, Any]]:
         """Write one view at all scales and return one row of metadata per scale."""
-        original = read_image(file)
+        original = decode_image(file)
         full_height, full_width = original.shape[:2]
         full_focal = 0.5 * full_width / math.tan(0.5 * angle)
         rows = []
