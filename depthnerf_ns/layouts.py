@@ -19,10 +19,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from PIL import Image
 
 from common_ns.data.checks import check_pose, require_path
 from common_ns.data.depth.contract import map_header
+from common_ns.data.images import photo_header
 from common_ns.errors import InputError
 
 Layout = Literal["nerfstudio", "scannet", "matterport"]
@@ -173,11 +173,7 @@ def _intrinsics(fx: float, fy: float, cx: float, cy: float, size: tuple[int, int
 
 def _image_size(file: Path) -> tuple[int, int]:
     """(width, height) in pixels."""
-    try:
-        with Image.open(require_path(file, "image")) as image:
-            return image.size
-    except OSError as error:
-        raise InputError(f"the image cannot be read ({error})", "Replace it", file) from error
+    return photo_header(require_path(file, "image")).size
 
 
 def _read_matrix(file: Path) -> Float[ndarray, "4 4"]:

@@ -1,13 +1,8 @@
-"""What reading and writing images and volumes share: arrays in .npy and .npz files, damaged files."""
+"""What reading images and volumes shares: arrays in .npy and .npz files."""
 
 from __future__ import annotations
 
-import struct
-import tokenize
 import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,32 +10,8 @@ from jaxtyping import Shaped
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from common_ns.data.memory import require_memory
 from common_ns.errors import InputError
-from miner_ns.signal import require_memory
-
-_DAMAGES = (
-    *(OSError, EOFError, ValueError, TypeError, LookupError, SyntaxError, ArithmeticError, NotImplementedError),
-    *(struct.error, zlib.error, zipfile.BadZipFile, tokenize.TokenError),
-)
-"""What readers raise on files that are cut off or otherwise damaged."""
-
-
-@contextmanager
-def damage_explained(path: Path, what: str) -> Iterator[None]:
-    """Turn what readers raise on damaged files into an `InputError`.
-
-    Args:
-        path: the file.
-        what: what it holds, such as "image".
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except _DAMAGES as error:
-        reason = str(error) or type(error).__name__
-        problem = f"the {what} cannot be read ({reason})"
-        raise InputError(problem, "Write it again; it may be cut off or of another format", path) from error
 
 
 def array_header(path: Path) -> tuple[tuple[int, ...], np.dtype]:

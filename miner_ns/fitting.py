@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from common_ns.data.memory import require_memory
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import distributed
 from miner_ns.chunk import Chunk, part_of_saved, restored, split_saved
@@ -41,7 +42,7 @@ from miner_ns.networks import BlockNetwork, encoding_dim
 from miner_ns.option_checks import check_options
 from miner_ns.options import FitOptions
 from miner_ns.pyramid import BlockGrid, Pyramid, chunked, coarse_bytes
-from miner_ns.signal import Signal, SignalLoader, require_memory, to_stored
+from miner_ns.signal import Signal, SignalLoader, to_stored
 from miner_ns.warm_start import from_parents
 
 INIT_GROUP = 16

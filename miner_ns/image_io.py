@@ -29,11 +29,14 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from common_ns.data.checks import has_alpha, require_path
+from common_ns.data.checks import require_path
+from common_ns.data.damaged import damage_explained
+from common_ns.data.images import is_transparent
+from common_ns.data.memory import require_memory
 from common_ns.data.pixels import scratch_folder
 from common_ns.errors import InputError
-from miner_ns.arrays import array_header, damage_explained, load_array
-from miner_ns.signal import Signal, chunks, require_memory
+from miner_ns.arrays import array_header, load_array
+from miner_ns.signal import Signal, chunks
 
 Reader = Literal["pillow", "opencv", "tifffile", "mapped", "numpy"]
 
@@ -190,7 +193,7 @@ def _pillow_header(path: Path) -> ImageHeader:
         if image.mode.startswith("I"):  # 16-bit gray; older versions of Pillow widen it to 32 bits
             return ImageHeader(path, (height, width, 1), np.dtype(np.uint16), "pillow")
         mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
-        if has_alpha(image.mode) or "transparency" in image.info:
+        if is_transparent(image):
             mode = {"L": "LA", "RGB": "RGBA"}[mode]
         return ImageHeader(path, (height, width, _MODE_CHANNELS[mode]), np.dtype(np.uint8), "pillow", mode)
 

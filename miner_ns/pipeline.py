@@ -14,7 +14,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
-from common_ns.data.pixels import available_memory
+from common_ns.data.memory import available_memory
 from common_ns.metrics import psnr_of_mse
 from common_ns.nerfstudio_seam import distributed
 from common_ns.nerfstudio_seam.pipeline import FieldPipeline, FieldPipelineConfig, StepResult

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 from numpy.typing import DTypeLike, NDArray
 
-from common_ns.data.pixels import available_memory
 from common_ns.errors import InputError
 
 CHUNK_SAMPLES = 2**24
@@ -275,22 +274,6 @@ def find_extremes(array: Shaped[NDArray, "..."], source: Path | str | None = Non
             raise _not_finite(part, rows.start, source)
         low, high = min(low, smallest), max(high, largest)
     return low, high
-
-
-def require_memory(needed: int, what: str, remedy: str, source: Path | str | None = None) -> None:
-    """Refuse work that would not fit into main memory, before it starts.
-
-    Args:
-        needed: bytes.
-        what: what needs them.
-        remedy: what to do instead.
-        source: the file it is about.
-    Raises: InputError with the needed and the available memory.
-    """
-    available = available_memory()
-    if available is not None and needed > available:
-        problem = f"{what} needs {needed / 2**30:.1f} GiB of memory and {available / 2**30:.1f} GiB are available"
-        raise InputError(problem, remedy, source)
 
 
 def _read_only(array: NDArray) -> NDArray:

@@ -27,10 +27,12 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from common_ns.data.checks import require_path
+from common_ns.data.damaged import damage_explained
 from common_ns.data.files import written_whole
+from common_ns.data.memory import require_memory
 from common_ns.errors import InputError
-from miner_ns.arrays import array_header, damage_explained, load_array, load_member
-from miner_ns.signal import Signal, chunks, find_extremes, require_memory
+from miner_ns.arrays import array_header, load_array, load_member
+from miner_ns.signal import Signal, chunks, find_extremes
 from miner_ns.voxelize import Grid, VoxelizeOptions, Voxels, check_closedness, voxelize
 
 MESH_SUFFIXES = (".obj", ".off", ".ply", ".stl", ".glb", ".gltf")

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int64
 from numpy.typing import NDArray
 from rich.progress import track
 
+from common_ns.data.memory import require_memory
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 from miner_ns.columns import (
@@ -33,7 +34,7 @@ from miner_ns.columns import (
     find_changes,
     find_crossings,
 )
-from miner_ns.signal import Signal, require_memory
+from miner_ns.signal import Signal
 
 SLAB_VOXELS = 2**23
 """About how many voxels are in work at once."""

@@ -21,7 +21,7 @@ from common_ns.cameras.geometry import (
     spherical_coordinates,
     up_axis,
 )
-from common_ns.data.checks import has_alpha
+from common_ns.data.images import decode_image
 from common_ns.errors import InputError
 
 if TYPE_CHECKING:
@@ -145,15 +145,15 @@ def thumbnail(split: SplitCameras, index: int, side: int) -> UInt8[NDArray, "h w
     """The image of one camera with its longer side shrunk to `side` pixels; None if it cannot be read."""
     from PIL import Image
 
+    width, height = split.sizes[index]
     try:
-        with Image.open(split.image_files[index]) as image:
-            transparent = has_alpha(image.mode) or "transparency" in image.info
-            scale = side / max(image.size)
-            size = tuple(max(1, round(scale * length)) for length in image.size)
-            small = np.asarray(image.convert("RGBA" if transparent else "RGB").resize(size, Image.Resampling.BOX))
-    except (OSError, ValueError):
+        image = Image.fromarray(decode_image(split.image_files[index], (int(width), int(height))))
+    except InputError:
         return None
-    if not transparent:
+    scale = side / max(image.size)
+    size = (max(1, round(scale * image.width)), max(1, round(scale * image.height)))
+    small = np.asarray(image.resize(size, Image.Resampling.BOX))
+    if small.shape[-1] == 3:
         return small
     alpha = small[..., 3:] / 255.0
     return np.rint(small[..., :3] * alpha + 255.0 * split.alpha_color * (1.0 - alpha)).astype(np.uint8)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from common_ns.data.files import require_file
 from common_ns.errors import InputError
@@ -182,72 +182,3 @@ def _in_words(error: Exception, reader: str) -> tuple[str, str]:
         f"{name} cannot read it ({text})",
         "Check that the dataparser fits the data's layout, and that files are whole",
     )
-
-
-def check_images(files: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> list[str]:
-    """Check from their headers that images exist, can be read, have their cameras' sizes and agree about alpha.
-
-    Args:
-        files: one path per camera.
-        sizes: (width, height) in pixels of each camera.
-    Returns: PIL's mode of each image.
-    Raises: InputError about the first image that fails.
-    """
-    if len(files) == 0:
-        raise InputError("the split has no images", "Check the split's frame list, or choose another split")
-    modes = []
-    for file, (width, height) in zip(files, sizes):
-        try:
-            with Image.open(require_file(file, "image")) as image:
-                size, mode = image.size, image.mode
-        except FileNotFoundError:
-            raise InputError("the image does not exist", "Put it there, or remove its frame", file) from None
-        except (UnidentifiedImageError, OSError) as error:
-            reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise InputError(f"the image cannot be read ({reason})", "Replace it", file) from None
-        if mode.startswith(("I", "F")):
-            raise InputError(f"the image has mode {mode} (more than 8 bits)", "Convert it to 8 bits a channel", file)
-        if size != (width, height):
-            raise InputError(
-                f"the image has {size[0]}×{size[1]} pixels, its camera {width}×{height}",
-                "Give all images the size that their cameras state",
-                file,
-            )
-        modes.append(mode)
-    alpha = [has_alpha(mode) for mode in modes]
-    if any(alpha) and not all(alpha):
-        odd = alpha.index(sum(alpha) * 2 <= len(alpha))  # the first file of the minority
-        verb = "has" if alpha[odd] else "lacks"
-        others = "lack" if alpha[odd] else "have"
-        raise InputError(
-            f"the image {verb} an alpha channel and other images of the split {others} one",
-            "Add alpha to all images or remove it from all",
-            files[odd],
-        )
-    return modes
-
-
-def has_alpha(mode: str) -> bool:
-    """Whether images of this PIL mode carry alpha."""
-    return mode in ("RGBA", "LA", "PA", "La", "RGBa")
-
-
-def image_has_alpha(file: Path) -> bool:
-    """Whether an image carries alpha, from its header."""
-    with Image.open(file) as image:
-        return has_alpha(image.mode)
-
-
-def decode_image(file: Path) -> np.ndarray:
-    """Decode an 8-bit image to an array [height, width, 3 or 4] (gray and palette images are expanded).
-
-    Raises: InputError if the file is damaged.
-    """
-    try:
-        with Image.open(file) as image:
-            if image.mode not in ("RGB", "RGBA"):
-                transparent = has_alpha(image.mode) or "transparency" in image.info
-                image = image.convert("RGBA" if transparent else "RGB")
-            return np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise InputError(f"the image cannot be decoded ({error})", "Replace it; it may be cut off", file) from error

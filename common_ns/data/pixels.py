@@ -23,6 +23,7 @@ from jaxtyping import Int
 from rich.progress import track
 from torch import Tensor
 
+from common_ns.data.memory import available_memory
 from common_ns.errors import InputError
 
 MANY_IMAGES = 200
@@ -125,20 +126,6 @@ class PixelStore:
         local = flat - self.starts[image]
         width = self.widths[image]
         return torch.stack([image, local // width, local % width], dim=-1)
-
-
-def available_memory() -> int | None:
-    """Bytes of main memory that can be had without swapping; None where the system does not say."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-        if "MemAvailable" in fields:
-            return int(fields["MemAvailable"].split()[0]) * 1024
-    try:
-        import psutil
-    except ImportError:
-        return None
-    return psutil.virtual_memory().available
 
 
 def scratch_folder() -> Path:

@@ -30,7 +30,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 from torch import Tensor
 
-from common_ns.data import checks
+from common_ns.data import checks, images
 from common_ns.data.formats import suggestion
 from common_ns.data.gate import check_outputs
 from common_ns.data.pixels import PixelStore
@@ -43,7 +43,7 @@ from common_ns.nerfstudio_seam.versions import all_images, in_training, read_mas
 
 
 class FieldDataset(InputDataset):
-    """nerfstudio's image data set with checked input and images of any 8-bit kind.
+    """nerfstudio's image data set with checked input and images of any kind that `common_ns.data.images` decodes.
 
     Args:
         dataparser_outputs: where the images are and how their cameras stand.
@@ -60,14 +60,18 @@ class FieldDataset(InputDataset):
         cameras = dataparser_outputs.cameras
         if check_files:
             sizes = torch.cat([cameras.width, cameras.height], dim=-1).reshape(-1, 2).tolist()
-            checks.check_images(files, [(width, height) for width, height in sizes])
-        # Models choose their background by it, so it must be the same where images are not checked (rendering).
-        present = bool(files) and Path(files[0]).exists()
-        self.metadata["images_have_alpha"] = present and checks.image_has_alpha(Path(files[0]))
+            has_alpha = images.check_images(files, [(width, height) for width, height in sizes])
+        else:
+            has_alpha = images.images_have_alpha(files)
+        # Models choose their background by it, so it is the same where images are not checked (rendering).
+        self.metadata["images_have_alpha"] = has_alpha
 
     def get_numpy_image(self, image_idx: int) -> np.ndarray:
         """The image [height, width, 3 or 4] in 8 bits."""
-        image = checks.decode_image(self._dataparser_outputs.image_filenames[image_idx])
+        cameras = self._dataparser_outputs.cameras
+        size = (int(cameras.width[image_idx]), int(cameras.height[image_idx]))
+        file, alpha = self._dataparser_outputs.image_filenames[image_idx], self.metadata["images_have_alpha"]
+        image = images.decode_image(file, size, alpha)
         if self.scale_factor != 1.0:
             height, width = image.shape[:2]
             size = (int(width * self.scale_factor), int(height * self.scale_factor))
@@ -189,7 +193,7 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         def if_missing() -> str | None:
             return suggestion(data, name_of(config.dataparser))
 
-        with checks.explained(data, if_missing), own_readers(config.dataparser):
+        with checks.explained(data, if_missing), images.parsers_open_any_photo(data), own_readers(config.dataparser):
             super().__init__(config, *args, **kwargs)
         self.seed = seed
         bounds = ray_bounds(self.train_dataparser_outputs, config.dataparser)

@@ -35,12 +35,12 @@ from nerfstudio.data.utils.dataparsers_utils import (
     get_train_eval_split_interval,
 )
 from nerfstudio.utils.rich_utils import CONSOLE
-from PIL import Image, UnidentifiedImageError
 
 from common_ns.data.checks import explained
 from common_ns.data.files import require_file
 from common_ns.data.formats import advice, colmap_place
 from common_ns.data.gate import check_outputs, check_positions
+from common_ns.data.images import parsers_open_any_photo, photo_header
 from common_ns.data.transforms import (
     DISTORTION,
     FILE_FIELDS,
@@ -67,11 +67,7 @@ def image_size(file: Path) -> tuple[int, int]:
 
     Raises: InputError if it cannot be read.
     """
-    try:
-        with Image.open(require_file(file, "image")) as image:
-            return image.size
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"the image cannot be read ({error})", "Replace it", file) from None
+    return photo_header(file).size
 
 
 class TransformsReader:
@@ -354,7 +350,8 @@ def checked_outputs(dataparser: Any, split: str) -> DataparserOutputs:
 
     Raises: InputError about what cannot be.
     """
-    with explained(dataparser.config.data):
+    data = dataparser.config.data
+    with explained(data), parsers_open_any_photo(data):
         outputs = dataparser.get_dataparser_outputs(split=split)
-        check_outputs(outputs, dataparser.config.data, split)
+        check_outputs(outputs, data, split)
     return outputs

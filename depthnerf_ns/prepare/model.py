@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
-from common_ns.data.checks import decode_image
+from common_ns.data.images import decode_image
 from common_ns.errors import InputError
 from depthnerf_ns.prepare.predictions import Kind, checked
 
@@ -69,7 +69,7 @@ class ModelPredictions:
 
     @torch.no_grad()
     def __call__(self, frame: dict[str, Any], size: tuple[int, int]) -> Float[ndarray, "h w"]:
-        image = np.array(decode_image(Path(frame["file_path"]))[..., :3])  # torch wants it writable
+        image = np.array(decode_image(Path(frame["file_path"]), size)[..., :3])  # torch wants it writable
         inputs = self._processor(images=image, return_tensors="pt").to(self._device)
         output = self._model(**inputs)
         target = [(size[1], size[0])]

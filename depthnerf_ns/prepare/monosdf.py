@@ -19,6 +19,7 @@ from PIL import Image
 
 from common_ns.cameras.projection import decompose_projection
 from common_ns.data.checks import require_path
+from common_ns.data.images import photo_header
 from common_ns.errors import InputError
 
 CAMERA_FILES = ("cameras.npz", "cameras_sphere.npz")
@@ -61,8 +62,7 @@ def read_monosdf(folder: Path, original_size: tuple[int, int] | None = None) -> 
             except KeyError:
                 raise InputError(f"holds no world_mat_{number}", f"Add the camera of {image.name}", file) from None
             intrinsics, c2w = decompose_projection((world @ scale)[:3])
-            with Image.open(image) as opened:
-                size = opened.size
+            size = photo_header(image).size
             original_size = original_size or _original(intrinsics, size, file)
             frames.append({"file_path": str(image.absolute()), **_cropped(intrinsics, original_size, size)})
             frames[-1]["transform_matrix"] = [*c2w.tolist(), [0.0, 0.0, 0.0, 1.0]]

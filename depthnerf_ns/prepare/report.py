@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import ndarray
 
-from common_ns.data.checks import decode_image
+from common_ns.data.images import decode_image
 from common_ns.sample_scene.writers import write_json
 from depthnerf_ns.prepare.sources import FrameStats
 from depthnerf_ns.prepare.writer import GENERATOR
@@ -140,7 +140,7 @@ def draw(shown: Sequence[Shown], title: str) -> Figure:
     axes = figure.subplots(len(shown), 3, squeeze=False)
     for row, one in zip(axes, shown):
         step = max(1, -(-max(one.depth.shape) // SHOWN_SIDE))
-        row[0].imshow(decode_image(one.image)[::step, ::step, :3])
+        row[0].imshow(decode_image(one.image, one.depth.shape[::-1])[::step, ::step, :3])
         row[0].set_title(f"{one.stats.name}: {one.stats.status}", fontsize=9)
         for axis, values, name, colors in ((row[1], one.depth, "depth", "viridis"), (row[2], one.sigma, "σ", "magma")):
             small = _thinned(values, step)

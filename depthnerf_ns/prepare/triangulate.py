@@ -18,7 +18,7 @@ from numpy import ndarray
 from rich.progress import track
 
 from common_ns.cameras.views import views_to_compare
-from common_ns.data.checks import decode_image
+from common_ns.data.images import decode_image
 from common_ns.errors import InputError
 from depthnerf_ns.prepare.sparse import SparsePoints
 
@@ -96,8 +96,8 @@ def _keypoints(image: Path, cameras: Cameras, view: int) -> tuple[Float[ndarray,
     """Places (x, y) in pixels of the camera from the upper left corner, and root-SIFT descriptors of unit length."""
     import cv2
 
-    pixels = cv2.cvtColor(decode_image(image)[..., :3], cv2.COLOR_RGB2GRAY)
     width, height = int(cameras.width[view]), int(cameras.height[view])
+    pixels = cv2.cvtColor(decode_image(image, (width, height))[..., :3], cv2.COLOR_RGB2GRAY)
     factor = min(1.0, MAX_SIDE / max(pixels.shape))
     if factor < 1.0:
         pixels = cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)

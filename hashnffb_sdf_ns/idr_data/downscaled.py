@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common_ns.data.checks import decode_image
 from common_ns.data.files import written_whole
+from common_ns.data.images import decode_image, photo_header
 from common_ns.errors import InputError
 from hashnffb_sdf_ns.object_sphere.mask_checks import read_mask
 
@@ -70,15 +70,11 @@ def copies_folder(folder: Path, factor: int) -> Path:
 
 
 def image_size(file: Path) -> tuple[int, int]:
-    """(width, height) of an image, from its header.
+    """(width, height) of an image as stored, from its header.
 
     Raises: InputError if it cannot be read.
     """
-    try:
-        with Image.open(file) as image:
-            return image.size
-    except OSError as error:  # of which the unknown format is one
-        raise InputError(f"the image cannot be read ({error})", "Replace it; it may be cut off", file) from None
+    return photo_header(file).size
 
 
 def image_sizes(files: Sequence[Path]) -> np.ndarray:

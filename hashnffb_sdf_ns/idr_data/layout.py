@@ -13,7 +13,7 @@ from hashnffb_sdf_ns.idr_data.cameras import CAMERA_FILES
 
 IMAGE_FOLDERS = ("image", "images", "rgb")
 MASK_FOLDERS = ("mask", "masks")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif")
 POINT_FILES = ("sparse_points_interest.ply", "sparse_points.ply", "points3D.ply", "points.ply")
 """Names of a file with SfM points in the coordinates of world_mat, the preferred one first."""
 

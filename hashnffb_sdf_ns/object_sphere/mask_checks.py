@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from common_ns.data.checks import image_has_alpha
+from common_ns.data.images import images_have_alpha
 from common_ns.errors import InputError
 from hashnffb_sdf_ns.object_sphere.visual_hull import Hull, View, carve, likely_region
 
@@ -31,7 +31,7 @@ def mask_files_of(images: Sequence[Path], masks: Sequence[Path] | None) -> list[
     """The files that masks are read from: mask files where there are any, else images with alpha; None if neither."""
     if masks is not None:
         return list(masks)
-    return list(images) if images and Path(images[0]).exists() and image_has_alpha(Path(images[0])) else None
+    return list(images) if images_have_alpha(images) else None
 
 
 def read_mask(file: Path, size: tuple[int, int] | None = None) -> UInt8[NDArray, "h w"]:

@@ -22,8 +22,8 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
-from common_ns.data.checks import check_images, decode_image
 from common_ns.data.files import written_whole
+from common_ns.data.images import check_images, decode_image
 from common_ns.data.transforms import DISTORTION, read_transforms
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.dataparsers import image_size
@@ -79,18 +79,6 @@ def downscale(image: UInt8[NDArray, "h w c"], scale: int) -> UInt8[NDArray, "hei
     premultiplied = area_average(color * alpha, height, width)
     straight = np.where(small_alpha > 1e-9, premultiplied / np.maximum(small_alpha, 1e-9), 0.0)
     return np.rint(np.concatenate([straight, 255.0 * small_alpha], axis=-1)).clip(0, 255).astype(np.uint8)
-
-
-def read_image(file: Path) -> UInt8[NDArray, "h w c"]:
-    """An image file as 8-bit RGB, or RGBA if it has any kind of transparency."""
-    try:
-        with Image.open(file) as image:
-            mode = image.mode
-    except OSError as error:
-        raise InputError(f"the image cannot be read ({error})", "Replace it", file) from error
-    if mode.startswith(("I", "F")):
-        raise InputError(f"the image has mode {mode} (more than 8 bits)", "Convert it to 8 bits a channel", file)
-    return decode_image(file)
 
 
 def pixel_to_camera(fx: float, fy: float, cx: float, cy: float) -> list[list[float]]:
@@ -199,7 +187,7 @@ class MultiscaleBlender:
 
     def convert_frame(self, stem: str, view: View) -> list[dict[str, Any]]:
         """Write one view at all scales and return one row of metadata per scale."""
-        original = read_image(view.image)
+        original = decode_image(view.image)
         full_height, full_width = original.shape[:2]
         rows = []
         for label, scale in enumerate(SCALES):

@@ -19,7 +19,6 @@ from nerfstudio.scripts.eval import ComputePSNR
 from PIL import Image
 
 from common_ns.errors import InputError
-from miner_ns import signal as signal_module
 from miner_ns.fitting import FitOptions
 from miner_ns.scripts.decode import DecodeCommand
 from tests.e2e.running import run_config, train
@@ -227,7 +226,9 @@ def test_a_missing_file_is_named_with_its_neighbors(tmp_path, config):
 
 def test_more_than_the_memory_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     config = image_config(made(tmp_path / "a.png", png), tmp_path / "runs")
-    monkeypatch.setattr(signal_module, "available_memory", lambda: 24 * 30 * 3 + 100)  # not even its coarser level
+    monkeypatch.setattr(
+        "common_ns.data.memory.available_memory", lambda: 24 * 30 * 3 + 100
+    )  # not even its coarser level
     monkeypatch.setattr("miner_ns.dataparser.read_image", lambda *_: pytest.fail("the image was read"))
     line = refusal(config)
     assert re.search(r"fitting 24×30 samples \(.*\) needs 0\.0 GiB of memory and 0\.0 GiB are available\. ", line)
@@ -237,7 +238,7 @@ def test_more_than_the_memory_is_refused_before_it_is_decoded(tmp_path, monkeypa
 def test_a_mesh_larger_than_the_memory_is_refused(tmp_path, monkeypatch):
     config = volume_config(tmp_path / "a.ply", tmp_path / "runs")
     trimesh.creation.icosphere().export(config.data)
-    monkeypatch.setattr(signal_module, "available_memory", lambda: 1000)
+    monkeypatch.setattr("common_ns.data.memory.available_memory", lambda: 1000)
     assert "reading the mesh needs" in (line := refusal(config)) and line.endswith("Decimate the mesh.")
 
 

@@ -105,7 +105,7 @@ def test_an_uncompressed_tiff_and_npy_stay_on_disk(tmp_path: Path, monkeypatch: 
     pixels = some_pixels(3, "uint16")
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb")
     np.save(tmp_path / "a.npy", pixels)
-    monkeypatch.setattr(signal_module, "available_memory", lambda: 0)
+    monkeypatch.setattr("common_ns.data.memory.available_memory", lambda: 0)
     for name in ("a.tif", "a.npy"):
         signal = read_image(tmp_path / name)
         assert isinstance(signal.array, np.memmap)
@@ -250,7 +250,7 @@ def test_floats_that_are_not_finite(tmp_path: Path) -> None:
 
 def test_more_than_the_memory_is_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = write_all_formats(tmp_path)
-    monkeypatch.setattr(signal_module, "available_memory", lambda: 1000)
+    monkeypatch.setattr("common_ns.data.memory.available_memory", lambda: 1000)
     for name in ("_read_pillow", "_read_opencv", "_read_tiff"):
         monkeypatch.setattr(image_io, name, lambda *args: pytest.fail("decoded"))
     for file in files:

@@ -12,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from common_ns.errors import InputError
-from miner_ns import signal as signal_module
 from miner_ns.fitting import Fitting, intersection_over_union, mean_squared_error
 from miner_ns.kernels import BlockState, TrainOptions, epoch_permutations, steps_per_epoch, train_epochs
 from miner_ns.memory import GIB, DeviceNeed, evaluation_bytes
@@ -241,13 +240,13 @@ def test_a_signal_larger_than_the_memory_is_refused_before_it_is_read(monkeypatc
         remedy="Store it uncompressed",
     )
     fitting = Fitting(loader, FitOptions(implementation="torch"))
-    monkeypatch.setattr(signal_module, "available_memory", lambda: available * GIB)
+    monkeypatch.setattr("common_ns.data.memory.available_memory", lambda: available * GIB)
     pattern = r"large\.png: fitting 31623×31623 samples \(.*coarser levels 1\.8 GiB.*\) needs .* Store it uncompressed"
     with pytest.raises(InputError, match=pattern):
         fitting.prepare()
     with pytest.raises(InputError, match=pattern):
         _ = fitting.pyramid
-    monkeypatch.setattr(signal_module, "available_memory", lambda: 16 * GIB)
+    monkeypatch.setattr("common_ns.data.memory.available_memory", lambda: 16 * GIB)
     needed = fitting.prepare()
     assert needed.certain < 8 * GIB < needed.worst
 
@@ -265,7 +264,7 @@ def test_chunks_in_main_memory_count_there(monkeypatch):
     """A block of 2048² samples is some 100 MB, 4096 of them are not."""
     options = FitOptions(block_size=2048, num_levels=1, num_frequencies=2, implementation="torch")
     fitting = Fitting(SignalLoader((32768, 32768), 1, lambda: pytest.fail("read")), options)
-    monkeypatch.setattr(signal_module, "available_memory", lambda: 8 * GIB)
+    monkeypatch.setattr("common_ns.data.memory.available_memory", lambda: 8 * GIB)
     with pytest.raises(
         InputError, match=r"a chunk in training .* GiB\) needs .* set --pipeline.model.fit.max-device-m"
     ):

@@ -8,9 +8,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from common_ns.data.memory import require_memory
 from common_ns.errors import InputError
 from miner_ns import signal as signal_module
-from miner_ns.signal import Signal, SignalLoader, chunks, require_memory
+from miner_ns.signal import Signal, SignalLoader, chunks
 
 RNG = np.random.default_rng(0)
 
@@ -149,9 +150,9 @@ def test_chunks_cover_the_first_axis() -> None:
 
 
 def test_too_little_memory_is_said_with_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signal_module, "available_memory", lambda: 2**30)
+    monkeypatch.setattr("common_ns.data.memory.available_memory", lambda: 2**30)
     require_memory(2**30, "a signal", "Use less")
     with pytest.raises(InputError, match=r"needs 2.5 GiB of memory and 1.0 GiB are available. Use less"):
         require_memory(5 * 2**29, "a signal", "Use less")
-    monkeypatch.setattr(signal_module, "available_memory", lambda: None)
+    monkeypatch.setattr("common_ns.data.memory.available_memory", lambda: None)
     require_memory(2**60, "a signal", "Use less")

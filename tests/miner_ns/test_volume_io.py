@@ -10,7 +10,6 @@ import trimesh
 import tyro
 
 from common_ns.errors import InputError
-from miner_ns import signal as signal_module
 from miner_ns import volume_io
 from miner_ns.scripts.voxelize import VoxelizeCommand
 from miner_ns.volume_io import cache_file, read_grid, read_mesh, read_volume, voxelize_file, write_volume
@@ -220,7 +219,7 @@ def test_volumes_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_a_volume_larger_than_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez_compressed(tmp_path / "a.npz", np.zeros((64, 64, 64)))
-    monkeypatch.setattr(signal_module, "available_memory", lambda: 2**20)
+    monkeypatch.setattr("common_ns.data.memory.available_memory", lambda: 2**20)
     with pytest.raises(InputError, match=r"Store it as \.npy"):
         read_volume(tmp_path / "a.npz")
 

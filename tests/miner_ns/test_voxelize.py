@@ -7,7 +7,6 @@ import pytest
 import trimesh
 
 from common_ns.errors import InputError
-from miner_ns import signal as signal_module
 from miner_ns import voxelize as voxelize_module
 from miner_ns.voxelize import VoxelizeOptions, bounding_grid, check_closedness, voxelize
 
@@ -188,6 +187,6 @@ def test_a_point_has_no_extent() -> None:
 
 
 def test_more_than_the_memory_is_refused(blob: trimesh.Trimesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signal_module, "available_memory", lambda: 2**28)
+    monkeypatch.setattr("common_ns.data.memory.available_memory", lambda: 2**28)
     with pytest.raises(InputError, match=r"an occupancy of 4096³ voxels needs .* GiB of memory and 0.2 GiB"):
         voxelize(*arrays(blob), VoxelizeOptions(resolution=4096))

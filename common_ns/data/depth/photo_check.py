@@ -23,9 +23,9 @@ from numpy import ndarray
 from PIL import Image
 
 from common_ns.cameras.views import views_to_compare
-from common_ns.data import checks
 from common_ns.data.depth.contract import DepthKind, contract_of
 from common_ns.data.depth.reprojection import DepthView, depth_views
+from common_ns.data.images import decode_image
 
 LONGEST_SIDE = 320
 """Images are compared at this resolution: finer detail moves with errors of poses."""
@@ -94,7 +94,7 @@ class PhotoView:
     @cached_property
     def gray(self) -> Float[ndarray, "h w"]:
         """Gray levels from 0 to 255."""
-        image = Image.fromarray(checks.decode_image(self.file)[..., :3]).convert("L")
+        image = Image.fromarray(decode_image(self.file, self.view.size)[..., :3]).convert("L")
         width, height = (round(length / self.stride) for length in self.view.size)
         return np.asarray(image.resize((width, height), Image.Resampling.BOX), dtype=np.float64)
 

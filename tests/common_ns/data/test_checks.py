@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from common_ns.data import checks
 from common_ns.errors import InputError
@@ -111,54 +110,6 @@ def test_transforms_frames(tmp_path):
     file.write_text(json.dumps({"frames": [{"file_path": "a.png", "transform_matrix": [["x"]]}]}))
     with pytest.raises(InputError, match=r"the pose of a\.png is not a matrix"):
         checks.check_transforms(file)
-
-
-def image(path, size=(8, 6), mode="RGB"):
-    Image.new(mode, size).save(path)
-    return path
-
-
-def test_images_of_one_kind_pass(tmp_path):
-    files = [image(tmp_path / f"{i}.png") for i in range(3)]
-    assert checks.check_images(files, [(8, 6)] * 3) == ["RGB"] * 3
-
-
-def test_images_that_do_not_fit(tmp_path):
-    good = image(tmp_path / "good.png")
-    with pytest.raises(InputError, match=r"gone\.png: the image does not exist"):
-        checks.check_images([good, tmp_path / "gone.png"], [(8, 6)] * 2)
-    text = tmp_path / "text.png"
-    text.write_text("no image")
-    with pytest.raises(InputError, match=r"text\.png: the image cannot be read \(not an image\)"):
-        checks.check_images([text], [(8, 6)])
-    with pytest.raises(InputError, match=r"large\.png: the image has 9×6 pixels, its camera 8×6"):
-        checks.check_images([good, image(tmp_path / "large.png", (9, 6))], [(8, 6)] * 2)
-    with pytest.raises(InputError, match=r"alpha\.png: the image has an alpha channel and other images"):
-        checks.check_images([good, good, image(tmp_path / "alpha.png", mode="RGBA")], [(8, 6)] * 3)
-    with pytest.raises(InputError, match=r"deep\.png: the image has mode I"):
-        checks.check_images([image(tmp_path / "deep.png", mode="I;16")], [(8, 6)])
-    with pytest.raises(InputError, match="the split has no images"):
-        checks.check_images([], [])
-
-
-def test_the_minority_is_named_when_alpha_is_missing(tmp_path):
-    files = [image(tmp_path / f"{i}.png", mode="RGBA") for i in range(3)]
-    files.append(image(tmp_path / "plain.png"))
-    with pytest.raises(InputError, match=r"plain\.png: the image lacks an alpha channel"):
-        checks.check_images(files, [(8, 6)] * 4)
-
-
-def test_truncated_image(tmp_path):
-    file = tmp_path / "cut.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(file)
-    file.write_bytes(file.read_bytes()[:2000])
-    with pytest.raises(InputError, match=r"cut\.png: the image cannot be decoded"):
-        checks.decode_image(file)
-
-
-@pytest.mark.parametrize(("mode", "channels"), [("L", 3), ("P", 3), ("LA", 4), ("RGB", 3), ("RGBA", 4)])
-def test_decoding_expands_gray_and_palette(tmp_path, mode, channels):
-    assert checks.decode_image(image(tmp_path / "a.png", mode=mode)).shape == (6, 8, channels)
 
 
 def test_defects_outside_of_dataparsers_are_not_explained_away():

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from common_ns.data import pixels
-from common_ns.data.pixels import PixelStore, available_memory, scratch_folder
+from common_ns.data.memory import available_memory
+from common_ns.data.pixels import PixelStore, scratch_folder
 from common_ns.errors import InputError
 
 SIZES = [(4, 6), (2, 3), (1, 5)]
