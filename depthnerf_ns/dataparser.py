@@ -47,6 +47,7 @@ from common_ns.data.depth.contract import (
     stored_type,
 )
 from common_ns.data.depth.normals import NormalContract, NormalSpace
+from common_ns.data.masks import check_mask_fields
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 from depthnerf_ns.layouts import UNITS, Layout, PixelMap, find_layout, rewrite
@@ -262,6 +263,7 @@ class RgbdDataParser(Nerfstudio):
 def check_file_fields(transforms: dict[str, Any], source: Path) -> None:
     """Raises: InputError unless all frames have depth, and all or none have each other kind of file."""
     frames = transforms["frames"]
+    check_mask_fields(frames, source)
     for key in FILE_KEYS:
         lacking = [frame for frame in frames if key not in frame]
         if key == "depth_file_path" and len(lacking) == len(frames):

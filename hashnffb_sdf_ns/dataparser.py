@@ -34,12 +34,12 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
 
 from common_ns.data.checks import read_json
+from common_ns.data.masks import check_mask_sizes
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 from hashnffb_sdf_ns.idr_data.cameras import INITIAL_FILE, CameraFile, Similarity, decompose, read_camera_file
 from hashnffb_sdf_ns.idr_data.downscaled import downscaled_copies, downscaled_size, image_sizes
 from hashnffb_sdf_ns.idr_data.layout import IdrFiles, find_camera_file, find_files, pair_views
-from hashnffb_sdf_ns.object_sphere.mask_checks import check_mask_sizes
 from hashnffb_sdf_ns.object_sphere.scene_sources import OriginalViews, extent_of_capture, read_points
 
 SPLITS_FILE = "splits.json"

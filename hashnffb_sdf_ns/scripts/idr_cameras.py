@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from common_ns.data.checks import require_path
 from common_ns.data.files import written_whole
+from common_ns.data.masks import check_mask_sizes
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from hashnffb_sdf_ns.dataparser import cameras_of
 from hashnffb_sdf_ns.idr_data.cameras import Similarity, read_camera_file
 from hashnffb_sdf_ns.idr_data.downscaled import image_sizes
 from hashnffb_sdf_ns.idr_data.layout import find_camera_file, find_files
-from hashnffb_sdf_ns.object_sphere.mask_checks import check_mask_sizes
 from hashnffb_sdf_ns.object_sphere.normalization import MARGIN, SOURCE_NAMES, Extent, diagnose
 from hashnffb_sdf_ns.object_sphere.scene_sources import extent_of_capture
 from hashnffb_sdf_ns.object_sphere.transforms_json import PLAIN_OPTIONS, TransformsCapture
