@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,7 +152,7 @@ def test_a_mask_that_is_cut_off_is_explained(tmp_path):
 
 
 def test_masks_of_some_frames_only_are_named(tmp_path):
-    frames = [{"file_path": f"{index}.png"} for index in range(9)]
+    frames: list[dict[str, Any]] = [{"file_path": f"{index}.png"} for index in range(9)]
     check_mask_fields(frames, tmp_path)
     frames[3]["mask_path"] = "m.png"
     with pytest.raises(
