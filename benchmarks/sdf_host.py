@@ -26,10 +26,10 @@ from nerfstudio.utils.external import TCNN_EXISTS
 from torch import Tensor, nn
 
 from benchmarks.mipnerf import without_lpips
+from common_ns.data.masks import read_mask
 from common_ns.meshing.iso_field import IsoField
 from common_ns.nerfstudio_seam.schedulers import LogLinearSchedulerConfig
 from hashnffb_sdf_ns.dataparser import IdrDataParserConfig
-from hashnffb_sdf_ns.object_sphere.mask_checks import read_mask
 
 
 class HostMaskedDataset(InputDataset):

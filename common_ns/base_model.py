@@ -25,7 +25,7 @@ from common_ns.cameras.first_view import FirstView, ViewOfPhotograph, ViewOfSphe
 from common_ns.data.scene_bounds import RayBounds
 from common_ns.data.scene_metadata import SceneMetadata
 from common_ns.errors import InputError
-from common_ns.metrics import image_metrics, psnr_of_mse
+from common_ns.metrics import image_metrics, psnr_of_mse, valid_pixels_of
 from common_ns.nerfstudio_seam.model_hooks import ModelHooks
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 from common_ns.nerfstudio_seam.viewer import CPU_RESOLUTION, ViewerAdapter, is_shown
@@ -268,9 +268,10 @@ class RadianceModel(Model, ModelHooks):
     def image_target_and_metrics(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, float]]:
-        """The image to compare with, over the background, and the metrics against it."""
+        """The image to compare with, over the background, and the metrics against it, inside of a mask of valid pixels
+        where the batch has one."""
         target = self.renderer_rgb.blend_background(batch["image"].to(outputs["rgb"].device))
-        return target, image_metrics(outputs["rgb"], target, self.config.lpips_weights)
+        return target, image_metrics(outputs["rgb"], target, self.config.lpips_weights, valid_pixels_of(batch))
 
     def depth_picture(self, depth: Float[Tensor, "h w 1"], accumulation: Float[Tensor, "h w 1"]) -> Tensor:
         """Depth in colors between the near and far planes; for captures, between the image's own extremes."""

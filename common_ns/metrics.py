@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
@@ -18,6 +19,9 @@ from common_ns.errors import InputError
 
 LPIPS_MIN_SIZE = 64
 """Shorter image side in pixels below which AlexNet's feature maps are too small for LPIPS to mean anything."""
+
+SSIM_WINDOW = 11
+"""Side of the window of SSIM in pixels."""
 
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 """Name under which torchvision publishes the AlexNet weights that LPIPS is defined on."""
@@ -35,11 +39,23 @@ def psnr(prediction: Float[Tensor, "*n"], target: Float[Tensor, "*n"]) -> float:
 
 def ssim(prediction: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"]) -> float:
     """Structural similarity of two images in [0, 1] (Wang et al. 2004; 11×11 Gaussian window, σ 1.5)."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
+    return float(_ssim_map(prediction, target).mean())
 
-    value = structural_similarity_index_measure(_nchw(prediction), _nchw(target), data_range=1.0)
-    assert isinstance(value, Tensor)
-    return float(value)
+
+def ssim_inside(
+    prediction: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"], valid: Bool[Tensor, "h w 1"]
+) -> float | None:
+    """Structural similarity over the windows that hold valid pixels only; None if there is no such window."""
+    others = torch.nn.functional.max_pool2d(_nchw(~valid), SSIM_WINDOW, stride=1, padding=SSIM_WINDOW // 2)
+    inside = others[0, 0] == 0
+    return float(_ssim_map(prediction, target)[0][:, inside].mean()) if bool(inside.any()) else None
+
+
+def _ssim_map(prediction: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
+    """Structural similarity of the window about each pixel."""
+    from torchmetrics.functional.image import structural_similarity_index_measure as similarity
+
+    return similarity(_nchw(prediction), _nchw(target), data_range=1.0, return_full_image=True)[1]  # type: ignore[return-value]
 
 
 def depth_errors(depth: Float[Tensor, "*n"], measured: Float[Tensor, "*n"]) -> dict[str, float]:
@@ -87,17 +103,50 @@ def lpips(
 
 
 def image_metrics(
-    prediction: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"], lpips_weights: Path | None = None
+    prediction: Float[Tensor, "h w 3"],
+    target: Float[Tensor, "h w 3"],
+    lpips_weights: Path | None = None,
+    valid: Bool[Tensor, "h w 1"] | None = None,
 ) -> dict[str, float]:
-    """PSNR, SSIM and, where its weights are at hand, LPIPS, under the names that ns-eval reports."""
+    """PSNR, SSIM and, where its weights are at hand, LPIPS, under the names that ns-eval reports.
+
+    Args:
+        prediction, target: images in [0, 1] of equal size.
+        lpips_weights: see `lpips`.
+        valid: pixels that count, of a mask; None: all. PSNR is then over these pixels, SSIM over the windows inside of
+            them. LPIPS compares the target with itself outside of them, where the distance is then 0 but for what
+            reaches over the edge, and is divided by their share of the picture: the mean over the valid pixels.
+    Returns: the metrics that can be had, and with a mask `valid_fraction`, the share of the pixels that count. Without
+        a valid pixel there are no others.
+    """
     prediction = prediction.clamp(0, 1)
-    metrics = {"psnr": psnr(prediction, target)}
-    if min(prediction.shape[:2]) >= 11:  # the window of SSIM
-        metrics["ssim"] = ssim(prediction, target)
-    distance = lpips(prediction, target, lpips_weights)
-    if distance is not None:
-        metrics["lpips"] = distance
-    return metrics
+    if valid is None:
+        metrics = {"psnr": psnr(prediction, target)}
+        if min(prediction.shape[:2]) >= SSIM_WINDOW:
+            metrics["ssim"] = ssim(prediction, target)
+        distance = lpips(prediction, target, lpips_weights)
+        return metrics if distance is None else {**metrics, "lpips": distance}
+    valid = valid.to(prediction.device)
+    fraction = float(valid.double().mean())
+    metrics = {"valid_fraction": fraction}
+    if fraction == 0.0:
+        return metrics
+    metrics["psnr"] = psnr(prediction[valid[..., 0]], target[valid[..., 0]])
+    similarity = ssim_inside(prediction, target, valid) if min(prediction.shape[:2]) >= SSIM_WINDOW else None
+    if similarity is not None:
+        metrics["ssim"] = similarity
+    distance = lpips(torch.where(valid, prediction, target), target, lpips_weights)
+    return metrics if distance is None else {**metrics, "lpips": distance / fraction}
+
+
+def valid_pixels_of(batch: dict[str, Any]) -> Bool[Tensor, "h w 1"] | None:
+    """Which pixels of an evaluation image count; None: all.
+
+    They are the bool "mask" that nerfstudio's dataparsers know. Where an object's mask, the share of the pixel that it
+    covers, has taken that name, they are called "valid_pixels".
+    """
+    valid = batch.get("valid_pixels", batch.get("mask"))
+    return valid if valid is not None and valid.dtype == torch.bool else None
 
 
 def _nchw(image: Float[Tensor, "h w c"]) -> Float[Tensor, "1 c h w"]:

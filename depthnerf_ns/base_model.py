@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common_ns.data.scene_bounds import RayBounds
 from common_ns.errors import InputError
-from common_ns.metrics import depth_errors
+from common_ns.metrics import depth_errors, valid_pixels_of
 from common_ns.nerfstudio_seam import distributed
 from common_ns.nerfstudio_seam.viewer import is_shown
 from common_ns.rays.random_numbers import RayRandomness
@@ -403,7 +403,9 @@ class DepthModel(ProposalModel):
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
         if "depth_image" in batch:
             measured = batch["depth_image"].to(outputs["depth"].device)
-            metrics |= depth_errors(outputs["depth"] / self.scale, measured / self.scale)
+            valid = valid_pixels_of(batch)
+            counted = measured if valid is None else measured * valid.to(measured.device)  # 0 is no depth
+            metrics |= depth_errors(outputs["depth"] / self.scale, counted / self.scale)
             near_far = measured[has_depth(measured)]
             if len(near_far) > 0:
                 accumulation = (measured > 0).float()

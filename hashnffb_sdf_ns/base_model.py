@@ -23,7 +23,7 @@ from common_ns.cameras.first_view import ViewOfSphere
 from common_ns.data.scene_bounds import RayBounds
 from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
-from common_ns.metrics import psnr, psnr_of_mse
+from common_ns.metrics import psnr, psnr_of_mse, valid_pixels_of
 from hashnffb_sdf_ns.camera_refinement import (
     CameraRefinement,
     CameraRefinementConfig,
@@ -336,15 +336,17 @@ class SurfaceModel(RadianceModel):
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """With object masks, what is beside the object is the background's color in both images; `masked_psnr` is over
         the object's pixels, and `mask_iou` compares opacity and mask."""
-        mask = batch["mask"].to(self.device) if "mask" in batch else None
+        mask, valid = batch.get("mask"), valid_pixels_of(batch)
+        mask = None if mask is None or mask is valid else mask.to(self.device)
         if mask is not None and self.uses_masks and not self.has_alpha:
             image = torch.cat([batch["image"].to(self.device)[..., :3], (mask > 0.5).float()], dim=-1)
             batch = {**batch, "image": image}
         target, metrics = self.image_target_and_metrics(outputs, batch)
-        if mask is not None:
+        if mask is not None and "psnr" in metrics:  # no mask has left out all pixels
             inside = mask[..., 0] > 0.5
             opacity = outputs.get("foreground", outputs["accumulation"])
-            metrics |= masked_metrics(outputs["rgb"], target, inside, opacity)
+            counts = torch.ones_like(inside) if valid is None else valid[..., 0].to(self.device)
+            metrics |= masked_metrics(outputs["rgb"][counts], target[counts], inside[counts], opacity[counts])
         images = {
             "img": torch.cat([target, outputs["rgb"]], dim=1),
             "accumulation": colormaps.apply_colormap(outputs["accumulation"]),
@@ -408,10 +410,10 @@ class SurfaceModel(RadianceModel):
 
 
 def masked_metrics(
-    prediction: Float[Tensor, "h w 3"],
-    target: Float[Tensor, "h w 3"],
-    inside: Bool[Tensor, "h w"],
-    opacity: Float[Tensor, "h w 1"],
+    prediction: Float[Tensor, "*n 3"],
+    target: Float[Tensor, "*n 3"],
+    inside: Bool[Tensor, "*n"],
+    opacity: Float[Tensor, "*n 1"],
 ) -> dict[str, float]:
     """masked_psnr over the object's pixels (left out where there are none), and mask_iou of opacity above ½ with them.
 

@@ -20,7 +20,9 @@ own coordinates (millimeters for DTU), in which `ns-mesh --world-coordinates` wr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,13 +36,19 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
 
 from common_ns.data.checks import read_json
+from common_ns.data.masks import check_mask_sizes
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 from hashnffb_sdf_ns.idr_data.cameras import INITIAL_FILE, CameraFile, Similarity, decompose, read_camera_file
 from hashnffb_sdf_ns.idr_data.downscaled import downscaled_copies, downscaled_size, image_sizes
-from hashnffb_sdf_ns.idr_data.layout import IdrFiles, find_camera_file, find_files, pair_views
-from hashnffb_sdf_ns.object_sphere.mask_checks import check_mask_sizes
-from hashnffb_sdf_ns.object_sphere.scene_sources import OriginalViews, extent_of_capture, read_points
+from hashnffb_sdf_ns.idr_data.layout import IdrFiles, find_camera_file, find_files, pair_masks, pair_views
+from hashnffb_sdf_ns.object_sphere.mask_checks import mask_files_of
+from hashnffb_sdf_ns.object_sphere.scene_sources import (
+    OriginalViews,
+    agreement_of_masks,
+    extent_of_capture,
+    read_points,
+)
 
 SPLITS_FILE = "splits.json"
 
@@ -155,8 +163,6 @@ class IdrDataParser(DataParser):
         config = self.config
         files = find_files(Path(config.data))
         sizes = image_sizes(files.images)
-        if files.masks is not None:
-            check_mask_sizes(files.masks, [(int(w), int(h)) for w, h in sizes])
         reference = None
         if config.cameras == "linear-init":
             camera_file = read_camera_file(files.folder / INITIAL_FILE)
@@ -171,6 +177,7 @@ class IdrDataParser(DataParser):
             assert stated_file is not None
             camera_file = read_camera_file(stated_file)
         intrinsics, poses, projections = cameras_of(camera_file, files, sizes)
+        files = with_masks(files, sizes, poses, projections)
         placed = None
         if config.normalization in ("auto", "stated"):
             placed = camera_file.similarity()
@@ -220,21 +227,72 @@ def cameras_of(
 
     Raises: InputError if cameras and images do not belong together, or a matrix is no camera.
     """
-    numbers = pair_views(files.images, list(camera_file.world), camera_file.path)
-    pixels = [(int(width), int(height)) for width, height in sizes]
-    projections = camera_file.projections(numbers, pixels)
-    parts = [
-        decompose(matrix, size, f"world_mat_{number}", camera_file.path)
-        for matrix, size, number in zip(projections, pixels, numbers)
-    ]
-    intrinsics, poses = (np.stack(values) for values in zip(*parts))
-    return intrinsics, poses, np.stack(projections)
+    known = sorted(camera_file.world)
+
+    def cameras(images: Sequence[int], numbers: Sequence[int]) -> tuple[NDArray, NDArray, NDArray]:
+        pixels = [(int(width), int(height)) for width, height in sizes[list(images)]]
+        projections = camera_file.projections(list(numbers), pixels)
+        parts = [
+            decompose(matrix, size, f"world_mat_{number}", camera_file.path)
+            for matrix, size, number in zip(projections, pixels, numbers)
+        ]
+        intrinsics, poses = (np.stack(values) for values in zip(*parts))
+        return intrinsics, poses, np.stack(projections)
+
+    def agreement(images: Sequence[int], ranks: Sequence[int]) -> float:
+        try:
+            _, poses, projections = cameras(images, [known[rank] for rank in ranks])
+        except InputError:  # no cameras of these images
+            return 0.0
+        return agreement_of_masks([masks[i] for i in images], projections, sizes[list(images)], poses)
+
+    masks = mask_files_of(files.images, files.masks) or []
+    score = agreement if masks and files.unpaired_masks is None else None
+    return cameras(range(len(files.images)), pair_views(files.images, known, camera_file.path, score))
+
+
+def with_masks(
+    files: IdrFiles, sizes: NDArray, poses: Float[NDArray, "n 3 4"], projections: Float[NDArray, "n 3 4"]
+) -> IdrFiles:
+    """The files with masks that are paired with their images, and have their sizes.
+
+    Args:
+        files: of the data set.
+        sizes: (width, height) of the images [n, 2].
+        poses, projections: of the images' cameras; see `cameras_of`.
+    Raises: InputError if nothing tells which belong together, or a mask has another size.
+    """
+    masks = files.unpaired_masks
+    if masks is not None:
+
+        def agreement(images: Sequence[int], positions: Sequence[int]) -> float:
+            some = list(images)
+            return agreement_of_masks([masks[i] for i in positions], projections[some], sizes[some], poses[some])
+
+        paired = pair_masks(files.images, masks, masks[0].parent, agreement)
+        files = replace(files, masks=paired, unpaired_masks=None)
+    if files.masks is not None:
+        check_mask_sizes(files.masks, [(int(width), int(height)) for width, height in sizes])
+    return files
+
+
+def _short(value: Any) -> str:
+    """A JSON value, cut short."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"
 
 
 def _listed(split: str, file: Path, names: list[str]) -> list[int]:
     """The views that splits.json lists for a split; where it lists no val, or no test, the other of them."""
     content = read_json(file, required=["train"])
     other = {"val": "test", "test": "val"}.get(split, split)
+    for name in ("train", "val", "test"):
+        listed = content.get(name)
+        if listed is not None and not isinstance(listed, list):
+            raise InputError(f'"{name}" is {_short(listed)}', "Give it a list of file names", file)
+        for entry in listed or ():
+            if not isinstance(entry, str):
+                raise InputError(f'"{name}" lists {_short(entry)}', "List file names", file)
     chosen = content.get(split) or content.get(other)
     if not chosen:
         raise InputError(f'it lists no images for "{split}"', "Add them, or set --eval-mode interval", file)

@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 
+from common_ns.data.masks import check_mask_sizes, read_mask
 from common_ns.nerfstudio_seam.datamanager import FieldDataset
-from hashnffb_sdf_ns.object_sphere.mask_checks import check_mask_sizes, read_mask
 
 
 class MaskedDataset(FieldDataset):
@@ -71,9 +71,12 @@ class MaskedDataset(FieldDataset):
         return batch
 
     def get_metadata(self, data: dict) -> dict:
-        """Adds the mask to an evaluation image, [height, width, 1], and the reference pose of a camera that has one."""
+        """Adds the mask to an evaluation image, [height, width, 1], and the reference pose of a camera that has one. A
+        mask of valid pixels that the image has besides is then called `valid_pixels`."""
         mask = self.object_mask(int(data["image_idx"]))
         found = {} if mask is None else {"mask": torch.from_numpy(mask.copy()).float() / 255.0}
+        if mask is not None and "mask" in data:
+            found["valid_pixels"] = data["mask"]
         reference = self.metadata.get("reference_camera_to_worlds")
         if reference is not None:
             found["reference_camera_to_world"] = torch.as_tensor(reference[int(data["image_idx"])])

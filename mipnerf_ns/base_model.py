@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle, RaySamples
@@ -28,7 +28,7 @@ from common_ns.appearance import fit_code
 from common_ns.base_model import RadianceModel, RadianceModelConfig
 from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
-from common_ns.metrics import image_metrics
+from common_ns.metrics import image_metrics, valid_pixels_of
 from common_ns.rays.random_numbers import RayRandomness
 from common_ns.rays.stepfun import schlick_bias
 from mipnerf_ns.field import position_scale_for
@@ -356,7 +356,8 @@ class ProposalModel(RadianceModel):
         codes = self.field.appearance
         if codes is None or self.config.appearance_eval == "mean":
             return self.get_image_metrics_and_images(self.outputs_for_test_image(camera, batch), batch)
-        codes.rendered_code = self._fit_appearance(camera, batch["image"])
+        valid = valid_pixels_of(batch)
+        codes.rendered_code = self._fit_appearance(camera, batch["image"], valid)
         try:
             outputs = self.outputs_for_test_image(camera, batch)
         finally:
@@ -364,7 +365,8 @@ class ProposalModel(RadianceModel):
         metrics, images = self.get_image_metrics_and_images(outputs, batch)
         target = self.renderer_rgb.blend_background(batch["image"].to(outputs["rgb"].device))
         half = target.shape[1] // 2
-        metrics = image_metrics(outputs["rgb"][:, half:], target[:, half:], self.config.lpips_weights)
+        valid = None if valid is None else valid[:, half:]
+        metrics = image_metrics(outputs["rgb"][:, half:], target[:, half:], self.config.lpips_weights, valid)
         return metrics, images
 
     def outputs_for_test_image(self, camera: Cameras, batch: dict) -> dict[str, Tensor]:
@@ -373,15 +375,22 @@ class ProposalModel(RadianceModel):
         return self.get_outputs_for_camera(camera)
 
     @torch.no_grad()
-    def _fit_appearance(self, camera: Cameras, image: Float[Tensor, "h w c"]) -> Float[Tensor, " d"]:
-        """Code fitted to an even selection of pixels of the image's left half."""
+    def _fit_appearance(
+        self, camera: Cameras, image: Float[Tensor, "h w c"], valid: Bool[Tensor, "h w 1"] | None = None
+    ) -> Float[Tensor, " d"]:
+        """Code fitted to an even selection of the valid pixels of the image's left half; the mean code if none is."""
         target = self.renderer_rgb.blend_background(image.to(self.device))
         left = target[:, : target.shape[1] // 2]
         rays = camera.generate_rays(camera_indices=0, keep_shape=True)[:, : target.shape[1] // 2].flatten()
-        chosen = torch.linspace(0, len(rays) - 1, min(FIT_PIXELS, len(rays))).long()
-        rays = rays[chosen].to(self.device)
         codes = self.field.appearance
         assert self.collider is not None and codes is not None
+        counts = torch.arange(len(rays))
+        if valid is not None:
+            counts = valid[:, : target.shape[1] // 2].reshape(-1).nonzero()[:, 0].cpu()
+            if len(counts) == 0:
+                return codes.weight.mean(0)
+        chosen = counts[torch.linspace(0, len(counts) - 1, min(FIT_PIXELS, len(counts))).long()]
+        rays = rays[chosen].to(self.device)
         parts: list[tuple[Tensor, ...]] = []
         chunk: list[Tensor] = []
 

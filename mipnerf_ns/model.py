@@ -19,7 +19,7 @@ from torch.nn import Parameter
 from common_ns.base_model import RadianceModel, RadianceModelConfig
 from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
-from common_ns.metrics import psnr
+from common_ns.metrics import psnr, valid_pixels_of
 from common_ns.nerfstudio_seam.given_noise import GivenNoise
 from common_ns.rays.random_numbers import RayRandomness
 from common_ns.rays.stepfun import blur_weights
@@ -203,7 +203,10 @@ class MipNerfModel(RadianceModel):
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         target, metrics = self.image_target_and_metrics(outputs, batch)
-        metrics["coarse_psnr"] = psnr(outputs["rgb_coarse"].clamp(0, 1), target)
+        if "psnr" in metrics:  # no mask has left out all pixels
+            valid = valid_pixels_of(batch)
+            inside = slice(None) if valid is None else valid[..., 0].to(target.device)
+            metrics["coarse_psnr"] = psnr(outputs["rgb_coarse"].clamp(0, 1)[inside], target[inside])
         depth = [
             self.depth_picture(outputs[f"depth{level}"], outputs[f"accumulation{level}"]) for level in ("_coarse", "")
         ]

@@ -33,13 +33,14 @@ from torch import Tensor
 from common_ns.data import checks, images
 from common_ns.data.formats import suggestion
 from common_ns.data.gate import check_outputs
+from common_ns.data.masks import check_mask_sizes, empty_masks_warning, valid_pixels
 from common_ns.data.pixels import PixelStore
 from common_ns.data.scene_bounds import ray_bounds
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import distributed
 from common_ns.nerfstudio_seam.dataparsers import name_of, own_readers, say
 from common_ns.nerfstudio_seam.renames import SuiteConfig
-from common_ns.nerfstudio_seam.versions import all_images, in_training, read_mask
+from common_ns.nerfstudio_seam.versions import all_images, in_training
 
 
 class FieldDataset(InputDataset):
@@ -61,8 +62,11 @@ class FieldDataset(InputDataset):
         if check_files:
             sizes = torch.cat([cameras.width, cameras.height], dim=-1).reshape(-1, 2).tolist()
             has_alpha = images.check_images(files, [(width, height) for width, height in sizes])
+            check_mask_sizes(dataparser_outputs.mask_filenames or [], [(width, height) for width, height in sizes])
         else:
             has_alpha = images.images_have_alpha(files)
+        self.empty_masks: list[Path] = []
+        """Masks of valid pixels that were found to have none."""
         # Models choose their background by it, so it is the same where images are not checked (rendering).
         self.metadata["images_have_alpha"] = has_alpha
 
@@ -88,18 +92,17 @@ class FieldDataset(InputDataset):
         arrays = {"image": self.get_numpy_image(image_idx)}
         if self._dataparser_outputs.mask_filenames is not None:
             arrays["mask"] = self._mask(image_idx, arrays["image"].shape[:2]).numpy()
+            if not arrays["mask"].any():
+                self.empty_masks.append(Path(self._dataparser_outputs.mask_filenames[image_idx]))
         return arrays
 
     def _mask(self, image_idx: int, shape: tuple[int, ...]) -> Bool[Tensor, "height width 1"]:
-        """Which pixels of an image of this height and width count."""
+        """Which pixels of an image, whose height and width in use are these, count."""
         assert self._dataparser_outputs.mask_filenames is not None
-        file = self._dataparser_outputs.mask_filenames[image_idx]
-        with checks.explained(file):
-            mask = read_mask(file, self.scale_factor)
-        if mask.shape[:2] != shape:
-            shapes = f"{mask.shape[1]}×{mask.shape[0]} pixels, its image {shape[::-1]}"
-            raise InputError(f"the mask has {shapes}", "Give masks the size of their images", file)
-        return mask
+        file = Path(self._dataparser_outputs.mask_filenames[image_idx])
+        cameras = self._dataparser_outputs.cameras
+        size = (int(cameras.width[image_idx]), int(cameras.height[image_idx]))
+        return torch.from_numpy(valid_pixels(file, size, (shape[1], shape[0])))
 
     def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict:
         """An image with its mask, where there is one, and its metadata, for evaluation and the viewer."""
@@ -283,6 +286,9 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
             if len(store) == 0:
                 problem = "the masks leave no pixel to train on"
                 raise InputError(problem, "Mark valid pixels white", self.config.data)
+            if dataset.empty_masks:
+                warning = empty_masks_warning(dataset.empty_masks, len(dataset))
+                CONSOLE.print(f"Masks: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
             CONSOLE.print(f"Loaded {len(dataset)} images: {len(store):,} pixels, {store.nbytes / 2**20:.0f} MiB.")
             return store
 

@@ -41,6 +41,7 @@ from common_ns.data.files import require_file
 from common_ns.data.formats import advice, colmap_place
 from common_ns.data.gate import check_outputs, check_positions
 from common_ns.data.images import parsers_open_any_photo, photo_header
+from common_ns.data.masks import check_mask_fields
 from common_ns.data.transforms import (
     DISTORTION,
     FILE_FIELDS,
@@ -232,6 +233,8 @@ def files_of(transforms: Transforms, key: str) -> list[Path] | None:
 
     Raises: InputError if some do.
     """
+    if key == "mask_path":
+        check_mask_fields(transforms.frames, transforms.path)
     lacking = [frame["file_path"] for frame in transforms.frames if key not in frame]
     if len(lacking) == len(transforms.frames):
         return None

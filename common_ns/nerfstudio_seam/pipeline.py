@@ -73,6 +73,8 @@ class FieldPipeline(VanillaPipeline):
     """
 
     datamanager: VanillaDataManager
+    _told_of_masks = False
+    """Whether a training has said that images are compared inside of their masks."""
     max_rays_per_chunk: int | None = None
     """Most rays that this device has memory for in training; None: no bound was met yet."""
 
@@ -270,6 +272,9 @@ class FieldPipeline(VanillaPipeline):
         self.eval()
         camera, batch = self.datamanager.next_eval_image(step)
         metrics, images = self.hooks.evaluate_image(camera, batch)
+        if "valid_fraction" in metrics and not self._told_of_masks:
+            self._told_of_masks = True
+            print_masks([metrics["valid_fraction"]])
         metrics["num_rays"] = int(camera.height * camera.width)
         self.train()
         return metrics, images
@@ -313,8 +318,23 @@ class FieldPipeline(VanillaPipeline):
                     file = output_path / f"{image_prefix}_{name}_{index:04d}.png"
                     torchvision.utils.save_image(image.permute(2, 0, 1).cpu(), file)
                 progress.advance(task)
+        print_masks([metrics["valid_fraction"] for metrics in per_image if "valid_fraction" in metrics])
         self.train()
         return average_metrics(per_image, scales, get_std)
+
+
+def print_masks(fractions: list[float]) -> None:
+    """Say that images were compared inside of their masks only, if they were.
+
+    Args:
+        fractions: the share of valid pixels of each image that has a mask.
+    """
+    if not fractions:
+        return
+    empty = sum(fraction == 0.0 for fraction in fractions)
+    without = f"; {empty} of {len(fractions)} images have none, and do not count" if empty else ""
+    share = f"{float(np.mean(fractions)):.0%} of the pixels"
+    CONSOLE.print(f"Metrics are those of the masks' valid pixels, {share}{without}.", highlight=False, soft_wrap=True)
 
 
 def average_metrics(

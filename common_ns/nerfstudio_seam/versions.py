@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from jaxtyping import Bool
 from nerfstudio.engine.trainer import Trainer
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 
 def all_images(count: float) -> bool:
@@ -30,25 +25,6 @@ def set_training(datamanager: Any, training: bool) -> None:
 def in_training(datamanager: Any) -> bool:
     """Whether a datamanager's pipeline trains; as of a torch module, it does until `eval` is called."""
     return getattr(datamanager, "training", True)
-
-
-def read_mask(file: Path, scale_factor: float = 1.0) -> Bool[Tensor, "height width 1"]:
-    """A mask of one channel, true where it is not black, as nerfstudio 1.1.5 reads it. The reader of main fails with
-    Pillow 13, by "function takes exactly 2 arguments".
-
-    Args:
-        file: the mask.
-        scale_factor: factor on its height and width.
-    """
-    picture = Image.open(file)
-    if scale_factor != 1.0:
-        width, height = picture.size
-        size = (int(width * scale_factor), int(height * scale_factor))
-        picture = picture.resize(size, resample=Image.Resampling.NEAREST)
-    mask = torch.from_numpy(np.array(picture)).unsqueeze(-1).bool()
-    if mask.ndim != 3:
-        raise ValueError("The mask image should have 1 channel")
-    return mask
 
 
 def steps_of_a_resume(total: int, done: int) -> int:

@@ -15,6 +15,7 @@ Source of the layout: IDR (arXiv 2003.09852) and NeuS (2106.10689), data prepara
 
 from __future__ import annotations
 
+import io
 import re
 import zipfile
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from common_ns.cameras.projection import decompose_projection
+from common_ns.data.files import require_file
 from common_ns.errors import InputError
 
 CAMERA_FILES = ("cameras_sphere.npz", "cameras.npz")
@@ -37,6 +39,10 @@ MAX_SKEW = 1.0
 """Largest shift, in pixels at the upper or lower border, that leaving out the skew may make."""
 BARE_FOCAL = 10.0
 """Below this focal length, in pixels, a matrix has no intrinsics in it."""
+LARGEST = 1e30
+"""Absolute value from which a number in a matrix is no camera's."""
+MOST_BYTES = 1 << 16
+"""Size from which an array in an .npz file is not looked at: 4×4 numbers and their header take a few hundred bytes."""
 SAME = 1e-4
 """Relative difference up to which two matrices are the same."""
 
@@ -135,31 +141,54 @@ def read_camera_file(path: Path) -> CameraFile:
 
     Raises: InputError if the file is missing, damaged or without cameras, or a matrix is not finite or of another size.
     """
+    require_file(path)
+    found: dict[str, dict[int, NDArray]] = {"world": {}, "scale": {}, "camera": {}}
     try:
-        with np.load(path) as content:
-            arrays = {name: content[name] for name in content.files}
-    except FileNotFoundError:
-        raise InputError("the file does not exist", "Correct the path", path) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        with zipfile.ZipFile(path) as content:
+            names = [member.filename.removesuffix(".npy") for member in content.infolist()]
+            for member in content.infolist():
+                match = re.fullmatch(r"(world|scale|camera)_mat_(\d+)\.npy", member.filename)
+                if match is None:
+                    continue
+                kind, number = match[1], int(match[2])
+                if number in found[kind]:
+                    raise InputError(f"{kind}_mat_{number} is there twice", "Write each view once", path)
+                matrix = np.eye(4)
+                array = _read_matrix(content, member, path)
+                matrix[: array.shape[0], : array.shape[1]] = array
+                found[kind][number] = matrix if kind == "scale" else matrix[:3]
+    except InputError:
+        raise
+    except Exception as error:  # zip files and arrays that are damaged raise whatever comes up
         problem = f"cannot be read as an .npz file ({type(error).__name__})"
         raise InputError(problem, "Write it again; it may be cut off", path) from error
-    found: dict[str, dict[int, NDArray]] = {"world": {}, "scale": {}, "camera": {}}
-    for name, array in arrays.items():
-        match = re.fullmatch(r"(world|scale|camera)_mat_(\d+)", name)
-        if match is None:
-            continue
-        if array.shape not in ((4, 4), (3, 4), (3, 3)) or array.dtype.kind not in "fiu":
-            problem = f"{name} is an array of {array.dtype} of shape {array.shape}"
-            raise InputError(problem, "Give a 4×4 matrix of numbers", path)
-        if not np.isfinite(array).all():
-            raise InputError(f"{name} holds {array[~np.isfinite(array)][0]}", "Correct or remove this view", path)
-        matrix = np.eye(4)
-        matrix[: array.shape[0], : array.shape[1]] = array
-        found[match[1]][int(match[2])] = matrix if match[1] == "scale" else matrix[:3]
     if not found["world"]:
-        names = ", ".join(list(arrays)[:4]) or "nothing"
-        raise InputError(f"there is no world_mat_0; the file holds {names}", "Write K [R | t] of each view", path)
+        held = ", ".join(names[:4]) or "nothing"
+        raise InputError(f"there is no world_mat_0; the file holds {held}", "Write K [R | t] of each view", path)
     return CameraFile(path, found["world"], found["scale"], found["camera"])
+
+
+def _read_matrix(content: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> NDArray:
+    """A matrix of numbers of an .npz file. Nothing is unpacked before its header says that it is one.
+
+    Raises: InputError if it is none, or holds values that no camera has.
+    """
+    name, remedy = member.filename.removesuffix(".npy"), "Give a 4×4 matrix of numbers"
+    if member.file_size > MOST_BYTES:
+        raise InputError(f"{name} takes {member.file_size:,} bytes, and is no 4×4 matrix", remedy, path)
+    data = io.BytesIO(content.read(member))
+    version = np.lib.format.read_magic(data)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(data)
+    if shape not in ((4, 4), (3, 4), (3, 3)) or dtype.kind not in "fiu":
+        kind = "Python objects" if dtype.hasobject else str(dtype)
+        raise InputError(f"{name} is an array of {kind} of shape {shape}", remedy, path)
+    data.seek(0)
+    array = np.lib.format.read_array(data, allow_pickle=False)
+    beyond = ~(np.abs(array) < LARGEST)
+    if beyond.any():
+        raise InputError(f"{name} holds {array[beyond][0]:g}", "Correct or remove this view", path)
+    return array
 
 
 def check_projection(matrix: Float[NDArray, "3 4"], name: str, file: Path | None = None) -> None:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from common_ns.data.files import written_whole
 from common_ns.data.images import decode_image, photo_header
+from common_ns.data.masks import read_mask
 from common_ns.errors import InputError
-from hashnffb_sdf_ns.object_sphere.mask_checks import read_mask
 
 
 def downscaled_size(size: tuple[int, int], factor: int) -> tuple[int, int]:

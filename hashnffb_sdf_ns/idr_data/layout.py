@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nerfstudio.utils.rich_utils import CONSOLE
+
 from common_ns.data.checks import require_path
 from common_ns.errors import InputError
 from hashnffb_sdf_ns.idr_data.cameras import CAMERA_FILES
+from hashnffb_sdf_ns.idr_data.pairing import Score, Undecided, common_numbers, paired_by_agreement, paired_by_names
 
 IMAGE_FOLDERS = ("image", "images", "rgb")
 MASK_FOLDERS = ("mask", "masks")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif")
+MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif", ".tga", ".pbm", ".pgm", ".ppm", ".jp2", ".npy")
 POINT_FILES = ("sparse_points_interest.ply", "sparse_points.ply", "points3D.ply", "points.ply")
 """Names of a file with SfM points in the coordinates of world_mat, the preferred one first."""
 
@@ -28,12 +32,14 @@ class IdrFiles:
     """One for each image; None if the data set has none."""
     points: Path | None
     """SfM points, if there are any."""
+    unpaired_masks: list[Path] | None = None
+    """Masks of which names do not tell the images they belong to: cameras may. `masks` is then None."""
 
 
 def find_files(folder: Path) -> IdrFiles:
     """The images, masks and points of a data set.
 
-    Raises: InputError if there are no images, or the counts of images and masks differ.
+    Raises: InputError if there are no images, or fewer masks.
     """
     folder = require_path(folder)
     if not folder.is_dir():
@@ -43,12 +49,16 @@ def find_files(folder: Path) -> IdrFiles:
         raise InputError(f"there is no folder {' or '.join(IMAGE_FOLDERS)}", "Put the images there", folder)
     images = list_images(image_folder)
     if not images:
-        problem = f"the folder holds no image ({', '.join(IMAGE_SUFFIXES)})"
-        raise InputError(problem, "Put the images there", image_folder)
-    mask_folder = _first_folder(folder, MASK_FOLDERS)
-    masks = None if mask_folder is None else pair_masks(images, list_images(mask_folder), mask_folder)
+        raise _no_image(image_folder)
     points = next((folder / name for name in POINT_FILES if (folder / name).is_file()), None)
-    return IdrFiles(folder, images, masks, points)
+    mask_folder = _first_folder(folder, MASK_FOLDERS)
+    if mask_folder is None:
+        return IdrFiles(folder, images, None, points)
+    masks = list_images(mask_folder, MASK_SUFFIXES)
+    unknown = paired_by_names([image.name for image in images], [mask.name for mask in masks]) is None
+    if unknown and len(masks) >= len(images):
+        return IdrFiles(folder, images, None, points, unpaired_masks=masks)
+    return IdrFiles(folder, images, pair_masks(images, masks, mask_folder), points)
 
 
 def find_camera_file(folder: Path) -> Path:
@@ -63,60 +73,112 @@ def find_camera_file(folder: Path) -> Path:
     raise InputError(f"there is no {' or '.join(CAMERA_FILES)}", remedy, folder)
 
 
-def list_images(folder: Path) -> list[Path]:
+def _no_image(folder: Path) -> InputError:
+    """What is wrong with a folder without images."""
+    inner = sorted(f for f in folder.iterdir() if f.is_dir() and list_images(f))
+    if inner:
+        problem = f"the folder holds no image, its subfolder {inner[0].name} does"
+        return InputError(problem, f"Put the images into {folder.name} itself", folder)
+    return InputError(f"the folder holds no image ({', '.join(IMAGE_SUFFIXES)})", "Put the images there", folder)
+
+
+def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     """The image files of a folder in natural order (2 before 10); hidden files do not count."""
-    files = (f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith("."))
+    files = (f for f in folder.iterdir() if f.suffix.lower() in suffixes and not f.name.startswith("."))
     return sorted(files, key=lambda f: [(int(s), "") if s.isdigit() else (-1, s) for s in re.split(r"(\d+)", f.name)])
 
 
-def number_of(file: Path) -> int | None:
-    """The last number in a file's name, without its suffix; None if there is none."""
-    digits = re.findall(r"\d+", file.stem)
-    return int(digits[-1]) if digits else None
+def pair_masks(images: Sequence[Path], masks: Sequence[Path], folder: Path, score: Score | None = None) -> list[Path]:
+    """The mask of each image: by name, by number, else in the order that the visual hull of the masks agrees with.
+    Prints what was paired unless the names are equal.
 
-
-def pair_masks(images: Sequence[Path], masks: Sequence[Path], folder: Path) -> list[Path]:
-    """The mask of each image: in sorted order, as names need not agree; where there are more masks than images, by
-    number.
-
-    Raises: InputError if the counts differ and the numbers do not tell which belong together.
+    Args:
+        images, masks: in natural order.
+        folder: of the masks, for errors.
+        score: how well the masks agree if images and masks of these positions belong together; None: not known.
+    Raises: InputError if they do not tell which belong together.
     """
-    if len(masks) == len(images):
-        return list(masks)
-    by_number = {number_of(mask): mask for mask in masks}
-    numbers = [number_of(image) for image in images]
-    unique = len(by_number) == len(masks) and len(set(numbers)) == len(images) and None not in numbers
-    if len(masks) > len(images) and unique and all(number in by_number for number in numbers):
-        return [by_number[number] for number in numbers]
-    lacking = [image.name for image, number in zip(images, numbers) if number not in by_number]
-    first = f"; {lacking[0]} has none" if lacking and unique else ""
-    problem = f"there are {len(masks)} masks for {len(images)} images{first}"
-    raise InputError(problem, "Give each image one mask, or remove the folder to train without masks", folder)
+    names, others = [image.name for image in images], [mask.name for mask in masks]
+    pairing = paired_by_names(names, others)
+    if pairing is None:
+        try:
+            pairing = paired_by_agreement(names, others, score)
+        except Undecided as undecided:
+            raise _mask_error(names, others, folder, undecided.by_number) from None
+    found = [masks[position] for position in pairing.positions]
+    if pairing.rule != "name":
+        _say(pairing.words("Masks", "images", names[0], found[0].name))
+    return found
 
 
-def pair_views(images: Sequence[Path], numbers: Sequence[int], file: Path) -> list[int]:
+def _mask_error(names: list[str], others: list[str], folder: Path, by_number: bool) -> InputError:
+    """What is wrong with masks that cannot be paired."""
+    lacking, spare = _alone(names, others)
+    if by_number:
+        problem = f"masks belong to the images of their number, as their visual hull says, and {lacking[0]} has none"
+        return InputError(problem, "Give it a mask, or remove it", folder)
+    first = f"; {lacking[0]} has none" if lacking else ""
+    if len(others) != len(names):
+        problem = f"there are {len(others)} masks for {len(names)} images{first}"
+        return InputError(problem, "Give each image one mask, or remove the folder to train without masks", folder)
+    problem = "the numbers of masks and images disagree, and the masks do not tell clearly which belong together"
+    details = f"{lacking[0]} has no mask of its number, {spare[0]} no image" if lacking and spare else ""
+    return InputError(f"{problem}{f' ({details})' * bool(details)}", "Give masks the names of their images", folder)
+
+
+def _alone(names: Sequence[str], others: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names on either side whose number the other side has not; none where no number is common."""
+    same = common_numbers(names, others)
+    if not same:
+        return [], []
+    taken = set(same.values())
+    first = [name for index, name in enumerate(names) if index not in same]
+    return first, [name for index, name in enumerate(others) if index not in taken]
+
+
+def pair_views(images: Sequence[Path], numbers: Sequence[int], file: Path, score: Score | None = None) -> list[int]:
     """The number of the camera of each image.
 
     Images whose names are numbered like the cameras take those of their numbers: then there may be gaps, and cameras
-    without an image. Else images and cameras are paired in sorted order.
+    without an image. Else they are paired in sorted order, which masks have to agree with where some numbers are the
+    same.
 
     Args:
         images: in natural order.
         numbers: of the cameras.
         file: of the cameras, for errors.
-    Raises: InputError if the counts differ and the numbers do not tell which belong together.
+        score: how well masks agree if images and cameras, by their rank, of these positions belong together; None: not
+            known.
+    Raises: InputError if they do not tell which belong together.
     """
-    known = set(numbers)
-    named = [number_of(image) for image in images]
-    by_name = [number for number in named if number in known]
-    if len(by_name) == len(images) and len(set(by_name)) == len(images):
-        return [number for number in by_name if number is not None]
-    if len(images) == len(numbers):
-        return sorted(numbers)
-    lacking = [image.name for image, number in zip(images, named) if number not in known]
-    first = f"; {lacking[0]} has none of its number" if lacking else ""
-    problem = f"there are {len(numbers)} cameras (world_mat) for {len(images)} images{first}"
-    raise InputError(problem, "Give each image one camera, or remove the images that have none", file)
+    numbers = sorted(numbers)
+    names, cameras = [image.name for image in images], [f"world_mat_{number}" for number in numbers]
+    pairing = paired_by_names(names, cameras)
+    if pairing is None:
+        try:
+            pairing = paired_by_agreement(names, cameras, score)
+        except Undecided:
+            raise _camera_error(names, cameras, file) from None
+        _say(pairing.words("Cameras", "images", names[0], cameras[pairing.positions[0]]))
+    return [numbers[position] for position in pairing.positions]
+
+
+def _camera_error(names: list[str], cameras: list[str], file: Path) -> InputError:
+    """What is wrong with cameras that cannot be paired."""
+    lacking, spare = _alone(names, cameras)
+    if len(names) != len(cameras):
+        first = f"; {lacking[0]} has none of its number" if lacking else ""
+        problem = f"there are {len(cameras)} cameras (world_mat) for {len(names)} images{first}"
+        return InputError(problem, "Give each image one camera, or remove the images that have none", file)
+    problem = "the numbers of cameras (world_mat) and images disagree, and nothing tells which belong together"
+    details = f"{lacking[0]} has no camera of its number, {spare[0]} no image" if lacking and spare else ""
+    return InputError(
+        f"{problem}{f' ({details})' * bool(details)}", "Rename the images by the numbers of their cameras", file
+    )
+
+
+def _say(line: str) -> None:
+    CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _first_folder(folder: Path, names: Sequence[str]) -> Path | None:

@@ -1,4 +1,4 @@
-"""Masks of an object: read from mask files or the alpha of images, and checked before a training relies on them."""
+"""Masks of an object, from mask files or the alpha of images, checked before a training relies on them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from common_ns.data.images import images_have_alpha
+from common_ns.data.masks import COUNTS_ABOVE, read_mask
 from common_ns.errors import InputError
 from hashnffb_sdf_ns.object_sphere.visual_hull import Hull, View, carve, likely_region
 
@@ -34,54 +34,6 @@ def mask_files_of(images: Sequence[Path], masks: Sequence[Path] | None) -> list[
     return list(images) if images_have_alpha(images) else None
 
 
-def read_mask(file: Path, size: tuple[int, int] | None = None) -> UInt8[NDArray, "h w"]:
-    """A mask in 8 bits, 255 where the object is: the alpha channel of a file that has one, else its brightness.
-
-    Args:
-        file: an image of any mode; 16 bits are cut to 8.
-        size: (width, height) to average it to; None: as it is.
-    Raises: InputError if it cannot be read.
-    """
-    try:
-        with Image.open(file) as image:
-            if image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")
-            if "A" in image.getbands():
-                channel = image.getchannel("A")
-                # Masks saved by an editor that always adds alpha: it is white, and the colors are the mask.
-                if channel.getextrema()[0] == 255:
-                    channel = image.convert("RGB").convert("L")
-            elif image.mode.startswith(("I", "F")):
-                values = np.asarray(image, dtype=np.float64)
-                channel = Image.fromarray((values * (255.0 / max(values.max(), 1.0))).astype(np.uint8))
-            else:
-                channel = image.convert("L")
-            if size is not None and channel.size != size:
-                channel = channel.resize(size, Image.Resampling.BOX)
-            mask = np.asarray(channel)
-    except FileNotFoundError:
-        raise InputError("the mask does not exist", "Put it there", file) from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise InputError(f"the mask cannot be read ({error})", "Replace it; it may be cut off", file) from error
-    # Files of 0 and 1 instead of 0 and 255.
-    return mask * np.uint8(255) if 0 < mask.max() <= 1 else mask
-
-
-def check_mask_sizes(masks: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> None:
-    """Raises: InputError about the first mask that has not the (width, height) of its image, from the headers."""
-    for file, size in zip(masks, sizes):
-        try:
-            with Image.open(file) as image:
-                found = image.size
-        except FileNotFoundError:
-            raise InputError("the mask does not exist", "Put it there", file) from None
-        except (UnidentifiedImageError, OSError) as error:
-            raise InputError(f"the mask cannot be read ({error})", "Replace it; it may be cut off", file) from None
-        if found != size:
-            problem = f"the mask has {found[0]}×{found[1]} pixels, its image {size[0]}×{size[1]}"
-            raise InputError(problem, "Give masks the size of their images", file)
-
-
 def views_of(
     masks: Sequence[Path], projections: Float[NDArray, "v 3 4"], sizes: Sequence[tuple[int, int]]
 ) -> tuple[list[View], list[Path]]:
@@ -99,7 +51,7 @@ def views_of(
         factor = min(1.0, CARVE_SIZE / max(width, height))
         small = (max(1, round(width * factor)), max(1, round(height * factor)))
         scale = np.array([small[0] / width, small[1] / height, 1.0])
-        return View(scale[:, None] * projections[index], read_mask(masks[index], small) > 127)
+        return View(scale[:, None] * projections[index], read_mask(masks[index], small) > COUNTS_ABOVE)
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         return list(pool.map(view, some)), [masks[index] for index in some]

@@ -16,6 +16,9 @@ from hashnffb_sdf_ns.idr_data.layout import IdrFiles
 from hashnffb_sdf_ns.object_sphere.mask_checks import check_agreement, check_contents, mask_files_of, views_of
 from hashnffb_sdf_ns.object_sphere.normalization import Extent, Source, extent_of_masks, scene_extent
 
+COMPARED_VIEWS = 30
+"""Most views of which it is tried how well their masks agree."""
+
 
 @dataclass(frozen=True)
 class OriginalViews:
@@ -54,6 +57,20 @@ def read_points(file: Path) -> tuple[Float[NDArray, "n 3"], UInt8[NDArray, "n 3"
 def half_angles(intrinsics: Float[NDArray, "n 3 3"], sizes: NDArray) -> Float[NDArray, " n"]:
     """Half of the smaller field of view of each camera, in radians."""
     return np.arctan(np.minimum(0.5 * sizes[:, 0] / intrinsics[:, 0, 0], 0.5 * sizes[:, 1] / intrinsics[:, 1, 1]))
+
+
+def agreement_of_masks(
+    masks: Sequence[Path], projections: Float[NDArray, "n 3 4"], sizes: NDArray, poses: Float[NDArray, "n 3 4"]
+) -> float:
+    """How well masks agree on one object: the mean share of them that their visual hull explains, 0 without a hull.
+
+    Args: as those of `checked_extent`.
+    """
+    some = np.unique(np.linspace(0, len(masks) - 1, min(len(masks), COMPARED_VIEWS)).round().astype(int))
+    pixels = [(int(width), int(height)) for width, height in sizes[some]]
+    views, _ = views_of([masks[index] for index in some], projections[some], pixels)
+    extent = extent_of_masks(views, poses[some])
+    return 0.0 if extent is None or extent.hull is None else float(extent.hull.coverage.mean())
 
 
 def checked_extent(

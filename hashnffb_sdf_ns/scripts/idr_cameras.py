@@ -22,11 +22,10 @@ from common_ns.data.checks import require_path
 from common_ns.data.files import written_whole
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
-from hashnffb_sdf_ns.dataparser import cameras_of
+from hashnffb_sdf_ns.dataparser import cameras_of, with_masks
 from hashnffb_sdf_ns.idr_data.cameras import Similarity, read_camera_file
 from hashnffb_sdf_ns.idr_data.downscaled import image_sizes
 from hashnffb_sdf_ns.idr_data.layout import find_camera_file, find_files
-from hashnffb_sdf_ns.object_sphere.mask_checks import check_mask_sizes
 from hashnffb_sdf_ns.object_sphere.normalization import MARGIN, SOURCE_NAMES, Extent, diagnose
 from hashnffb_sdf_ns.object_sphere.scene_sources import extent_of_capture
 from hashnffb_sdf_ns.object_sphere.transforms_json import PLAIN_OPTIONS, TransformsCapture
@@ -79,11 +78,10 @@ class IdrCamerasCommand:
         self._check_suffix(".npz")
         files = find_files(data)
         sizes = image_sizes(files.images)
-        if files.masks is not None:
-            check_mask_sizes(files.masks, [(int(w), int(h)) for w, h in sizes])
         path = data / self.cameras_file if self.cameras_file is not None else find_camera_file(data)
         cameras = read_camera_file(path)
         intrinsics, poses, projections = cameras_of(cameras, files, sizes)
+        files = with_masks(files, sizes, poses, projections)
         source = None if self.source == "auto" else self.source
         extent = extent_of_capture(files, sizes, intrinsics, poses, projections, source)
         stated = cameras.similarity()

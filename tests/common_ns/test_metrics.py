@@ -35,6 +35,26 @@ def test_ssim_of_equal_images_is_one(images):
     assert metrics.ssim(*images) < 0.999
 
 
+def test_metrics_inside_of_a_mask_know_nothing_of_what_is_outside(images):
+    """0.1 is added inside and 0.5 outside; the windows of SSIM that reach outside do not count."""
+    target = 0.4 * images[1]
+    valid = torch.zeros(72, 80, 1, dtype=torch.bool)
+    valid[10:50, 20:70] = True
+    prediction = torch.where(valid, target + 0.1, target + 0.5)
+    found = metrics.image_metrics(prediction, target, valid=valid)
+    assert found["psnr"] == pytest.approx(20.0, abs=1e-4) and found["valid_fraction"] == pytest.approx(
+        40 * 50 / 72 / 80
+    )
+    assert metrics.image_metrics(prediction, target)["psnr"] < 10.0
+    elsewhere = metrics.image_metrics(torch.where(valid, prediction, 0.0), torch.where(valid, target, 1.0), valid=valid)
+    assert elsewhere == found
+    whole = metrics.image_metrics(*images, valid=torch.ones_like(valid))
+    assert whole == pytest.approx({**metrics.image_metrics(*images), "valid_fraction": 1.0})
+    assert set(metrics.image_metrics(*images, valid=valid & ~valid)) == {"valid_fraction"}
+    valid[:, 30:] = False  # no window fits
+    assert set(metrics.image_metrics(prediction, target, valid=valid)) == {"valid_fraction", "psnr"}
+
+
 def test_lpips_is_left_out_without_weights(images, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     assert "lpips" not in metrics.image_metrics(*images)
@@ -55,6 +75,11 @@ def test_lpips_from_a_local_file_equals_torchmetrics(images, tmp_path, monkeypat
     expected = learned_perceptual_image_patch_similarity(prediction, target, net_type="alex", normalize=True)
     assert metrics.lpips(*images, weights=file) == pytest.approx(expected.item(), rel=1e-5)
     assert metrics.image_metrics(*images, lpips_weights=file)["lpips"] > 0
+    valid = torch.zeros(72, 80, 1, dtype=torch.bool)
+    valid[:36] = True
+    inside = torch.where(valid, images[0], images[1])
+    half = metrics.image_metrics(images[0], images[1], file, valid)["lpips"]
+    assert half / 2 == pytest.approx(metrics.lpips(inside, images[1], weights=file), rel=1e-4)
     assert metrics.lpips(images[0][:40], images[1][:40], weights=file) is None  # below the smallest sensible size
 
 

@@ -441,7 +441,7 @@ ROWS = [
     Row(
         "a mask for one frame",
         frame(2, mask_path="images/train_0002.png"),
-        refused='lacks the field "mask_path", which',
+        refused="16 of 17 frames have no mask",
     ),
     # The file itself.
     Row("a byte-order mark", encoded(codecs.BOM_UTF8, "utf-8"), right=usual),

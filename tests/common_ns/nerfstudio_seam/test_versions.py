@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
-from PIL import Image
 
 from common_ns.nerfstudio_seam import versions
-from common_ns.nerfstudio_seam.versions import all_images, in_training, read_mask, set_training, steps_of_a_resume
+from common_ns.nerfstudio_seam.versions import all_images, in_training, set_training, steps_of_a_resume
 
 
 def test_all_images_in_either_spelling():
@@ -36,14 +34,3 @@ def test_a_resume_is_as_long_as_the_trainer_counts(counted, rest, monkeypatch):
     text = "n = self.config.max_num_iterations" + (" - self._start_step" if counted == "-" else "")
     monkeypatch.setattr(versions.inspect, "getsource", lambda function: text)
     assert steps_of_a_resume(100, 60) == rest
-
-
-def test_masks_are_read_as_stored(tmp_path):
-    mask = np.array([[0, 255], [1, 0]], dtype=np.uint8)
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    assert read_mask(tmp_path / "mask.png")[..., 0].tolist() == [[False, True], [True, False]]
-    Image.fromarray(mask.repeat(4, axis=0).repeat(4, axis=1)).save(tmp_path / "large.png")
-    assert read_mask(tmp_path / "large.png", 0.25)[..., 0].tolist() == [[False, True], [True, False]]
-    Image.fromarray(np.zeros((2, 2, 3), dtype=np.uint8)).save(tmp_path / "colors.png")
-    with pytest.raises(ValueError, match="1 channel"):
-        read_mask(tmp_path / "colors.png")

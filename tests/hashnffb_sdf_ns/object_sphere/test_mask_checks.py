@@ -13,7 +13,6 @@ from hashnffb_sdf_ns.object_sphere.mask_checks import (
     check_agreement,
     check_contents,
     mask_files_of,
-    read_mask,
     views_of,
 )
 from hashnffb_sdf_ns.object_sphere.normalization import extent_of_masks
@@ -86,34 +85,6 @@ def test_an_object_that_fills_the_pictures_is_not_inverted():
 
     some = [View(view.projection, filled(index, view.mask.shape)) for index, view in enumerate(views())]
     check_agreement(some, FILES, hull_of(some))
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA colors", "RGBA alpha", "LA", "I;16", "zero one"])
-def test_masks_of_any_kind_read_the_same(tmp_path, mode):
-    expected = idr_scene.mask_of(idr_scene.poses()[0])
-    gray = expected.astype(np.uint8) * 255
-    color = np.repeat(gray[..., None], 3, axis=-1)
-    image = {
-        "1": lambda: Image.fromarray(expected),
-        "L": lambda: Image.fromarray(gray),
-        "P": lambda: Image.fromarray(color).convert("P"),
-        "RGB": lambda: Image.fromarray(color),
-        "RGBA colors": lambda: Image.fromarray(np.concatenate([color, np.full_like(gray, 255)[..., None]], axis=-1)),
-        "RGBA alpha": lambda: Image.fromarray(np.concatenate([np.full_like(color, 90), gray[..., None]], axis=-1)),
-        "LA": lambda: Image.fromarray(np.stack([np.full_like(gray, 90), gray], axis=-1)),
-        "I;16": lambda: Image.fromarray(expected.astype(np.uint16) * 65535),
-        "zero one": lambda: Image.fromarray(expected.astype(np.uint8)),
-    }[mode]()
-    image.save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), gray)
-
-
-def test_bad_mask_files_are_explained(tmp_path):
-    (tmp_path / "cut.png").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"cut.png: the mask cannot be read"):
-        read_mask(tmp_path / "cut.png")
-    with pytest.raises(InputError, match=r"the mask does not exist"):
-        read_mask(tmp_path / "missing.png")
 
 
 def test_views_of_keeps_the_geometry(tmp_path):
