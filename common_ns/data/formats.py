@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from common_ns.data.colmap import find_model
 from common_ns.data.transforms import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".insv")
 MESH_SUFFIXES = (".ply", ".obj", ".stl", ".glb", ".gltf", ".off")
-COLMAP_PLACES = ("colmap/sparse/0", "sparse/0", "colmap/sparse", "sparse", "colmap", ".")
-"""Folders of a data set in which a COLMAP model may lie, of which `sparse/0` is COLMAP's own."""
 LOOKED_AT, FOLDERS_LOOKED_AT = 2000, 50
 """Entries of a folder, and folders in it, that are looked at."""
 
@@ -77,12 +76,6 @@ def _any(folder: Path, *names: str) -> bool:
 
 def _all(folder: Path, *names: str) -> bool:
     return all((folder / name).exists() for name in names)
-
-
-def colmap_place(folder: Path) -> str | None:
-    """Where in a data set the COLMAP model is; None if there is none."""
-    pairs = (("cameras.bin", "images.bin"), ("cameras.txt", "images.txt"))
-    return next((place for place in COLMAP_PLACES if any(_all(folder / place, *pair) for pair in pairs)), None)
 
 
 RADIANCE = "mip-nerf…, depth-…, hash-neus…, hash-idr…, nffb-…"
@@ -148,7 +141,7 @@ FORMATS: tuple[Format, ...] = (
         "`images/`; the model in `sparse/0/`, `sparse/` or `colmap/sparse/0/`, as `.bin` or `.txt`",
         "ns-train METHOD --data DATA colmap",
         RADIANCE,
-        lambda path: colmap_place(path) is not None,
+        lambda path: find_model(path, largest=False) is not None,
         "colmap",
     ),
     Format(

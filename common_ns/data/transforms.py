@@ -32,7 +32,7 @@ DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 """Fields of the lens, in nerfstudio's order: radial of 2nd to 8th order, tangential."""
 RATIONAL = ("k5", "k6")
 """Fields of OpenCV's rational model, which nerfstudio has not."""
-FILE_FIELDS = ("file_path", "mask_path", "depth_file_path", "depth_sigma_file_path", "normal_file_path")
+FILE_FIELDS = ("file_path", "mask_path", "depth_file_path", "depth_sigma_file_path", "normal_file_path", "depth_path")
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".jp2", ".exr"),
 )

@@ -34,11 +34,12 @@ from common_ns.data import checks, images
 from common_ns.data.formats import suggestion
 from common_ns.data.gate import check_outputs
 from common_ns.data.masks import check_mask_sizes, empty_masks_warning, valid_pixels
+from common_ns.data.notes import note
 from common_ns.data.pixels import PixelStore
 from common_ns.data.scene_bounds import ray_bounds
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import distributed
-from common_ns.nerfstudio_seam.dataparsers import name_of, own_readers, say
+from common_ns.nerfstudio_seam.dataparsers import name_of, own_readers
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 from common_ns.nerfstudio_seam.versions import all_images, in_training
 
@@ -228,7 +229,7 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
             raise InputError(problem, "Use miner-image or miner-occupancy", self.config.dataparser.data)
         warnings = check_outputs(outputs, Path(self.config.dataparser.data), split)
         for warning in warnings if self.test_mode == "val" and distributed.rank() == 0 else ():
-            say(warning)
+            note(warning)
 
     def _dataset(self, outputs: DataparserOutputs) -> FieldDataset:
         scale = self.config.camera_res_scale_factor

@@ -34,14 +34,15 @@ from nerfstudio.data.utils.dataparsers_utils import (
     get_train_eval_split_fraction,
     get_train_eval_split_interval,
 )
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from common_ns.data.checks import explained
+from common_ns.data.colmap import check_model, find_model
 from common_ns.data.files import require_file
-from common_ns.data.formats import advice, colmap_place
+from common_ns.data.formats import advice
 from common_ns.data.gate import check_outputs, check_positions
 from common_ns.data.images import parsers_open_any_photo, photo_header
 from common_ns.data.masks import check_mask_fields
+from common_ns.data.notes import note_once
 from common_ns.data.transforms import (
     DISTORTION,
     FILE_FIELDS,
@@ -56,11 +57,6 @@ LARGEST_IMAGE = nerfstudio_dataparser.MAX_AUTO_RESOLUTION
 """Pixels along the longer side from which nerfstudio looks for smaller copies."""
 STAND_IN_SPLITS = {"val": "test", "test": "val"}
 """Which split serves for evaluation where a scene lacks the one that is asked for."""
-
-
-def say(text: str) -> None:
-    """One line to the user, however long it is and whatever brackets its file names hold."""
-    CONSOLE.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def image_size(file: Path) -> tuple[int, int]:
@@ -99,7 +95,7 @@ class TransformsReader:
         where = np.array([frame["transform_matrix"] for frame in found.frames])[:, :3, 3]
         list(check_positions(where, [frame["file_path"] for frame in found.frames], file))  # its warnings come later
         for note in found.notes:
-            say(f"{file}: {note}")
+            note_once(f"{file}: {note}")
         return found
 
 
@@ -220,7 +216,7 @@ class BlenderReader(TransformsReader, Blender):
             file = data / f"transforms_{name}.json"
             if file.exists() or file.is_symlink():
                 if name != split:
-                    say(f"{data}: there is no transforms_{split}.json; transforms_{name}.json stands in.")
+                    note_once(f"{data}: there is no transforms_{split}.json; transforms_{name}.json stands in.")
                 return file
         if split == "train" or not (data / "transforms_train.json").exists():
             raise InputError("there is no transforms_train.json", advice(data, "blender-data", wanted), data)
@@ -282,17 +278,18 @@ class ColmapReader(ColmapDataParser):
         super().__init__(config)
         data = Path(config.data)
         if not (data / config.colmap_path).exists() and config.colmap_path == ColmapDataParserConfig.colmap_path:
-            place = colmap_place(data)
-            if place is None:
+            folder = find_model(data)
+            if folder is None:
                 wanted = "a folder with images/ and the model in sparse/0"
                 raise InputError("there is no COLMAP model", advice(data, "colmap", wanted), data)
-            self.config = replace(config, colmap_path=Path(place))
+            self.config = replace(config, colmap_path=folder.relative_to(data))
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         data = Path(self.config.data)
         if not (data / self.config.images_path).is_dir():
             problem = f"there is no folder {self.config.images_path} with the images of the COLMAP model"
             raise InputError(problem, "Name it with --images-path", data)
+        check_model(data / self.config.colmap_path, self.config.load_3D_points)
         return super()._generate_dataparser_outputs(split, **kwargs)
 
     def _setup_downscale_factor(
@@ -307,7 +304,7 @@ class ColmapReader(ColmapDataParser):
             folder = Path(self.config.data) / f"{self.config.images_path}_{factor}"
             if factor > 1 and not folder.exists():
                 text = f"images of {width}×{height} pixels are used at full size, as there is no folder"
-                say(f"{image_filenames[0].parent}: {text} {folder.name} with smaller ones.")
+                note_once(f"{image_filenames[0].parent}: {text} {folder.name} with smaller ones.")
                 self._downscale_factor = 1
         return super()._setup_downscale_factor(image_filenames, mask_filenames, depth_filenames)
 
