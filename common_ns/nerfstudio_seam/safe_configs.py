@@ -19,7 +19,6 @@ import functools
 import importlib
 import importlib.abc
 import importlib.machinery
-import inspect
 import pathlib
 import sys
 import types
@@ -201,13 +200,18 @@ class _ReadingYaml:
         return getattr(yaml, name)
 
     def load(self, stream: Any, Loader: Any = None) -> Any:
-        """Read a config safely. What is wrong with it ends the command in one line."""
+        """Read a config safely. What is wrong with it ends the command in one line; of a run of this suite, also what
+        the command needs besides."""
         from common_ns.nerfstudio_seam.last_words import report_input_errors
 
-        place = sys._getframe(1).f_locals
-        file = place.get("config_path") or getattr(place.get("config"), "load_config", None)
+        place = sys._getframe(1)
+        file = place.f_locals.get("config_path") or getattr(place.f_locals.get("config"), "load_config", None)
         try:
-            return config_of(stream if isinstance(stream, str) else stream.read(), file)
+            config = config_of(stream if isinstance(stream, str) else stream.read(), file)
+            prepare = getattr(config, "prepare_command", None)  # configs of this suite have it
+            if prepare is not None and "config_path" in place.f_locals and place.f_back is not None:
+                prepare(Path(file), place.f_back.f_locals.get("self"))
+            return config
         except InputError:
             report_input_errors()
             raise
