@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common_ns.data.checks import explained, read_json
+from common_ns.data.files import require_writable
 from common_ns.errors import InputError
 from common_ns.meshing.culling import Views, keep_vertices, seen_vertices, within_masks
 from common_ns.meshing.extraction import check_box, extract_mesh
@@ -102,7 +103,7 @@ class MeshCommand:
 
     def check(self) -> None:
         """Raises InputError about options that cannot work, before the run is loaded, which takes a while."""
-        check_mesh_path(self.output_path)
+        require_writable(check_mesh_path(self.output_path))
         for name in ("resolution", "chunk_size", "keep_largest", "lipschitz"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

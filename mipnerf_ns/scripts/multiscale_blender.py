@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common_ns.data.checks import check_transforms, decode_image, read_json
-from common_ns.data.files import written_whole
+from common_ns.data.files import require_writable, written_whole
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from mipnerf_ns.dataparser import METADATA_FILE
@@ -137,6 +137,7 @@ class MultiscaleBlender:
         """Convert all splits that the scene has."""
         if not self.input.is_dir():
             raise InputError("no such folder", "Give the folder of a Blender scene", self.input)
+        require_writable(self.output, "OUTPUT", folder=True)
         if self.output.resolve() == self.input.resolve():
             raise InputError("is both input and output", "Name another folder for the multi-scale scene", self.output)
         if not 0 <= self.near < self.far < math.inf:

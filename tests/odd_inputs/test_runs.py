@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -20,7 +21,23 @@ from nerfstudio.utils import eval_utils
 from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
 from common_ns.nerfstudio_seam.runs import load_run, read_run_config
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
+from common_ns.scripts.mesh import MeshCommand
+from common_ns.scripts.orbit_path import OrbitPath
+from common_ns.scripts.show_poses import ShowPoses
+from common_ns.scripts.turntable import Turntable
+from depthnerf_ns.prepare.options import PrepareOptions
+from depthnerf_ns.prepare.run import prepare
+from depthnerf_ns.scripts.depth_check import DepthCheck
+from depthnerf_ns.scripts.depth_rays import DepthRays
+from hashnffb_sdf_ns.scripts.eval_mesh import EvalMeshCommand
+from hashnffb_sdf_ns.scripts.idr_cameras import IdrCamerasCommand
+from hashnffb_sdf_ns.scripts.swap_appearance import SwapAppearance
 from miner_ns.fitting import FitOptions
+from miner_ns.scripts.decode import DecodeCommand
+from miner_ns.scripts.voxelize import VoxelizeCommand
+from miner_ns.scripts.zoom_path import ZoomPath
+from mipnerf_ns.scripts.multiscale_blender import MultiscaleBlender
 from tests.e2e.running import run_config
 from tests.e2e.running import train as train_run
 from tests.e2e.surface_runs import make_tiny
@@ -507,3 +524,59 @@ def test_runs_of_other_methods_load_as_they_do_without_the_suite(tmp_path):
     config.save_config()
     with pytest.raises(FileNotFoundError):  # nerfstudio's own, of the data
         eval_utils.eval_setup(config.get_base_dir() / "config.yml")
+
+
+LOST = Path("lost/config.yml")
+OUTPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "ns-mesh": ("x.ply", lambda path: MeshCommand(LOST, output_path=path).main()),
+    "ns-orbit-path": ("x.json", lambda path: OrbitPath(LOST, output_path=path).main()),
+    "ns-turntable": ("x.png", lambda path: Turntable(Path("mesh.ply"), output_path=path).main()),
+    "ns-show-poses": ("x.png", lambda path: ShowPoses(LOST, output_path=path).main()),
+    "ns-miner-decode": ("x.png", lambda path: DecodeCommand(LOST, output_path=path).main()),
+    "ns-voxelize": ("x.npz", lambda path: VoxelizeCommand(mesh=LOST, output_path=path).main()),
+    "ns-zoom-path": ("x.json", lambda path: ZoomPath(data=Path("image.png"), output_path=path).main()),
+    "ns-multiscale-blender": ("x", lambda path: MultiscaleBlender(Path("scene"), path).main()),
+    "ns-depth-check": ("x.png", lambda path: DepthCheck(LOST, output_path=path).main()),
+    "ns-depth-rays": ("x.png", lambda path: DepthRays(LOST, output_path=path).main()),
+    "ns-depth-prepare": ("x", lambda path: prepare(PrepareOptions(data=LOST.parent, output_path=path, source="sfm"))),
+    "ns-eval-mesh": ("x.json", lambda path: EvalMeshCommand(LOST, LOST, output_path=path).main()),
+    "ns-idr-cameras": ("x.npz", lambda path: IdrCamerasCommand(LOST, output_path=path).main()),
+    "ns-swap-appearance": ("x.mp4", lambda path: SwapAppearance(LOST, LOST, LOST, output_path=path).main()),
+    "ns-sample-scene": ("x", lambda path: write_sample_scene(SampleSceneConfig(path))),
+}
+"""Command: a name for its output, and the command. What it reads is mostly lost, as its output is looked at first."""
+PLACES = ("below a file", "a loop of links", "a name too long", "on a full disk")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_an_output_that_cannot_be_written_is_found_before_the_work(command, place, base_scene, tmp_path, monkeypatch):
+    name, run = OUTPUTS[command]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mesh.ply").touch()
+    (tmp_path / "scene").symlink_to(base_scene.written / "blender")
+    shutil.copy(base_scene.written / "blender" / "train" / "r_0.png", tmp_path / "image.png")
+    output, problem = tmp_path / "out" / name, "cannot be (written|made)"
+    output.parent.mkdir()
+    before = set(tmp_path.rglob("*"))
+    if place == "below a file":
+        output = tmp_path / "mesh.ply" / name
+        problem = "file"
+    elif place == "a loop of links":
+        output.parent.rmdir()
+        link_loop(output.parent)
+    elif place == "a name too long":
+        output = output.with_name("x" * 300 + output.suffix)
+    else:
+        real = Path.open
+
+        def full(self: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
+            if "w" in mode:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(self, mode, *args, **options)
+
+        monkeypatch.setattr(Path, "open", full)
+        problem = "No space left on device"
+    with pytest.raises(InputError, match=problem) as error:
+        run(output)
+    assert "lost" not in str(error.value) and set(tmp_path.rglob("*")) <= {*before, output}
