@@ -437,11 +437,18 @@ class Hierarchy:
         Args:
             state: from `state`.
             network_of: the shape of a level's networks.
+        Raises: ValueError if it is of another image or of networks of other sizes.
         """
         self.levels = {}
         for j, parts in state.items():
             # Version 0.1 called them scales.
             amplitudes = parts["amplitudes"] if "amplitudes" in parts else parts["scales"]
+            if j >= len(self.grids):
+                raise ValueError(f"level {j} is there, and levels are {len(self.grids)} here")
+            blocks, sizes = self.grids[j].num_blocks, (parts["theta"].shape[1], network_of(j).num_parameters)
+            if sizes[0] != sizes[1] or (len(parts["index"]) and int(parts["index"].max()) >= blocks):
+                there = f"networks of {sizes[0]} numbers, up to block {int(parts['index'].max())}"
+                raise ValueError(f"level {j} has {there}, and here {sizes[1]} numbers and {blocks} blocks")
             self.set_level(j, Level(self.grids[j], network_of(j), parts["index"], parts["theta"], amplitudes))
 
 

@@ -84,6 +84,11 @@ class MinerPipeline(FieldPipeline):
         }
         return StepResult(loss, {"loss": loss}, metrics, None)
 
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """Load a checkpoint's networks. Raises: ValueError if they are of another size."""
+        super().load_pipeline(loaded_state, step)
+        assert self.miner.fit is not None  # takes them at once, rather than when it is first asked for
+
     def gather_state(self) -> None:
         self.miner.fit.gather_state()
 

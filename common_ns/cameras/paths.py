@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from common_ns.data.files import written_whole
+
 
 def camera_path_json(
     poses: Float[NDArray, "n 3 4"], fov_degrees: float, width: int, height: int, seconds: float, cycle: bool = True
@@ -57,8 +59,8 @@ def write_camera_path(file: Path, content: dict[str, Any], load_config: Path | s
         content: from `camera_path_json`.
         load_config: config.yml of the run that is to be rendered.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=1))
+    with written_whole(file) as partial:
+        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
     video = Path(load_config).parent / "renders" / f"{file.stem}.mp4"
     command = ["ns-render", "camera-path", "--load-config", str(load_config)]
     command += ["--camera-path-filename", str(file), "--output-path", str(video)]

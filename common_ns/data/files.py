@@ -1,9 +1,12 @@
-"""Files that can be read without waiting forever, and files that are written whole or not at all."""
+"""Files that can be read without waiting forever, and files that can be written, whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import re
+import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,11 +49,88 @@ def require_file(path: Path | str, what: str = "file") -> Path:
     return path
 
 
+def require_writable(path: Path | str, option: str = "--output-path", folder: bool = False) -> Path:
+    """Return `path` if it can be written, found out by writing a few bytes beside it. Every command that writes calls
+    this before its work, which may take hours. No folder is made.
+
+    Args:
+        path: file or folder that is going to be written.
+        option: that named it, for the error.
+        folder: whether files are going to be written into `path`, rather than `path` itself.
+    Raises: InputError if there is something else at `path`, its folder cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    remedy = f"Choose another {option}"
+    try:
+        # Of a path that is not there yet, the nearest folder that is decides.
+        there = next(each for each in (path.absolute(), *path.absolute().parents) if os.path.lexists(each))
+        kind = stat.S_IFMT(there.stat().st_mode)
+        if there == path.absolute() and not folder and kind != stat.S_IFREG:
+            raise InputError(f"is {_KINDS.get(kind, 'no file')}, and a file is to be written", remedy, path)
+        if kind != stat.S_IFDIR and (folder or there != path.absolute()):
+            problem = "" if there == path.absolute() else f"{there} "
+            raise InputError(f"{problem}is {_KINDS.get(kind, 'a file')}, and a folder is needed", remedy, path)
+        place = there if kind == stat.S_IFDIR else there.parent
+        probe = partial_name(path if place == path.absolute().parent else Path("probe"), place)
+        try:
+            with probe.open("wb") as file:
+                file.write(bytes(4096))
+        finally:
+            with suppress(OSError):
+                probe.unlink()
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"cannot be written ({getattr(error, 'strerror', None) or error})", remedy, path) from error
+    return path
+
+
+_HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname()) or "host"
+_PARTIAL = re.compile(r"\..*?(?:\.(?P<host>[A-Za-z0-9]+))?\.(?P<process>\d+)\.tmp(?:\.[^.]*)?")
+_DAY = 24 * 3600.0
+_swept: set[Path] = set()
+
+
+def partial_name(path: Path, folder: Path | None = None) -> Path:
+    """The hidden name under which `path` is written until it is whole: it tells which process does."""
+    return (folder or path.parent) / f".{path.stem}.{_HOST}.{os.getpid()}.tmp{path.suffix}"
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder under names of `partial_name`.
+
+    A process of this machine that is gone writes no more. Of those of other machines, which share the disk, files that
+    nobody has written to for a day are taken for leftovers.
+    """
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            found = _PARTIAL.fullmatch(entry.name)
+            if found is None or entry.is_dir(follow_symlinks=False):
+                continue
+            with suppress(OSError):  # another process may sweep, too
+                old = time.time() - entry.stat(follow_symlinks=False).st_mtime > _DAY
+                here = found["host"] == _HOST and os.name != "nt"  # where asking by signal 0 would end the process
+                if not _is_alive(int(found["process"])) if here else old:
+                    os.unlink(entry.path)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
 @contextmanager
 def written_whole(
     path: Path, folder: Path | None = None, durable: bool = False, remedy: str = "Choose another file or folder"
 ) -> Iterator[Path]:
-    """Give another name to write to, and rename what was written to `path` when all of it was.
+    """Give another name to write to, and rename what was written to `path` when all of it was. What killed writers have
+    left in the folder is removed first.
 
     Args:
         path: the file; its folder is made if need be. If it was there before, it stays until the new one is whole.
@@ -59,9 +139,12 @@ def written_whole(
         remedy: what the user can do if it cannot be written.
     Raises: InputError if the file or its folder cannot be written.
     """
-    partial = (folder or path.parent) / f".{path.stem}.{os.getpid()}.tmp{path.suffix}"
+    partial = partial_name(path, folder)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if partial.parent not in _swept:
+            _swept.add(partial.parent)
+            sweep(partial.parent)
         yield partial
         if durable:
             with partial.open("rb+") as file:

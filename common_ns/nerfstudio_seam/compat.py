@@ -80,15 +80,14 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def numpy_scalars_allowed() -> contextlib.AbstractContextManager:
-    """Within it, torch ≥ 2.6 loads checkpoints that hold numpy scalars.
+    """Within it, torch loads checkpoints that hold numpy scalars.
 
-    nerfstudio's schedulers put `np.float64` learning rates into checkpoints, and `torch.load` now refuses them with
-    "Weights only load failed". The scalar constructor and the numeric dtypes are harmless; they are allowed under the
-    module names of numpy 1 and of numpy 2, so that a checkpoint written with one loads with the other. Checkpoints of
-    this suite's trainer hold no such numbers; commands of this suite that take runs of any method need it.
+    nerfstudio's schedulers put `np.float64` learning rates into checkpoints, and `torch.load` refuses them with
+    "Weights only load failed" where it runs nothing that a checkpoint names. The scalar constructor and the numeric
+    dtypes are harmless; they are allowed under the module names of numpy 1 and of numpy 2, so that a checkpoint written
+    with one loads with the other. Checkpoints of this suite's trainer hold no such numbers; commands of this suite that
+    take runs of any method need it.
     """
-    if torch.__version__ < "2.6":  # compared as versions; older ones load everything, and 2.4 takes no names
-        return contextlib.nullcontext()
     scalar: Any = np.float64(0).__reduce__()[0]  # the function that pickle calls to rebuild a numpy scalar
     dtype_classes = [type(np.dtype(name)) for name in ("float64", "float32", "float16", "int64", "int32", "bool")]
     named = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
@@ -130,11 +129,11 @@ def refuse_what_nerfstudio_cannot_do(pipeline: Pipeline) -> None:
             raise InputError("the run has one camera, and there is nothing to interpolate between", remedy)
         return original(cameras, **options)
 
-    _wrap("nerfstudio.scripts.exporter", "generate_mesh_with_multires_marching_cubes", marching_cubes)
-    _wrap("nerfstudio.scripts.render", "get_interpolated_camera_path", interpolated)
+    wrap("nerfstudio.scripts.exporter", "generate_mesh_with_multires_marching_cubes", marching_cubes)
+    wrap("nerfstudio.scripts.render", "get_interpolated_camera_path", interpolated)
 
 
-def _wrap(module: str, name: str, wrapper: Callable[..., Any]) -> None:
+def wrap(module: str, name: str, wrapper: Callable[..., Any]) -> None:
     """Let nerfstudio's function in a loaded module go through a wrapper, which is given it first.
 
     An earlier wrapper is replaced. What others have put in place of nerfstudio's is left alone.

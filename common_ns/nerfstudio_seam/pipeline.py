@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from torch.nn import Parameter
 from typing_extensions import Self
 
 from common_ns.errors import InputError
-from common_ns.nerfstudio_seam import compat, distributed
+from common_ns.nerfstudio_seam import compat, distributed, runs
 from common_ns.nerfstudio_seam.model_hooks import ModelHooks, hooks_of
 from common_ns.nerfstudio_seam.renames import SuiteConfig, renamed_parameters
 from common_ns.nerfstudio_seam.versions import set_training
@@ -42,6 +43,7 @@ class FieldPipelineConfig(SuiteConfig, VanillaPipelineConfig):
         """The pipeline. Every command on a run begins with it, ns-train included."""
         compat.prepare_process()
         pipeline = super().setup(**kwargs)
+        runs.load_checkpoints_here()
         compat.refuse_what_nerfstudio_cannot_do(pipeline)
         return pipeline
 
@@ -123,6 +125,11 @@ class FieldPipeline(VanillaPipeline):
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load a checkpoint's parameters, also of an earlier version that called them otherwise."""
         super().load_pipeline(renamed_parameters(self.config.model, loaded_state, "_model."), step)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = None) -> Any:
+        """Load parameters, all of them: nerfstudio's leaves alone those that a checkpoint lacks, so that one of another
+        method, or of more layers, would load without a word."""
+        return super().load_state_dict(state_dict, strict=strict is not False)
 
     @profiler.time_function
     def get_train_loss_dict(self, step: int) -> tuple[dict, dict[str, Tensor], dict[str, Tensor]]:

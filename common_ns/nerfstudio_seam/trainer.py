@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import yaml
@@ -15,10 +16,9 @@ from nerfstudio.utils import profiler
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from common_ns.data.checks import require_path
-from common_ns.data.files import written_whole
+from common_ns.data.files import require_writable, sweep, written_whole
 from common_ns.errors import InputError
-from common_ns.nerfstudio_seam import compat, distributed, launch
+from common_ns.nerfstudio_seam import compat, distributed, launch, runs
 from common_ns.nerfstudio_seam.pipeline import FieldPipeline
 from common_ns.nerfstudio_seam.renames import SuiteConfig, accept_old_words
 from common_ns.nerfstudio_seam.viewer import here_by_default
@@ -71,6 +71,9 @@ class SafeTrainerConfig(SuiteConfig, TrainerConfig):
     max_skipped_steps: int = MAX_SKIPPED_STEPS
     """Training ends with an error after so many steps in a row whose loss or gradient was not finite."""
 
+    folder: ClassVar[Path | None] = None
+    """Set by commands that read a config: the run's folder as it lies now; it is no option."""
+
     def __post_init__(self) -> None:
         accept_old_words(self.method_name, self)
 
@@ -80,14 +83,56 @@ class SafeTrainerConfig(SuiteConfig, TrainerConfig):
             value = here_by_default(value)
         super().__setattr__(name, value)
 
+    def get_base_dir(self) -> Path:
+        """The run's folder: where its config was read by a command, or where it is written."""
+        return self.folder or super().get_base_dir()
+
     def save_config(self) -> None:
-        """Write config.yml, on one of the run's machines. It is what nerfstudio's ns-train does before it hands
-        `machine` to its launcher, in the process that starts others."""
+        """Write config.yml, on one of the run's machines, into a folder of the run's own. It is what nerfstudio's
+        ns-train does before it hands `machine` to its launcher, in the process that starts others.
+
+        Raises: InputError if the folder cannot be written, or there is no checkpoint where one is to be resumed from.
+        """
         compat.prepare_process()
         launch.check_machine(self.machine)
+        resumed = runs.checkpoint_to_resume(self)
         if self.machine.machine_rank == 0:
-            super().save_config()
+            self._take_folder(resumed)
+            self.write_config()
         self.machine = launch.as_seen_by_nerfstudio(self.machine)
+
+    def prepare_command(self, load_config: Path, command: Any) -> None:
+        """What `runs.prepare_command` does."""
+        runs.prepare_command(self, load_config, command)
+
+    def write_config(self) -> None:
+        """Write config.yml, whole or not at all."""
+        file = self.get_base_dir() / "config.yml"
+        CONSOLE.log(f"Saving config to: {file}")
+        with written_whole(file, remedy="Choose another --output-dir") as partial:
+            partial.write_text(yaml.dump(self), encoding="utf-8")
+
+    def _take_folder(self, resumed: Path | None) -> None:
+        """Make the run's folder. If it is there already, another run has it, which may be in training: then this one
+        gets a name of its own, unless it is resumed from a checkpoint of that folder.
+
+        Raises: InputError if it cannot be made.
+        """
+        asked = self.timestamp
+        for number in itertools.count(2):
+            folder = require_writable(self.get_base_dir(), "--output-dir", folder=True)
+            if resumed is not None and resumed.absolute().parent.parent.resolve() == folder.resolve():
+                break
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                folder.mkdir()  # of two runs that come at once, one makes it
+                break
+            except FileExistsError:
+                self.timestamp = f"{asked}-{number}"
+            except OSError as error:
+                raise InputError(f"cannot be made ({error.strerror})", "Choose another --output-dir", folder) from error
+        if self.timestamp != asked:
+            _warn(f"There is a run {asked} already; this one is {self.get_base_dir()}")
 
     def setup(self, **kwargs: Any) -> Any:
         """The trainer, or what starts the processes that have one each."""
@@ -119,7 +164,7 @@ class SafeTrainer(Trainer):
         what was found in the data belongs into it."""
         super().setup(test_mode)
         if getattr(self.pipeline.datamanager, "has_completed_config", False) and distributed.rank() == 0:
-            (self.base_dir / "config.yml").write_text(yaml.dump(self.config), "utf8")
+            self.config.write_config()
         if self.config.load_dir is None and self.config.load_checkpoint is None:
             self._compare_schedules()
 
@@ -233,13 +278,21 @@ class SafeTrainer(Trainer):
             super()._after_train()
 
     def _load_checkpoint(self) -> None:
-        """Resume as nerfstudio does, after checking that there is something to resume from."""
-        folder, file = self.config.load_dir, self.config.load_checkpoint
-        if folder is not None:
-            require_path(folder, "checkpoint folder")
-            if not list(folder.glob("step-*.ckpt")):
-                raise InputError("the folder holds no checkpoint", "Give a run's nerfstudio_models folder", folder)
-        elif file is not None:
-            require_path(file, "checkpoint")
-        with compat.numpy_scalars_allowed():
-            super()._load_checkpoint()
+        """Resume as nerfstudio does, from a checkpoint that is whole and fits the run.
+
+        Raises: InputError if it is not.
+        """
+        file = runs.checkpoint_to_resume(self.config)
+        if file is None:
+            CONSOLE.print("No Nerfstudio checkpoint to load, so training from scratch.")
+            return
+        sweep(file.parent.parent)
+        state = runs.read_checkpoint(file)
+        self._start_step = state["step"] + 1
+        with runs.fitting(file, self.config):
+            self.pipeline.load_pipeline(state["pipeline"], state["step"])
+            self.optimizers.load_optimizers(state["optimizers"])
+            if "schedulers" in state and self.config.load_scheduler:
+                self.optimizers.load_schedulers(state["schedulers"])
+            self.grad_scaler.load_state_dict(state["scalers"])
+        CONSOLE.print(f"Done loading Nerfstudio checkpoint from {file}")

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from common_ns.cores import available_cores
-from common_ns.data.files import written_whole
+from common_ns.data.files import require_writable, written_whole
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from common_ns.sample_scene.cameras import Camera, look_at, split_cameras
@@ -102,6 +102,7 @@ def write_sample_scene(config: SampleSceneConfig, progress: bool = False) -> Pat
     """
     _check(config)
     try:
+        require_writable(config.output_dir, "--output-dir", folder=True)
         _clear(config)
         _write(config, progress)
     except OSError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common_ns.data.checks import explained, read_json
+from common_ns.data.files import require_writable
 from common_ns.errors import InputError
 from common_ns.meshing.culling import Views, keep_vertices, seen_vertices, within_masks
 from common_ns.meshing.extraction import check_box, extract_mesh
 from common_ns.meshing.iso_field import iso_field_of
 from common_ns.meshing.mesh_io import Mesh, check_mesh_path
-from common_ns.nerfstudio_seam.compat import numpy_scalars_allowed
 from common_ns.nerfstudio_seam.last_words import report_input_errors
-from common_ns.nerfstudio_seam.runs import read_run_config
+from common_ns.nerfstudio_seam.runs import load_run
 
 if TYPE_CHECKING:
     from nerfstudio.pipelines.base_pipeline import Pipeline
@@ -35,28 +34,10 @@ Corner = tuple[float, float, float]
 def load_pipeline(load_config: Path) -> Pipeline:
     """The pipeline of a run with the weights of its last checkpoint, in evaluation mode.
 
-    Raises: InputError if the config or the checkpoint is missing or cannot be read; nerfstudio would end in an
-        assertion, an index error or a silent exit.
+    Raises: InputError if the config, the data or the checkpoint is missing or cannot be read.
     """
-    config = read_run_config(load_config)
-    folder = config.get_checkpoint_dir()
-    wanted = "step-*.ckpt" if config.load_step is None else f"step-{config.load_step:09d}.ckpt"
-    if not folder.is_dir() or not any(folder.glob(wanted)):
-        problem = f"the run has no checkpoint {str(folder / wanted)!r}"
-        remedy = "Run from the folder that ns-train ran in, or train until a checkpoint is saved"
-        raise InputError(problem, remedy, load_config)
-    from nerfstudio.utils.eval_utils import eval_setup
-
-    try:
-        with explained(load_config), numpy_scalars_allowed():
-            return eval_setup(load_config, test_mode="inference")[1]
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise InputError(f"a checkpoint cannot be read ({error})", "It may be cut off; use another", folder) from error
-    except RuntimeError as error:
-        if "PytorchStreamReader" not in str(error):
-            raise
-        reason = str(error).split(". ")[0]
-        raise InputError(f"a checkpoint cannot be read ({reason})", "It may be cut off; use another", folder) from error
+    with explained(load_config):
+        return load_run(load_config)
 
 
 def model_to_world(pipeline: Pipeline, load_config: Path) -> Float[NDArray, "3 4"]:
@@ -122,7 +103,7 @@ class MeshCommand:
 
     def check(self) -> None:
         """Raises InputError about options that cannot work, before the run is loaded, which takes a while."""
-        check_mesh_path(self.output_path)
+        require_writable(check_mesh_path(self.output_path))
         for name in ("resolution", "chunk_size", "keep_largest", "lipschitz"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

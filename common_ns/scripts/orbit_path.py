@@ -25,6 +25,7 @@ from common_ns.cameras.geometry import (
     up_axis,
 )
 from common_ns.cameras.paths import camera_path_json, even, write_camera_path
+from common_ns.data.files import require_writable
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from common_ns.nerfstudio_seam.runs import read_run_config
@@ -165,6 +166,8 @@ class OrbitPath:
     def main(self) -> Path:
         """Write the camera path, print what it is and how to render it, and return where it is."""
         self.check()
+        output_path = self.output_path or self.load_config.parent / "camera_paths" / "orbit.json"
+        require_writable(output_path)
         outputs = load_train_outputs(self.load_config, self.data)
         orbit = fit_orbit(
             outputs.cameras.camera_to_worlds.numpy().astype(np.float64),
@@ -181,7 +184,6 @@ class OrbitPath:
         width, height = self.image_size(train_width, train_height)
         seconds = self.seconds if self.seconds is not None else self.frames / self.fps
 
-        output_path = self.output_path or self.load_config.parent / "camera_paths" / "orbit.json"
         print(
             f"Orbit of {self.frames} poses, {seconds:.3g} s at {self.frames / seconds:.3g} frames per second\n"
             f"  center     {in_words(orbit.center)} ({orbit.center_source})\n"

@@ -18,6 +18,7 @@ from common_ns.cameras.pose_figure import draw_figure
 from common_ns.cameras.pose_set import load_poses, summary
 from common_ns.cameras.pose_viewer import show_in_viewer
 from common_ns.data.checks import require_path
+from common_ns.data.files import require_writable, written_whole
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 
@@ -65,12 +66,14 @@ class ShowPoses:
         Args:
             dataparser: how to read the data set; None to judge by the files in it.
         """
+        if self.output_path is not None:
+            require_writable(self.output_path)
         name, config = self.named_dataparser(dataparser)
         require_path(config.data, "data set")
         poses = load_poses(config, f"{config.data.resolve().name}  ({name})")
         if self.output_path is not None:
-            self.output_path.parent.mkdir(parents=True, exist_ok=True)
-            draw_figure(poses, self.thumbnails).savefig(self.output_path)
+            with written_whole(self.output_path) as partial:
+                draw_figure(poses, self.thumbnails).savefig(partial)
             print(f"Written to {self.output_path}")
         for heading, value in summary(poses):
             print(f"  {heading:16}{value}")

@@ -14,6 +14,7 @@ import numpy as np
 import tyro
 
 from common_ns.data.checks import require_path
+from common_ns.data.files import require_writable, written_whole
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 
@@ -48,6 +49,7 @@ class Turntable:
         if self.output_path.suffix.lower() not in SUFFIXES:
             problem = f"--output-path ends in {self.output_path.suffix!r}"
             raise InputError(problem, f"Choose {', '.join(SUFFIXES)}", self.output_path)
+        require_writable(self.output_path)
         for name, low, high in (("frames", 1, 1000), ("fps", 1, 120), ("size", 16, 2048)):
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"--{name} is {getattr(self, name)}", f"Choose a number from {low} to {high}")
@@ -62,11 +64,11 @@ class Turntable:
         from common_ns.meshing.pictures import MeshPictures
 
         mesh = MeshPictures(self.mesh, self.up, self.size, oversampling=2)
-        self.output_path.parent.mkdir(parents=True, exist_ok=True)
-        if self.output_path.suffix.lower() == ".mp4":
-            mesh.turntable(self.output_path, self.frames, self.fps, self.elevation)
-        else:
-            mesh.sheet(self.output_path, self.frames, self.elevation)
+        with written_whole(self.output_path) as partial:
+            if self.output_path.suffix.lower() == ".mp4":
+                mesh.turntable(partial, self.frames, self.fps, self.elevation)
+            else:
+                mesh.sheet(partial, self.frames, self.elevation)
         print(f"Wrote {self.output_path}: {self.frames} views of {len(mesh.faces):,} faces")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from rich.progress import track
 
 from common_ns.data.depth.contract import KIND_NAMES
+from common_ns.data.files import require_writable
 from common_ns.errors import InputError
 from depthnerf_ns.prepare.alignment import AlignmentError
 from depthnerf_ns.prepare.capture import Capture, DepthSettings, read_capture
@@ -52,6 +53,7 @@ def prepare(options: PrepareOptions, progress: bool = False) -> Report:
     """
     options.check()
     output = options.output_path
+    require_writable(output, folder=True)  # before an earlier result goes
     clear_output(output, options.overwrite)
     report = Report(options.source)
     data = options.data

@@ -16,6 +16,7 @@ from typing import Literal
 
 import tyro
 
+from common_ns.data.files import require_writable, written_whole
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 
@@ -50,6 +51,8 @@ class DepthCheck:
         from depthnerf_ns.checks.depth_check import all_outputs, check_depth
         from depthnerf_ns.dataparser import RgbdDataParserConfig, contract_in_words
 
+        if self.output_path is not None:
+            require_writable(self.output_path)
         names = ("data", "layout", "depth_unit", "depth_kind", "depth_min", "depth_max", "depth_resize")
         config = RgbdDataParserConfig(**{name: getattr(self, name) for name in names})
         outputs = all_outputs(config)
@@ -59,9 +62,11 @@ class DepthCheck:
             from depthnerf_ns.checks.depth_figure import draw_figure
 
             try:
-                self.output_path.parent.mkdir(parents=True, exist_ok=True)
-                draw_figure(report, *outputs).savefig(self.output_path)
-            except (OSError, ValueError) as error:
+                with written_whole(self.output_path) as partial:
+                    draw_figure(report, *outputs).savefig(partial)
+            except InputError:
+                raise
+            except ValueError as error:  # of a suffix that is no picture's
                 problem = f"the picture cannot be written ({error})"
                 raise InputError(problem, "Choose another --output-path", self.output_path) from error
             print(f"Written to {self.output_path}")

@@ -13,6 +13,7 @@ from typing import Literal
 
 import tyro
 
+from common_ns.data.files import require_writable, written_whole
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 
@@ -40,6 +41,7 @@ class DepthRays:
         from depthnerf_ns.checks.ray_profile import draw_profiles, ray_profile
         from depthnerf_ns.datamanager import DepthDataManager
 
+        require_writable(self.output_path)
         pipeline = load_pipeline(self.load_config)
         model, datamanager = pipeline.model, pipeline.datamanager
         if not isinstance(model, DepthModel) or not isinstance(datamanager, DepthDataManager):
@@ -69,9 +71,11 @@ class DepthRays:
             print(f"pixel {profile.pixel[0]} {profile.pixel[1]}: {measured}, rendered {profile.rendered:.4f}")
         figure = draw_profiles(profiles, f"{self.split} image {self.image}: {dataset.image_filenames[self.image].name}")
         try:
-            self.output_path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(self.output_path)
-        except (OSError, ValueError) as error:
+            with written_whole(self.output_path) as partial:
+                figure.savefig(partial)
+        except InputError:
+            raise
+        except ValueError as error:  # of a suffix that is no picture's
             problem = f"the picture cannot be written ({error})"
             raise InputError(problem, "Choose another --output-path", self.output_path) from error
         print(f"Written to {self.output_path}")

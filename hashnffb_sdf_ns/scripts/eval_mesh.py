@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from common_ns.data.files import written_whole
+from common_ns.data.files import require_writable, written_whole
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from hashnffb_sdf_ns.mesh_evaluation.dtu_protocol import MAX_DISTANCE, DtuMetrics, Observability
@@ -73,6 +73,8 @@ class EvalMeshCommand:
         self.check()
         if self.output_path is not None and self.output_path.suffix.lower() != ".json":
             raise InputError("the file for the figures is JSON", "Give it the suffix .json", self.output_path)
+        if self.output_path is not None:
+            require_writable(self.output_path)
         prediction, reference = read_geometry(self.prediction), read_geometry(self.reference)
         result: MeshMetrics | DtuMetrics
         if self.protocol == "dtu":

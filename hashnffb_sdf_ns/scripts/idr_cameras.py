@@ -19,7 +19,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from common_ns.data.checks import require_path
-from common_ns.data.files import written_whole
+from common_ns.data.files import require_writable, written_whole
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from hashnffb_sdf_ns.dataparser import cameras_of, with_masks
@@ -63,6 +63,8 @@ class IdrCamerasCommand:
             raise InputError(f"--margin is {self.margin}", "Give a factor of 1 or a little more")
         if self.perturb_rotation < 0 or self.perturb_translation < 0:
             raise InputError("a perturbation is below 0", "Give degrees and a share of 0 or more")
+        if self.output_path is not None:
+            require_writable(self.output_path)
         if self.output_path is not None and self.output_path.exists() and not self.overwrite:
             raise InputError("the file exists", "Choose another --output-path, or add --overwrite", self.output_path)
 

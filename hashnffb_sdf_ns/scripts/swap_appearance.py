@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from common_ns.data.checks import read_json, require_path
+from common_ns.data.files import require_writable
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 
@@ -60,6 +61,10 @@ class SwapAppearance:
         if self.output_format == "video" and self.output_path.suffix not in ("", ".mp4"):
             problem = f"--output-path ends in {self.output_path.suffix!r}"
             raise InputError(problem, "Give a .mp4 file, or set --output-format images", self.output_path)
+        if self.output_format == "video":
+            require_writable(self.output_path if self.output_path.suffix else self.output_path.with_suffix(".mp4"))
+        else:
+            require_writable(self.output_path.parent / self.output_path.stem, folder=True)
 
     def main(self) -> Path:
         """Render, print what was done, and return where it is: the video, or the folder of images."""

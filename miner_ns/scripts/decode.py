@@ -12,6 +12,7 @@ import tyro
 from jaxtyping import Shaped
 from numpy.typing import NDArray
 
+from common_ns.data.files import require_writable
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from common_ns.scripts.mesh import load_pipeline
@@ -38,6 +39,7 @@ class DecodeCommand:
         """Decode, and return where the image is."""
         from miner_ns.model import MinerModel
 
+        require_writable(self.output_path)
         model = load_pipeline(self.load_config).model
         if not isinstance(model, MinerModel) or not model.is_image:
             raise InputError("the run is not of an image", "Give the config of a miner-image run", self.load_config)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from common_ns.data.files import require_writable
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from miner_ns.volume_io import VOLUME_SUFFIXES, read_mesh, voxelize_file, write_volume
@@ -35,6 +36,7 @@ class VoxelizeCommand(VoxelizeOptions):
         if output_path.suffix.lower() not in VOLUME_SUFFIXES:
             problem = f"the suffix {output_path.suffix!r} is no volume format"
             raise InputError(problem, f"Use {' or '.join(VOLUME_SUFFIXES)}", output_path)
+        require_writable(output_path)
         self.check()
         mesh = read_mesh(self.mesh)
         start = time.monotonic()

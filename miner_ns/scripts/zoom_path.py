@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from common_ns.cameras.paths import camera_path_json, even, write_camera_path
 from common_ns.data.checks import require_path
+from common_ns.data.files import require_writable
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from common_ns.nerfstudio_seam.runs import read_run_config
@@ -93,6 +94,7 @@ class ZoomPath:
 
         self.check()
         image = self.image_file()
+        output_path = require_writable(self.output_path or self.default_output(image))
         rows, columns, _ = read_header(image).shape
         row, column = ((rows - 1) / 2, (columns - 1) / 2) if self.target is None else self.target
         if not (0 <= row <= rows - 1 and 0 <= column <= columns - 1):
@@ -118,7 +120,6 @@ class ZoomPath:
         content = camera_path_json(
             poses, math.degrees(FIELD_OF_VIEW), width, height, seconds=frames / self.fps, cycle=False
         )
-        output_path = self.output_path or self.default_output(image)
         write_camera_path(output_path, content, self.load_config or "RUN/config.yml")
         return output_path
 

@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
-from common_ns.data.files import written_whole
+from common_ns.data.files import require_writable, written_whole
 from common_ns.data.images import check_images, decode_image
 from common_ns.data.transforms import DISTORTION, read_transforms
 from common_ns.errors import InputError
@@ -143,6 +143,7 @@ class MultiscaleBlender:
         """Convert all splits that the scene has."""
         if not self.input.is_dir():
             raise InputError("no such folder", "Give the folder of a Blender scene", self.input)
+        require_writable(self.output, "OUTPUT", folder=True)
         if self.output.resolve() == self.input.resolve():
             raise InputError("is both input and output", "Name another folder for the multi-scale scene", self.output)
         if not 0 <= self.near < self.far < math.inf:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from common_ns.data.files import require_file, written_whole
+from common_ns.data.files import partial_name, require_file, require_writable, written_whole
 from common_ns.errors import InputError
 
 
@@ -67,3 +69,31 @@ def test_only_a_file_can_be_read(tmp_path: Path):
         with pytest.raises(InputError) as error:
             require_file(path, "mask")
         assert str(error.value).startswith(f"{path}: {problem}"), error.value
+
+
+def test_what_can_be_written_is_found_out_before(tmp_path: Path):
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "folder").mkdir()
+    for name in ("new.json", "file", "below/it/new.json"):
+        assert require_writable(tmp_path / name) == tmp_path / name
+    for name in ("folder", "below/it"):
+        assert require_writable(tmp_path / name, folder=True) == tmp_path / name
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "file", tmp_path / "folder"]
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_leftovers_go_and_those_of_living_writers_stay(tmp_path: Path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mine = partial_name(tmp_path / "image.png")
+    dead = mine.with_name(mine.name.replace(str(os.getpid()), str(ended.pid)))
+    elsewhere = tmp_path / ".image.another.7.tmp.png"
+    old, earlier = tmp_path / ".old.another.7.tmp", tmp_path / ".of.the.last.version.7.tmp.png"
+    others = [tmp_path / name for name in (".hidden.tmp", "image.7.tmp.png", ".notes.7.tmp.two.parts")]
+    for file in (mine, dead, elsewhere, old, earlier, *others):
+        file.write_text("half")
+    for file in (old, earlier):
+        os.utime(file, (0, 0))
+    with written_whole(tmp_path / "list.json") as partial:
+        partial.write_text("all")
+    assert set(tmp_path.iterdir()) == {tmp_path / "list.json", mine, elsewhere, *others}

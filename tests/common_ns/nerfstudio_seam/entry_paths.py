@@ -139,6 +139,7 @@ def use_nerfstudio(data: Path, output: Path) -> dict[str, Any]:
     """What becomes of nerfacto and splatfacto, as far as a CPU goes."""
     import torch
     import tyro
+    import yaml
     from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion, all_methods
     from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
     from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
@@ -146,11 +147,18 @@ def use_nerfstudio(data: Path, output: Path) -> dict[str, Any]:
     from nerfstudio.models.splatfacto import SplatfactoModel
     from nerfstudio.scripts import train
     from nerfstudio.scripts.viewer import run_viewer
+    from nerfstudio.utils import eval_utils
     from nerfstudio.viewer.render_state_machine import RenderStateMachine
     from nerfstudio.viewer.viewer import Viewer
     from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException, SetTrace
 
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = {"configs read again": {}}
+    for name in ("nerfacto", "splatfacto"):
+        text = yaml.dump(all_methods[name])
+        for reader in (train, eval_utils):
+            again = reader.yaml.load(text, Loader=yaml.Loader)
+            same = again == all_methods[name] and yaml.dump(again) == text
+            results["configs read again"][f"{name} by {reader.__name__}"] = same
     words = ["nerfacto", "--machine.device-type", "cpu", "--max-num-iterations", "2", "--vis", "tensorboard"]
     words += ["--pipeline.model.implementation", "torch", "--pipeline.model.num-levels", "4"]
     words += ["--pipeline.model.log2-hashmap-size", "10", "--output-dir", str(output), "--timestamp", "run"]

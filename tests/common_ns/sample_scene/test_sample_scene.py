@@ -452,7 +452,7 @@ def test_output_folder_is_guarded(config: SampleSceneConfig, tmp_path: Path) -> 
     assert (tiny.output_dir / "nerfstudio" / "images").exists()
     with pytest.raises(InputError, match="is a file"):
         write_sample_scene(replace(tiny, output_dir=tiny.output_dir / "notes.txt"))
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match=r"notes\.txt is a file, and a folder is needed"):
         write_sample_scene(replace(tiny, output_dir=tiny.output_dir / "notes.txt" / "below"))
 
 
