@@ -28,8 +28,9 @@ from common_ns.nerfstudio_seam.datamanager import (
 )
 from hashnffb_sdf_ns.dataset import MaskedDataset
 from hashnffb_sdf_ns.idr_data.cameras import Similarity
+from hashnffb_sdf_ns.object_sphere.mask_checks import OPTION, Meaning
 from hashnffb_sdf_ns.object_sphere.normalization import diagnose
-from hashnffb_sdf_ns.object_sphere.placement import extent_of_outputs, renormalized
+from hashnffb_sdf_ns.object_sphere.placement import extent_of_outputs, mask_meaning, renormalized
 
 MASK_NAME = "object_mask"
 """Name of the masks in the pixel store, in 8 bits."""
@@ -109,9 +110,10 @@ class SdfDataManagerConfig(FieldDataManagerConfig):
     training did, whatever has become of masks and points."""
     mask_check: Literal["refuse", "warn"] = "refuse"
     """What to do about masks that are empty, inverted or contradict each other."""
-    masks_are: Literal["valid", "object"] = "valid"
+    masks_are: Literal["auto", "valid", "object"] = "auto"
     """What the masks of nerfstudio's own dataparsers mean. valid: the pixels to train on, as nerfstudio has it; object:
-    where the object is. Those of idr-data, and alpha, always mean the object."""
+    where the object is; auto: decide from the masks, and say so. Those of an object agree on a visual hull. What is
+    decided is kept here in the run's config.yml. Masks of idr-data, and alpha, always mean the object."""
     mask_ray_fraction: float | None = 0.6
     """Fraction of the training rays that are drawn within the object's masks, where there are masks; None: pixels are
     drawn uniformly."""
@@ -124,16 +126,38 @@ class SdfDataManager(FieldDataManager):
     dataset_class = MaskedDataset
     _placed: Similarity | None = None
     """Map from the unit sphere to the dataparser's coordinates; None before it is decided."""
+    _masks_are: Meaning | None = None
+    """What masks mean; None before it is decided."""
 
     def _present(self, outputs: DataparserOutputs) -> DataparserOutputs:
         """The outputs in the unit sphere, which the first of them, those of the training views, decide."""
         outputs = super()._present(outputs)
-        if self.config.masks_are == "object" and outputs.mask_filenames is not None:
+        if outputs.mask_filenames is not None and self._meaning(outputs) == "object":
             masks = {"object_mask_filenames": list(outputs.mask_filenames)}
             outputs = replace(outputs, mask_filenames=None, metadata={**outputs.metadata, **masks})
         if self._placed is None:
             self._placed = self._choose_sphere(outputs)
         return renormalized(outputs, self._placed, isinstance(self.config.dataparser, BlenderDataParserConfig))
+
+    def _meaning(self, outputs: DataparserOutputs) -> Meaning:
+        """What masks mean, decided by those of the training views; in a training, says what was found."""
+        if self.config.masks_are != "auto":
+            return self.config.masks_are
+        if self._masks_are is None:
+            trains = self.test_mode == "val"
+            try:
+                self._masks_are, reason = mask_meaning(outputs)
+            except InputError as error:
+                if trains and self.config.mask_check == "refuse":
+                    raise
+                self._masks_are, reason = "object", str(error)
+            if trains:
+                self.config.masks_are, self.has_completed_config = self._masks_are, True
+            if trains and distributed.rank() == 0:
+                meaning = {"object": "where the object is", "valid": "the pixels to train on"}[self._masks_are]
+                line = f"Masks: taken as {meaning} ({OPTION} {self._masks_are}): {reason.rstrip('.')}."
+                CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
+        return self._masks_are
 
     def setup_train(self) -> None:
         fraction = self.config.mask_ray_fraction

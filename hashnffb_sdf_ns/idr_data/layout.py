@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def find_camera_file(folder: Path) -> Path:
     Raises: InputError if there is none.
     """
     for name in CAMERA_FILES:
-        if (folder / name).is_file():
+        if os.path.lexists(folder / name):  # whatever it is: who reads it says so
             return folder / name
     remedy = "Put it there; captures that COLMAP has posed are read by colmap or nerfstudio-data instead"
     raise InputError(f"there is no {' or '.join(CAMERA_FILES)}", remedy, folder)

@@ -131,12 +131,14 @@ def paired_by_agreement(firsts: Sequence[str], seconds: Sequence[str], score: Sc
         return complete[0]
     scores = [score(range(count), pairing.positions) for pairing in complete]
     best = max(range(len(complete)), key=scores.__getitem__)
+    contradicted = bool(same) or len(complete) > 1
+    if not contradicted and scores[best] > 1.0 - CLEARLY:
+        return complete[best]
     by_number = score(list(same), list(same.values())) if len(same) > 2 else 0.0
     rivals = [*scores[:best], *scores[best + 1 :], by_number]
     if count == len(seconds) and count > 3:
         rivals += [score(range(count - 1), range(1, count)), score(range(1, count), range(count - 1))]
     second = max(rivals)
-    contradicted = bool(same) or len(complete) > 1
     if contradicted and not scores[best] >= max(AGREES, second + CLEARLY):
         raise Undecided(by_number=by_number >= max(AGREES, scores[best] + CLEARLY))
     if not contradicted and second >= max(AGREES, scores[best] + CLEARLY):

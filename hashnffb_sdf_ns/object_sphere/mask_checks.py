@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -25,6 +26,15 @@ BAD_AGREEMENT = 0.2
 """A mask that holds less of the hull than this is not of the same object."""
 MIN_COVERAGE = 0.8
 """Share of the masks that a hull of good masks and cameras explains at least."""
+OPTION = "--pipeline.datamanager.masks-are"
+"""The option that says what masks mean."""
+
+SAME, MUCH_THE_SAME = 0.999, 0.98
+"""Median overlap (intersection over union) of masks with their majority, from which all are the same, or nearly so."""
+FILLED = 0.97
+"""Share of the rectangle about a mask that is white, from which the mask is that rectangle."""
+
+Meaning = Literal["object", "valid"]
 
 
 def mask_files_of(images: Sequence[Path], masks: Sequence[Path] | None) -> list[Path] | None:
@@ -107,6 +117,74 @@ def check_agreement(views: Sequence[View], files: Sequence[Path], hull: Hull | N
         reason = "the cameras are rough, or masks do not belong to their images"
         warnings.append(f"what nearly all masks agree on explains {common:.0%} of them only: {reason}")
     return warnings
+
+
+def meaning_of(views: Sequence[View], files: Sequence[Path]) -> tuple[Meaning, str]:
+    """What masks mean of which nobody has said it: where an object is, or which pixels are valid.
+
+    Masks of valid pixels leave out what is the same in all pictures (a watermark, the hood of a car, the dark around a
+    fisheye's picture), their borders, or here and there something that has moved. Masks of an object are black along
+    most of the border of the pictures, and agree on a visual hull. Valid pixels often have a hull as well: of whole
+    pictures of one thing it is the space that all see.
+
+    Args:
+        views: with their masks.
+        files: their files.
+    Returns: the meaning, and why, in words.
+    Raises: InputError if they are masks of an object that are inverted, or neither kind.
+    """
+    overlap = _overlap(views)
+    if len(views) > 2 and (overlap >= SAME or (overlap >= MUCH_THE_SAME and _reach_opposite_sides(views))):
+        return "valid", "they are the same in all pictures"
+    if np.median([border_fraction(view.mask) for view in views]) > 0.5:
+        if _are_inverted(views):
+            problem = "the masks are inverted: they are white where the object is not"
+            remedy = f"Invert them, or set {OPTION} valid to train on what is white"
+            raise InputError(problem, remedy, Path(files[0]).parent)
+        return "valid", "they are white along most of the borders of the pictures"
+    boxes = [_box(view.mask) for view in views if view.mask.any()]
+    if boxes and np.median([box.mean() for box in boxes]) > FILLED and np.median([v.mask.mean() for v in views]) > 0.3:
+        return "valid", "they are rectangles, and leave out the borders of the pictures"
+    hull = carve(views, *likely_region(views, np.zeros(3)))
+    explained = float(hull.coverage.mean()) if len(hull.points) else 0.0
+    if explained >= MIN_COVERAGE:
+        return "object", f"they agree on one visual hull, which explains {explained:.0%} of them"
+    check_contents(views, files)
+    problem = f"the masks are not of one object (a visual hull explains {explained:.0%} of them)"
+    remedy = f"Check that masks, images and cameras belong together, or set {OPTION} to object or valid"
+    raise InputError(problem, remedy, Path(files[0]).parent)
+
+
+def _overlap(views: Sequence[View]) -> float:
+    """Median overlap of what most masks agree on with each of them, of the white or the black, whichever is less."""
+    if len({view.mask.shape for view in views}) > 1:
+        return 0.0
+    masks = np.stack([view.mask for view in views])
+    mostly_white = bool(masks.mean() > 0.5)
+    masks = ~masks if mostly_white else masks
+    majority = masks.mean(axis=0) > 0.5
+    union = (masks | majority).sum(axis=(1, 2))
+    # White everywhere is the same in all pictures; black everywhere says nothing.
+    shares = np.where(union == 0, float(mostly_white), (masks & majority).sum(axis=(1, 2)) / np.maximum(union, 1))
+    return float(np.median(shares))
+
+
+def _reach_opposite_sides(views: Sequence[View]) -> bool:
+    """Whether the white of most masks reaches from one border of the picture to the one opposite, or nearly."""
+
+    def reaches(mask: Bool[NDArray, "h w"]) -> bool:
+        return any(
+            bool(places[: len(places) // 50 + 1].any() and places[-(len(places) // 50) - 1 :].any())
+            for places in (mask.any(axis=0), mask.any(axis=1))
+        )
+
+    return float(np.mean([reaches(view.mask) for view in views])) > 0.5
+
+
+def _box(mask: Bool[NDArray, "h w"]) -> Bool[NDArray, "a b"]:
+    """The smallest rectangle of a mask that holds all its white."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def border_fraction(mask: Bool[NDArray, "h w"]) -> float:

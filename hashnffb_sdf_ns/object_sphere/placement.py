@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,9 +12,10 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 
 from common_ns.cameras.projection import projection_matrices
+from common_ns.data.masks import check_mask_sizes
 from common_ns.data.scene_bounds import BLENDER_NEAR_FAR
 from hashnffb_sdf_ns.idr_data.cameras import Similarity
-from hashnffb_sdf_ns.object_sphere.mask_checks import mask_files_of
+from hashnffb_sdf_ns.object_sphere.mask_checks import Meaning, mask_files_of, meaning_of, views_of
 from hashnffb_sdf_ns.object_sphere.normalization import Extent, scene_extent
 from hashnffb_sdf_ns.object_sphere.scene_sources import OriginalViews, checked_extent, half_angles
 
@@ -37,6 +39,21 @@ def extent_of_outputs(outputs: DataparserOutputs, refuse: bool = True) -> Extent
     points = outputs.metadata.get("points3D_xyz")
     cloud = None if points is None else torch.as_tensor(points).double().cpu().numpy()
     return scene_extent(poses, half_angles(intrinsics, sizes), points=cloud)
+
+
+def mask_meaning(outputs: DataparserOutputs) -> tuple[Meaning, str]:
+    """What the masks of a dataparser that says nothing of an object mean, and why; see `meaning_of`.
+
+    Args:
+        outputs: of the training views.
+    """
+    assert outputs.mask_filenames is not None
+    views = views_of_outputs(outputs)
+    poses = outputs.cameras.camera_to_worlds.double().cpu().numpy()
+    sizes = [(int(width), int(height)) for width, height in views.sizes]
+    files = [Path(file) for file in outputs.mask_filenames]
+    check_mask_sizes(files, sizes)
+    return meaning_of(*views_of(files, projection_matrices(views.intrinsics, poses), sizes))
 
 
 def views_of_outputs(outputs: DataparserOutputs) -> OriginalViews:

@@ -140,7 +140,6 @@ def test_other_layouts_train(scene, tmp_path, capsys, layout, parser):
     """Their masks are files, or alpha; their scenes are not in the unit sphere."""
     config = surface_config(scene / layout, tmp_path, 80)
     config.pipeline.datamanager.dataparser = copy.deepcopy(all_dataparsers[parser])
-    config.pipeline.datamanager.masks_are = "object"
     results = evaluate(train(config), tmp_path)
     said = " ".join(capsys.readouterr().out.split())
     assert results["masked_psnr"] > 11 and results["mask_iou"] > 0.5
