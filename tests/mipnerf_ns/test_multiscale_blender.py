@@ -250,8 +250,8 @@ def test_bad_options_are_explained(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="transforms_train"):
         convert(tmp_path / "empty")
-    Image.fromarray(np.zeros((8, 8), np.uint16)).save(scene / "train" / "r_0.png")
-    with pytest.raises(InputError, match="8 bits"):
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(scene / "train" / "r_0.png", "TIFF")
+    with pytest.raises(InputError, match="8 or 16 bits"):
         convert(scene)
 
 
