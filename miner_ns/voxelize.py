@@ -157,7 +157,7 @@ def voxelize(
     # A slab needs sums, votes, their weights and temporaries in float32. Columns along the first axis are remembered:
     # 17 bytes for each of some four changes between inside and outside.
     through = options.subvoxel**2 * (options.votes // 3) * n * n * 4 * 17
-    # Triangles in fixed point are sorted along each axis: nine numbers of 8 bytes and their extent. Mending comes before.
+    # Triangles in fixed point are sorted along each axis: nine numbers of 8 bytes and their extent. Mending takes 450.
     triangles = len(faces) * max(88 * (min(options.votes, 3) + 1), 450)
     require_memory(triangles, f"a mesh of {len(faces):,} triangles", "Decimate it", source)
     needed = result_bytes + 24 * slab * n * n + through + triangles
