@@ -28,16 +28,16 @@ from numpy.typing import NDArray
 
 from common_ns.data.checks import require_path
 from common_ns.data.damaged import damage_explained
-from common_ns.data.files import written_whole
+from common_ns.data.files import require_file, written_whole
 from common_ns.data.memory import require_memory
 from common_ns.errors import InputError
 from miner_ns.arrays import array_header, load_array, load_member
 from miner_ns.signal import Signal, chunks, find_extremes
-from miner_ns.voxelize import Grid, VoxelizeOptions, Voxels, check_closedness, voxelize
+from miner_ns.voxelize import Grid, VoxelizeOptions, Voxels, voxelize
 
 MESH_SUFFIXES = (".obj", ".off", ".ply", ".stl", ".glb", ".gltf")
 VOLUME_SUFFIXES = (".npz", ".npy")
-VERSION = 2
+VERSION = 3
 """Part of a cached file's name; to be raised when `voxelize` gives other voxels than before."""
 
 MeshArrays = tuple[Float[NDArray, "v 3"], Int[NDArray, "f 3"]]
@@ -48,11 +48,9 @@ def read_mesh(path: Path | str) -> MeshArrays:
 
     Raises: InputError if it cannot be read, has no triangles, or a vertex is not finite.
     """
-    path = require_path(path, "mesh")
+    path = require_file(require_path(path, "mesh"), "mesh")
     if path.suffix.lower() not in MESH_SUFFIXES:
         raise InputError(f"the suffix {path.suffix!r} is no mesh format", f"Use {', '.join(MESH_SUFFIXES)}", path)
-    if path.is_dir():
-        raise InputError("is a folder", "Name one mesh file", path)
     # The file is read whole; vertices and triangles take at least as much again.
     require_memory(2 * path.stat().st_size, "reading the mesh", "Decimate the mesh", path)
     import trimesh
@@ -103,20 +101,38 @@ def voxelize_file(
             return read_volume(file, keep_values=options.fractions)
         except InputError as error:
             CONSOLE.print(f"[yellow]Voxelising again: {error}")
-    open_edges = check_closedness(*mesh).open_edges
-    if open_edges:
-        remedy = "" if options.votes > 1 else "; --votes 9 lets columns along x, y and z and beside the center decide"
-        CONSOLE.print(f"[yellow]{path} is not closed: it has {open_edges:,} open edges{remedy}.")
-    voxels = voxelize(*mesh, options, progress)
-    if voxels.undecided:
-        share = voxels.undecided / voxels.signal.num_samples
-        CONSOLE.print(f"[yellow]{voxels.undecided:,} voxels ({share:.2%}) follow their neighbors: no majority.")
+    voxels = voxelize(*mesh, options, progress, path)
+    for line in _remarks(voxels, options):
+        CONSOLE.print(f"{path}: {line}.", style="yellow", markup=False, highlight=False, soft_wrap=True)
     if use_cache:
         try:
             write_volume(voxels, file)
         except InputError as error:  # it works without, only slower the next time
             CONSOLE.print(f"[yellow]Not cached: {error}")
     return voxels
+
+
+def _remarks(voxels: Voxels, options: VoxelizeOptions) -> list[str]:
+    """What a user should know about a mesh that was voxelised, in a line each."""
+    mending, lines = voxels.mending, []
+    assert mending is not None
+    if mending.dropped:
+        lines.append(f"{mending.dropped:,} triangles that are there more than once were left out")
+    if mending.turned:
+        lines.append(f"{mending.turned:,} triangles that faced another way than their part, or inwards, were turned")
+    if not mending.is_settled:
+        lines.append("parts that face inwards were left as they are: there are too many to see which are hollows")
+    if mending.open_edges:
+        remedy = "" if options.votes > 1 else "; --votes 9 lets columns along x, y and z and beside the center decide"
+        lines.append(f"the mesh is not closed: it has {mending.open_edges:,} open edges{remedy}")
+    if mending.twisted_edges:
+        effect = {"auto": "parts that overlap become hollow there", "winding": "set --fill auto to mend them"}
+        what = effect.get(options.fill, "without effect on --fill parity")
+        lines.append(f"at {mending.twisted_edges:,} edges, triangles face opposite ways: {what}")
+    if voxels.undecided:
+        share = voxels.undecided / voxels.signal.num_samples
+        lines.append(f"{voxels.undecided:,} voxels ({share:.2%}) follow their neighbors: no majority")
+    return lines
 
 
 def cache_file(mesh: MeshArrays, path: Path, options: VoxelizeOptions, cache_dir: Path | None = None) -> Path:
@@ -231,9 +247,7 @@ def kept_as(path: Path, keep_values: bool = False) -> tuple[np.dtype, int]:
 
 
 def _require_volume(path: Path) -> None:
-    require_path(path, "volume")
-    if path.is_dir():
-        raise InputError("is a folder", "Name one volume file", path)
+    require_file(require_path(path, "volume"), "volume")
     if path.suffix.lower() not in VOLUME_SUFFIXES:
         raise InputError(f"the suffix {path.suffix!r} is no volume format", f"Use {', '.join(VOLUME_SUFFIXES)}", path)
 

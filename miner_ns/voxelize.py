@@ -34,6 +34,7 @@ from miner_ns.columns import (
     find_changes,
     find_crossings,
 )
+from miner_ns.mending import Mending, mend
 from miner_ns.signal import Signal
 
 SLAB_VOXELS = 2**23
@@ -70,7 +71,8 @@ class VoxelizeOptions(SuiteConfig):
     which all but three pass beside the voxel's center."""
     fill: Literal["auto", "winding", "parity"] = "auto"
     """What counts as inside. winding: where the surface winds around; parts may overlap, triangles must face one way.
-    parity: what an odd number of crossings parts from the outside. auto: winding if all triangles face one way."""
+    parity: what an odd number of crossings parts from the outside. auto: winding, after triangles and parts that face
+    the wrong way were turned around; parity if that is impossible."""
     fractions: bool = False
     """Keep the share of each voxel that is inside, in 8 bits, instead of one bit."""
 
@@ -108,27 +110,8 @@ class Voxels:
     """Where it is."""
     undecided: int = 0
     """Voxels that no majority of columns decided on; they follow their neighbors."""
-
-
-class Closedness(NamedTuple):
-    """What the edges of a mesh tell about its inside."""
-
-    open_edges: int
-    """Edges of an odd number of triangles: borders of holes. Without any, the mesh has an inside."""
-    twisted_edges: int
-    """Other edges at which triangles face opposite ways."""
-
-
-def check_closedness(vertices: Float[NDArray, "v 3"], faces: Int[NDArray, "f 3"]) -> Closedness:
-    """Count the edges at which a mesh is open or badly oriented. Vertices at the same place count as one."""
-    merged = np.unique(vertices, axis=0, return_inverse=True)[1].reshape(-1)[faces]
-    merged = merged[(merged != np.roll(merged, 1, axis=1)).all(axis=1)]  # others have no area
-    start, end = merged.reshape(-1), np.roll(merged, -1, axis=1).reshape(-1)
-    edge = np.minimum(start, end).astype(np.int64) * len(vertices) + np.maximum(start, end)
-    number = np.unique(edge, return_inverse=True)[1].reshape(-1)
-    is_open = np.bincount(number) % 2 == 1
-    balance = np.bincount(number, weights=np.where(start < end, 1.0, -1.0))
-    return Closedness(int(is_open.sum()), int((~is_open & (balance != 0)).sum()))
+    mending: Mending | None = None
+    """What was found and mended of the mesh; None for a volume that was read."""
 
 
 def bounding_grid(vertices: Float[NDArray, "v 3"], options: VoxelizeOptions, source: Path | str | None = None) -> Grid:
@@ -142,24 +125,30 @@ def bounding_grid(vertices: Float[NDArray, "v 3"], options: VoxelizeOptions, sou
     """
     n = options.resolution
     low, high = vertices.min(axis=0).astype(np.float64), vertices.max(axis=0).astype(np.float64)
-    side = float((high - low).max()) * (1.0 + 2.0 * options.margin)
-    if not 0.0 < side < math.inf:
+    with np.errstate(over="ignore"):
+        side = float((high - low).max()) * (1.0 + 2.0 * options.margin)
+    if not 1e-300 < side < math.inf:
         raise InputError(f"the mesh has an extent of {side}", "Give a mesh of more than one point", source)
     x, y, z = (0.5 * (low + high) - 0.5 * side).tolist()
     return Grid((n, n, n), (x, y, z), side / n)
 
 
 def voxelize(
-    vertices: Float[NDArray, "v 3"], faces: Int[NDArray, "f 3"], options: VoxelizeOptions, progress: bool = False
+    vertices: Float[NDArray, "v 3"],
+    faces: Int[NDArray, "f 3"],
+    options: VoxelizeOptions,
+    progress: bool = False,
+    source: Path | str | None = None,
 ) -> Voxels:
-    """The voxels of a cube around a mesh that are inside of it.
+    """The voxels of a cube around a mesh that are inside of it. Faces that are there twice count once.
 
     Args:
         vertices: finite, in any unit.
         faces: vertex numbers of triangles.
         options: the grid and what counts as inside.
         progress: show a progress bar.
-    Raises: InputError if an option cannot work, or the result would not fit into memory.
+        source: the file, for messages.
+    Raises: InputError if an option cannot work, no voxel is inside, or the result would not fit into memory.
     """
     options.check()
     n = options.resolution
@@ -168,18 +157,17 @@ def voxelize(
     # A slab needs sums, votes, their weights and temporaries in float32. Columns along the first axis are remembered:
     # 17 bytes for each of some four changes between inside and outside.
     through = options.subvoxel**2 * (options.votes // 3) * n * n * 4 * 17
-    # Triangles in fixed point are sorted along each axis: nine numbers of 8 bytes and their extent.
-    triangles = len(faces) * 88 * (min(options.votes, 3) + 1)
-    require_memory(triangles, f"a mesh of {len(faces):,} triangles", "Decimate it")
+    # Triangles in fixed point are sorted along each axis: nine numbers of 8 bytes and their extent. Mending takes 450.
+    triangles = len(faces) * max(88 * (min(options.votes, 3) + 1), 450)
+    require_memory(triangles, f"a mesh of {len(faces):,} triangles", "Decimate it", source)
     needed = result_bytes + 24 * slab * n * n + through + triangles
-    require_memory(needed, f"an occupancy of {n}³ voxels", "Lower --resolution")
+    require_memory(needed, f"an occupancy of {n}³ voxels", "Lower --resolution", source)
 
-    grid = bounding_grid(vertices, options)
+    grid = bounding_grid(vertices, options, source)
     fixed = np.rint((vertices - grid.origin) / grid.voxel_size * ONE).astype(np.int64) - ONE // 2
-    winding = options.fill == "winding"
-    if options.fill == "auto":
-        winding = check_closedness(fixed, faces).twisted_edges == 0
-    axes = [_Axis(fixed[faces], n, i, winding, options) for i in range(min(options.votes, 3))]
+    mending = mend(fixed, faces, orient=options.fill == "auto")
+    winding = options.fill == "winding" or (options.fill == "auto" and mending.twisted_edges == 0)
+    axes = [_Axis(fixed[mending.faces], n, i, winding, options) for i in range(min(options.votes, 3))]
 
     undecided = 0
     result = np.empty((n, n, result_bytes // (n * n)), dtype=np.uint8)
@@ -190,8 +178,12 @@ def voxelize(
         undecided += open_voxels
         is_bool = inside.dtype == bool
         result[start : rows.stop] = np.packbits(inside, axis=-1) if is_bool else np.rint(inside * 255.0)
+    if not result.any():
+        what = f"it has {mending.open_edges:,} open edges" if mending.open_edges else "it is closed, but too thin"
+        remedy = "Close it, or set --votes 9" if mending.open_edges else "Raise --resolution, or thicken it"
+        raise InputError(f"no voxel of {n}³ is inside of the mesh: {what}", remedy, source)
     signal = Signal(result, ndim=3) if options.fractions else Signal.from_bits(result, grid.shape)
-    return Voxels(signal, grid, undecided)
+    return Voxels(signal, grid, undecided, mending)
 
 
 class _Votes(NamedTuple):

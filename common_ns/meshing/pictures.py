@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
+from common_ns.data.files import require_file
 from common_ns.errors import InputError
 
 LIGHT = np.array([0.3, 0.5, 1.0]) / np.linalg.norm([0.3, 0.5, 1.0])
@@ -39,11 +40,12 @@ class MeshPictures:
 
         self._o3d = open3d
         try:
-            mesh = trimesh.load(self.file, process=False, force="mesh")
-        except (ValueError, OSError, IndexError, KeyError) as error:
-            raise InputError(
-                f"cannot be read as a mesh ({error})", "Give a ply, obj, glb, stl or off", self.file
-            ) from error
+            mesh = trimesh.load(require_file(self.file, "mesh"), process=False, force="mesh")
+        except InputError:
+            raise
+        except Exception as error:  # its readers of many formats raise whatever comes up
+            problem = f"cannot be read as a mesh ({type(error).__name__}: {error})"
+            raise InputError(problem, "Give a ply, obj, glb, stl or off", self.file) from error
         if not len(getattr(mesh, "faces", ())):
             raise InputError("has no faces", "Give a mesh; ns-mesh makes one of a run", self.file)
         self.faces = np.asarray(mesh.faces)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from common_ns.data.files import require_file
 from common_ns.errors import InputError
 from depthnerf_ns.prepare.capture import Capture, frame_number, poses
 from depthnerf_ns.prepare.colmap_model import ColmapModel
@@ -67,10 +68,12 @@ def _cloud(capture: Capture) -> SparsePoints:
     if "ply_file_path" not in capture.header:
         raise InputError("names no ply_file_path", "Choose another --reference", capture.source)
     file = Path(capture.header["ply_file_path"])
+    require_file(file, "point cloud")
     try:
         xyz = np.asarray(trimesh.load(file, process=False).vertices, dtype=np.float64)  # type: ignore[union-attr]
-    except (OSError, ValueError, AttributeError, IndexError, KeyError) as error:
+    except Exception as error:  # its readers of many formats raise whatever comes up
         raise InputError(f"the point cloud cannot be read ({error})", "Choose another --reference", file) from error
+    xyz = xyz[np.isfinite(xyz).all(axis=1)]
     places, points = [], []
     for view, size in enumerate(capture.sizes):
         place, depth = project(capture, view, xyz)

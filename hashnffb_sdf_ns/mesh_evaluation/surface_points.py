@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from common_ns.data.checks import require_path
+from common_ns.data.files import require_file
 from common_ns.errors import InputError
 
 QUERY_CHUNK = 100_000
@@ -38,7 +39,7 @@ def read_geometry(path: Path | str) -> Geometry:
 
     Raises: InputError if it cannot be read, is empty, or a vertex is not finite.
     """
-    path = require_path(path, "mesh or point cloud")
+    path = require_file(require_path(path, "mesh or point cloud"), "mesh or point cloud")
     import trimesh
 
     try:
@@ -52,6 +53,9 @@ def read_geometry(path: Path | str) -> Geometry:
     faces = np.asarray(getattr(loaded, "faces", ()), dtype=np.int64).reshape(-1, 3)
     if len(vertices) == 0:
         raise InputError("the file holds no points", "Give a mesh or a point cloud", path)
+    if len(faces) and not (faces.min() >= 0 and faces.max() < len(vertices)):
+        problem = f"a triangle has vertex {faces.max()} of {len(vertices)}"
+        raise InputError(problem, "Write it again; it may be cut off", path)
     if not np.isfinite(vertices).all():
         first = int(np.argmin(np.isfinite(vertices).all(axis=1)))
         raise InputError(f"vertex {first} is at {vertices[first].tolist()}", "Correct or remove it", path)

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
 
+from common_ns.data.files import require_file
 from common_ns.errors import InputError
 from hashnffb_sdf_ns.idr_data.layout import IdrFiles
 from hashnffb_sdf_ns.object_sphere.mask_checks import check_agreement, check_contents, mask_files_of, views_of
@@ -41,6 +42,7 @@ def read_points(file: Path) -> tuple[Float[NDArray, "n 3"], UInt8[NDArray, "n 3"
     """
     import trimesh
 
+    require_file(file, "file of points")
     try:
         cloud = trimesh.load(file, process=False)
     except Exception as error:  # its readers raise whatever comes up

@@ -8,7 +8,8 @@ import trimesh
 
 from common_ns.errors import InputError
 from miner_ns import voxelize as voxelize_module
-from miner_ns.voxelize import VoxelizeOptions, bounding_grid, check_closedness, voxelize
+from miner_ns.mending import check_closedness
+from miner_ns.voxelize import VoxelizeOptions, bounding_grid, voxelize
 
 RNG = np.random.default_rng(0)
 
