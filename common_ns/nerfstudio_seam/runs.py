@@ -253,9 +253,10 @@ def load_into(pipeline: Pipeline, file: Path, config: TrainerConfig) -> int:
 def load_checkpoints_here() -> None:
     """Let nerfstudio's commands load checkpoints of this suite's runs as `load_into` does."""
 
-    def load(original: Callable[..., Any], config: Any, pipeline: Any) -> tuple[Path, int]:
+    def load(original: Callable[..., Any], config: TrainerConfig, pipeline: Pipeline) -> tuple[Path, int]:
         if not isinstance(config, SuiteConfig):
             return original(config, pipeline)
+        assert config.load_dir is not None
         from nerfstudio.utils.rich_utils import CONSOLE
 
         file = find_checkpoint(config.load_dir, config.load_step)

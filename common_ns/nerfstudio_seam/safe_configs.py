@@ -77,6 +77,11 @@ def _root(name: str) -> str:
     return name.partition(":")[0].partition(".")[0]
 
 
+def object_of(cls: Any, args: list[Any]) -> Any:
+    """A new object of a class, without a call of its `__init__`."""
+    return cls.__new__(cls, *args)
+
+
 class ConfigLoader(yaml.FullLoader):
     """Reads YAML with Python's classes as the module says."""
 
@@ -116,14 +121,14 @@ class ConfigLoader(yaml.FullLoader):
         mark, args = node.start_mark, list(args or ())
         if not newobj and suffix == "_operator.getitem" and len(args) == 2 and isinstance(args[0], type) and not kwds:
             return args[0][args[1]]  # type: ignore[index]  # a generic class with its type, such as VanillaDataManager
-        cls = _CALLED.get(suffix) or self.find_python_name(suffix, mark)
+        cls: Any = _CALLED.get(suffix) or self.find_python_name(suffix, mark)
         try:
             if isinstance(cls, type) and issubclass(cls, Path):
                 return Path(*args)  # of another system, too
             if isinstance(cls, type) and (suffix in _CALLED or issubclass(cls, enum.Enum)):
                 return cls(*args, **(kwds or {}))
             if isinstance(cls, type) and newobj and not kwds and (not args or issubclass(cls, _VALUES)):
-                return cls.__new__(cls, *args)
+                return object_of(cls, args)
         except (TypeError, ValueError, RuntimeError) as error:
             self.refuse(f"makes no {suffix} ({error})", mark)
         self.refuse(f"calls {suffix}, and a config calls nothing", mark)
@@ -210,7 +215,7 @@ class _ReadingYaml:
             config = config_of(stream if isinstance(stream, str) else stream.read(), file)
             prepare = getattr(config, "prepare_command", None)  # configs of this suite have it
             if prepare is not None and "config_path" in place.f_locals and place.f_back is not None:
-                prepare(Path(file), place.f_back.f_locals.get("self"))
+                prepare(place.f_locals["config_path"], place.f_back.f_locals.get("self"))
             return config
         except InputError:
             report_input_errors()

@@ -50,6 +50,17 @@ def save_whole(state: Any, path: Path) -> None:
             raise OSError(f"{' '.join(str(error).split())[:200]}; {sizes}") from error
 
 
+def write_config(config: TrainerConfig) -> Path:
+    """Write a run's config.yml, whole or not at all. Returns: where it is.
+
+    Raises: InputError if it cannot be written.
+    """
+    file = config.get_base_dir() / "config.yml"
+    with written_whole(file, remedy="Choose another --output-dir") as partial:
+        partial.write_text(yaml.dump(config), encoding="utf-8")
+    return file
+
+
 @dataclass
 class SafeTrainerConfig(SuiteConfig, TrainerConfig):
     """nerfstudio's training options as all methods of the suite start from them, and when to give up."""
@@ -98,19 +109,12 @@ class SafeTrainerConfig(SuiteConfig, TrainerConfig):
         resumed = runs.checkpoint_to_resume(self)
         if self.machine.machine_rank == 0:
             self._take_folder(resumed)
-            self.write_config()
+            CONSOLE.log(f"Saving config to: {write_config(self)}")
         self.machine = launch.as_seen_by_nerfstudio(self.machine)
 
     def prepare_command(self, load_config: Path, command: Any) -> None:
         """What `runs.prepare_command` does."""
         runs.prepare_command(self, load_config, command)
-
-    def write_config(self) -> None:
-        """Write config.yml, whole or not at all."""
-        file = self.get_base_dir() / "config.yml"
-        CONSOLE.log(f"Saving config to: {file}")
-        with written_whole(file, remedy="Choose another --output-dir") as partial:
-            partial.write_text(yaml.dump(self), encoding="utf-8")
 
     def _take_folder(self, resumed: Path | None) -> None:
         """Make the run's folder. If it is there already, another run has it, which may be in training: then this one
@@ -164,7 +168,7 @@ class SafeTrainer(Trainer):
         what was found in the data belongs into it."""
         super().setup(test_mode)
         if getattr(self.pipeline.datamanager, "has_completed_config", False) and distributed.rank() == 0:
-            self.config.write_config()
+            write_config(self.config)
         if self.config.load_dir is None and self.config.load_checkpoint is None:
             self._compare_schedules()
 
