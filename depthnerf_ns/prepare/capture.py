@@ -19,10 +19,11 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from common_ns.data.checks import check_transforms, explained, read_json, require_path
+from common_ns.data.colmap import find_model
 from common_ns.data.depth.contract import DepthContract, DepthKind
 from common_ns.errors import InputError
 from depthnerf_ns.layouts import UNITS, layout_of, rewrite
-from depthnerf_ns.prepare.colmap_model import ColmapModel, find_model
+from depthnerf_ns.prepare.colmap_model import ColmapModel
 from depthnerf_ns.prepare.monosdf import camera_file, read_monosdf
 
 Kind = Literal["nerfstudio", "scannet", "matterport", "colmap", "monosdf"]
@@ -92,7 +93,8 @@ class Capture:
 
     def model_folder(self) -> Path | None:
         """The folder of the COLMAP model beside the data set; None if there is none."""
-        return find_model(self.source if self.source.is_dir() else self.source.parent)
+        folder = self.source if self.source.is_dir() else self.source.parent
+        return find_model(folder, largest=self.kind == "colmap")  # ns-process-data writes poses of the first
 
 
 def read_capture(data: Path, settings: DepthSettings | None = None) -> Capture:
@@ -152,17 +154,17 @@ def find_kind(data: Path) -> Kind:
 
 def _image_folder(data: Path, model: ColmapModel, given: Path | None) -> Path:
     """Where the images of a COLMAP model are."""
-    first = model.images[0].name
-    if given is not None:
-        require_path(given / first, "image of the COLMAP model")
-        return given
-    around = [data, *list(model.folder.absolute().parents)[:3]]
-    folders = [parent / name for parent in around for name in ("images", "")]
-    found = next((folder for folder in folders if (folder / first).is_file()), None)
-    if found is None:
-        problem = f"the images of the COLMAP model, such as {first}, are not in a folder images beside it"
+    names = [image.name for image in model.images]
+    folders = [given]
+    if given is None:
+        around = [data, *list(model.folder.absolute().parents)[:3]]
+        folders = [parent / name for parent in around for name in ("images", "")]
+    there = [sum((folder / name).is_file() for name in names) for folder in folders if folder is not None]
+    if not any(there):
+        where = given or "a folder images beside it"
+        problem = f"the images of the COLMAP model, such as {names[0]}, are not in {where}"
         raise InputError(problem, "Name their folder as --images", data)
-    return found
+    return folders[int(np.argmax(there))]
 
 
 def _absolute(content: dict[str, Any], folder: Path) -> dict[str, Any]:

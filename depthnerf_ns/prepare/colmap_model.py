@@ -1,12 +1,10 @@
-"""COLMAP models (cameras, images, points3D as .bin or .txt): poses for a transforms.json, and points with their views.
+"""Poses of a COLMAP model for a transforms.json, and its points with their views.
 
 Poses are written as `ns-process-data` writes them: the world turned so that z is up (APPLIED), cameras in OpenGL axes.
 """
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,62 +13,18 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from common_ns.data.colmap import Reconstruction
 from common_ns.errors import InputError
 from depthnerf_ns.prepare.sparse import SparsePoints
 
-FILES = ("cameras", "images", "points3D")
-PLACES = ("colmap/sparse/0", "sparse/0", "colmap/sparse", "sparse", "colmap", "")
-"""Where a model may lie in a data set."""
 APPLIED = np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, -1.0, 0.0, 0.0]])
 """Rotation of the world that nerfstudio applies to COLMAP's."""
 POSE_TOLERANCE, TURN_TOLERANCE = 0.02, 2.0
 """Of cameras in another world than the model's: distance per spread of the cameras, and degrees."""
 
 
-def find_model(folder: Path) -> Path | None:
-    """The folder of the COLMAP model in or at a folder; None if there is none."""
-    for place in PLACES:
-        if _suffix(folder / place) is not None:
-            return folder / place
-    return None
-
-
-def _suffix(folder: Path) -> str | None:
-    return next((s for s in (".bin", ".txt") if all((folder / (name + s)).is_file() for name in FILES)), None)
-
-
-@dataclass(frozen=True)
-class ColmapModel:
-    """A COLMAP model, its images sorted by name."""
-
-    folder: Path
-    cameras: dict[int, Any]
-    images: list[Any]
-    points: dict[int, Any]
-
-    @staticmethod
-    def read(folder: Path) -> ColmapModel:
-        """Raises: InputError if the files are missing, damaged or hold no images."""
-        from nerfstudio.data.utils import colmap_parsing_utils as host
-
-        suffix = _suffix(folder)
-        if suffix is None:
-            names = ", ".join(FILES)
-            raise InputError(f"is no COLMAP model: it lacks {names} (.bin or .txt)", "Correct the path", folder)
-        kind = "binary" if suffix == ".bin" else "text"
-        parts = []
-        for name in FILES:
-            read = getattr(host, f"read_{name}_{kind}")
-            try:
-                parts.append(read(folder / (name + suffix)))
-            except (struct.error, ValueError, IndexError, KeyError, AssertionError, OSError) as error:
-                problem = f"the COLMAP file cannot be read ({type(error).__name__}: {error})"
-                remedy = "Export it again; it may be cut off, or have a camera model that nerfstudio does not know"
-                raise InputError(problem, remedy, folder / (name + suffix)) from error
-        cameras, images, points = parts
-        if not images:
-            raise InputError("the COLMAP model has no images", "Reconstruct the scene again", folder)
-        return ColmapModel(folder, cameras, sorted(images.values(), key=lambda image: image.name), points)
+class ColmapModel(Reconstruction):
+    """A COLMAP model in the terms of a capture."""
 
     @cached_property
     def poses(self) -> Float[ndarray, "n 3 4"]:
@@ -86,21 +40,12 @@ class ColmapModel:
     def transforms(self, images: Path) -> dict[str, Any]:
         """Content of a transforms.json, with the absolute paths of images in a folder.
 
-        Raises: InputError if a camera's model has no counterpart in nerfstudio.
+        Raises: InputError if a camera's model has no counterpart in nerfstudio, or several are mixed.
         """
-        from nerfstudio.process_data.colmap_utils import parse_colmap_camera_params
-
-        try:
-            intrinsics = {number: parse_colmap_camera_params(camera) for number, camera in self.cameras.items()}
-        except (NotImplementedError, IndexError) as error:
-            remedy = "Undistort the images with COLMAP's image_undistorter, and give that model"
-            raise InputError(f"a camera cannot be used ({error})", remedy, self.folder) from error
-        used = {image.camera_id for image in self.images}
-        models = {intrinsics[number]["camera_model"] for number in used}
-        if len(models) > 1:
-            problem = f"the model mixes the camera models {', '.join(sorted(models))}"
-            raise InputError(problem, "Reconstruct with one camera model", self.folder)
-        shared = intrinsics[used.pop()] if len(used) == 1 else {"camera_model": models.pop()}
+        intrinsics = {camera.id: self.intrinsics(camera) for camera in self.used_cameras}
+        shared: dict[str, Any] = {"camera_model": self.camera_model(self.used_cameras)}
+        if len(intrinsics) == 1:
+            shared = next(iter(intrinsics.values()))
         frames = []
         for image, pose in zip(self.images, self.poses):
             own = {} if "fl_x" in shared else {**intrinsics[image.camera_id]}
@@ -123,7 +68,8 @@ class ColmapModel:
         Raises: InputError if frames and model have too few images in common, or other poses.
         """
         by_id = {image.id: index for index, image in enumerate(self.images)}
-        by_name = {Path(image.name).name: index for index, image in enumerate(self.images)}
+        own_names = [Path(image.name).name for image in self.images]
+        by_name = {name: index for index, name in enumerate(own_names) if own_names.count(name) == 1}
         known = [by_name.get(name) if number is None else by_id.get(number) for name, number in zip(names, ids)]
         pairs = [(frame, index) for frame, index in enumerate(known) if index is not None]
         if len(pairs) < 3:
@@ -132,21 +78,19 @@ class ColmapModel:
         at, of = np.array(pairs).T
         scale, rotation, translation = self._to_world(poses[at], self.poses[of])
 
-        numbers = list(self.points)
-        place = {number: index for index, number in enumerate(numbers)}
-        xyz = np.array([self.points[number].xyz for number in numbers], dtype=np.float64).reshape(-1, 3)
-        error = np.array([float(self.points[number].error) for number in numbers])
+        place = {number: index for index, number in enumerate(self.points.ids.tolist())}
         places = [np.zeros((0, 2))] * len(names)
         points = [np.zeros(0, dtype=int)] * len(names)
         for frame, index in pairs:
             image = self.images[index]
             camera = self.cameras[image.camera_id]
-            seen = [(xy, place[p]) for xy, p in zip(image.xys, image.point3D_ids) if p in place]
+            seen = [(xy, place[p]) for xy, p in zip(image.xys, image.point3D_ids.tolist()) if p in place]
             if seen:
                 factor = np.array(sizes[frame]) / np.array([camera.width, camera.height])
                 places[frame] = np.array([xy for xy, _ in seen]) * factor
                 points[frame] = np.array([p for _, p in seen])
-        return SparsePoints(scale * xyz @ rotation.T + translation, error, places, points, "COLMAP")
+        xyz = scale * self.points.xyz @ rotation.T + translation
+        return SparsePoints(xyz, self.points.error, places, points, "COLMAP")
 
     def _to_world(
         self, wanted: Float[ndarray, "n 3 4"], own: Float[ndarray, "n 3 4"]

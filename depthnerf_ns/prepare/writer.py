@@ -179,11 +179,9 @@ class DepthWriter:
 
         from depthnerf_ns.prepare.colmap_model import APPLIED, ColmapModel
 
-        points = list(ColmapModel.read(folder).points.values())
-        if points:
-            xyz = np.array([point.xyz for point in points]) @ APPLIED[:, :3].T
-            cloud = trimesh.PointCloud(
-                xyz.astype(np.float32), colors=np.array([point.rgb for point in points], np.uint8)
-            )
+        points = ColmapModel.read(folder).points
+        if len(points):
+            xyz = points.xyz @ APPLIED[:, :3].T
+            cloud = trimesh.PointCloud(xyz.astype(np.float32), colors=points.rgb)
             (self.folder / "sparse_pc.ply").write_bytes(cloud.export(file_type="ply"))  # type: ignore[arg-type]
             header["ply_file_path"] = "sparse_pc.ply"

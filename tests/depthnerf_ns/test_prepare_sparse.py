@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from nerfstudio.data.utils import colmap_parsing_utils as host
 
+from common_ns.data.colmap import find_model
 from common_ns.data.depth.contract import load_depth
 from common_ns.errors import InputError
 from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 from depthnerf_ns.prepare.capture import Capture, frame_number, poses, read_capture
-from depthnerf_ns.prepare.colmap_model import APPLIED, ColmapModel, find_model
+from depthnerf_ns.prepare.colmap_model import APPLIED, ColmapModel
 from depthnerf_ns.prepare.options import PrepareOptions
 from depthnerf_ns.prepare.references import project, sparse_points
 from depthnerf_ns.prepare.run import prepare
@@ -308,7 +309,10 @@ def test_sfm_depth_of_a_colmap_folder(colmap_scene, scene, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "sparse/0/points3D.bin").write_bytes(b"\x05"), r"points3D\.bin: the COLMAP file can"),
+        (
+            lambda folder: (folder / "sparse/0/points3D.bin").write_bytes(b"\x05"),
+            r"points3D\.bin: the COLMAP file ends after 1 bytes",
+        ),
         (lambda folder: (folder / "sparse/0/images.bin").write_bytes(b"\0" * 8), "the COLMAP model has no images"),
         (lambda folder: shutil.rmtree(folder / "images"), r"images of the COLMAP model, such as .*\.png, are not"),
         (lambda folder: (folder / "images/train_0003.png").unlink(), r"train_0003\.png: the image does not exist"),
