@@ -509,7 +509,7 @@ def _points_of_text(file: Path) -> ColmapPoints:
         if _is_record(line):
             words = line.split(maxsplit=8)
             try:
-                color = tuple(int(word) for word in words[4:7])
+                color = tuple(bytes(int(word) for word in words[4:7]))  # from 0 to 255
                 xyz, error = tuple(float(word) for word in words[1:4]), float(words[7])
                 rows.append(np.array([(int(words[0]), xyz, color, error)], POINT))
             except (ValueError, IndexError, OverflowError):

@@ -155,11 +155,9 @@ def find_kind(data: Path) -> Kind:
 def _image_folder(data: Path, model: ColmapModel, given: Path | None) -> Path:
     """Where the images of a COLMAP model are."""
     names = [image.name for image in model.images]
-    folders = [given]
-    if given is None:
-        around = [data, *list(model.folder.absolute().parents)[:3]]
-        folders = [parent / name for parent in around for name in ("images", "")]
-    there = [sum((folder / name).is_file() for name in names) for folder in folders if folder is not None]
+    around = [data, *list(model.folder.absolute().parents)[:3]]
+    folders = [parent / name for parent in around for name in ("images", "")] if given is None else [given]
+    there = [sum((folder / name).is_file() for name in names) for folder in folders]
     if not any(there):
         where = given or "a folder images beside it"
         problem = f"the images of the COLMAP model, such as {names[0]}, are not in {where}"
