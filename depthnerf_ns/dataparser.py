@@ -9,6 +9,7 @@ On top of what nerfstudio's parser reads, a transforms.json may have
 | normal_file_path | frame | surface normals; see `common_ns.data.depth.normals`; optional |
 | depth_unit_scale_factor | top | meters (the unit of the poses) per stored step |
 | depth_kind | top | z: along the optical axis; ray: along the ray |
+| depth_path, integer_depth_scale | frame, top | instant-ngp's depth_file_path and depth_unit_scale_factor, of z-depth |
 | normal_space | top | world, opengl or opencv: the axes of the normals |
 
 Options override what the file states. Where neither states it, depth is taken for z-depth, integers for millimeters and
@@ -43,19 +44,31 @@ from common_ns.data.depth.contract import (
     load_depth,
     map_header,
     ray_per_z,
-    stored_type,
 )
 from common_ns.data.depth.normals import NormalContract, NormalSpace
+from common_ns.data.notes import note_once
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.dataparsers import NerfstudioReader
 from common_ns.nerfstudio_seam.renames import SuiteConfig
-from depthnerf_ns.layouts import UNITS, Layout, PixelMap, find_layout, rewrite
+from depthnerf_ns.layouts import UNITS, Layout, PixelMap, find_layout, rewrite, with_our_names
 
 FILE_KEYS = ("depth_file_path", "depth_sigma_file_path", "normal_file_path")
 """Fields that all frames have, or none."""
 POINT_VIEWS, POINTS_PER_VIEW = 24, 200
 """Views, and pixels of each, whose depth tells how far the scene reaches."""
 
+
+UNIT_NAMES = {
+    **dict.fromkeys(("m", "meter", "metre"), 1.0),
+    **dict.fromkeys(("cm", "centimeter", "centimetre"), 0.01),
+    **dict.fromkeys(("mm", "millimeter", "millimetre"), 0.001),
+}
+"""Words that people write for a unit, in the singular, and its meters."""
+PLAUSIBLE, USUAL = (0.01, 100.0), (0.1, 30.0)
+"""Median depth outside of which its unit is doubtful, and for which another unit is proposed; in meters, and in spreads
+of the cameras where these spread over more than a meter."""
+USUAL_UNITS = {1.0: "meters", 0.01: "centimeters", 1e-3: "millimeters"}
+"""Meters per stored step that are proposed."""
 
 CELLS = 32
 """Cells along the longer side of a map, see `covered_fraction`."""
@@ -104,7 +117,7 @@ class RgbdDataParser(NerfstudioReader):
         config = self.config
         layout = find_layout(config.data) if config.layout == "auto" else config.layout
         if layout == "nerfstudio":
-            file, transforms = self.transforms_file(), self.transforms.content
+            file, transforms = self.transforms_file(), with_our_names(self.transforms.content)
             check_file_fields(transforms, file)
             outputs = super()._generate_dataparser_outputs(split)
             outputs = self._with_depth(outputs, transforms, layout, file)
@@ -115,6 +128,7 @@ class RgbdDataParser(NerfstudioReader):
                 outputs = self._subset(outputs, config.num_views)
             if "points3D_xyz" not in outputs.metadata:
                 points, reach = depth_points(outputs)
+                warn_of_unit(outputs, reach)
                 # nerfstudio asks for colors with them. Only models that start from points would use these.
                 outputs.metadata.update(points3D_xyz=points, points3D_rgb=torch.full_like(points, 128).byte())
                 outputs.metadata.update(depth_reach=reach, points3D_source="depth maps")
@@ -203,18 +217,25 @@ class RgbdDataParser(NerfstudioReader):
         if unit is None:
             unit = UNITS.get(layout)
         if unit is None:
-            unit = INTEGER_UNIT if stored_type(file) == np.uint16 else 1.0
+            unit = INTEGER_UNIT if map_header(file)[1].kind in "ui" else 1.0
             assumed.append("unit")
         kind = config.depth_kind or transforms.get("depth_kind") or ("z" if layout in UNITS else None)
         if kind is None:
             kind = "z"
             assumed.append("kind")
         try:
+            if isinstance(unit, bool):
+                raise TypeError
             unit = float(unit)
         except (TypeError, ValueError):
             problem = f"depth_unit_scale_factor is {unit!r}"
-            raise InputError(problem, "It must be meters per stored step, such as 0.001", config.data) from None
-        return DepthContract(unit, kind, config.depth_min, config.depth_max), " and ".join(assumed)
+            step = UNIT_NAMES.get(unit.lower().rstrip("s")) if isinstance(unit, str) else None
+            remedy = f"Write {step:g}" if step is not None else "It must be meters per stored step, such as 0.001"
+            raise InputError(problem, remedy, config.data) from None
+        try:
+            return DepthContract(unit, kind, config.depth_min, config.depth_max), " and ".join(assumed)
+        except InputError as error:
+            raise InputError(error.problem, error.remedy, config.data) from None
 
     def _subset(self, outputs: DataparserOutputs, count: int) -> DataparserOutputs:
         """The training outputs with `count` views that are spread well and are not among the test views."""
@@ -239,6 +260,11 @@ class RgbdDataParser(NerfstudioReader):
 def check_file_fields(transforms: dict[str, Any], source: Path) -> None:
     """Raises: InputError unless all frames have depth, and all or none have each other kind of file."""
     frames = transforms["frames"]
+    for frame in frames:
+        for key in FILE_KEYS:
+            if key in frame and (not isinstance(frame[key], str) or not frame[key]):
+                problem = f'the field "{key}" of the frame {frame["file_path"]} is {frame[key]!r}'
+                raise InputError(problem, "It must name a file", source)
     for key in FILE_KEYS:
         lacking = [frame for frame in frames if key not in frame]
         if key == "depth_file_path" and len(lacking) == len(frames):
@@ -247,6 +273,10 @@ def check_file_fields(transforms: dict[str, Any], source: Path) -> None:
         if 0 < len(lacking) < len(frames):
             problem = f'the frame {lacking[0]["file_path"]} lacks the field "{key}", which others have'
             raise InputError(problem, "Add it, or remove the frame", source)
+    if any(frame["depth_file_path"] == frame.get("depth_sigma_file_path") for frame in frames):
+        note_once(
+            f"{source}: depth_sigma_file_path names the depth itself, so that each depth is as uncertain as large."
+        )
 
 
 def contract_in_words(metadata: dict[str, Any]) -> str:
@@ -266,6 +296,8 @@ class DepthReach:
     """Largest ray distance in scene units."""
     fraction: float
     """Share of the pictures' area that has depth; small holes do not count."""
+    median: float = math.nan
+    """Median ray distance in scene units."""
 
 
 def covered_fraction(valid: Bool[np.ndarray, "h w"]) -> float:
@@ -308,5 +340,29 @@ def depth_points(
         points.append(rays.origins + distance * rays.directions)
         distances.append(distance)
     every = torch.cat(distances)
-    reach = DepthReach(float(every.quantile(0.01)), float(every.max()), float(np.mean(fractions)))
+    near, far, median = float(every.quantile(0.01)), float(every.max()), float(every.median())
+    reach = DepthReach(near, far, float(np.mean(fractions)), median)
     return torch.cat(points), reach
+
+
+def warn_of_unit(outputs: DataparserOutputs, reach: DepthReach) -> None:
+    """Say so where depth is so large, or so small, that its unit can hardly be right: `ns-depth-check`, which knows,
+    finds nothing where the views do not overlap.
+
+    Args:
+        outputs: with the depth contract in the metadata.
+        reach: of their depth.
+    """
+    unit, scale = outputs.metadata["depth_contract"].unit, outputs.dataparser_scale
+    centers = outputs.cameras.camera_to_worlds[:, :3, 3]
+    spread = float((centers - centers.mean(dim=0)).norm(dim=-1).max()) / scale
+    median = reach.median / scale
+    relative = median / max(spread, 1.0)
+    if PLAUSIBLE[0] <= relative <= PLAUSIBLE[1]:
+        return
+    better = {u: name for u, name in USUAL_UNITS.items() if USUAL[0] < relative / unit * u < USUAL[1]}
+    remedy = ", or ".join(f"--depth-unit {u:g} if the files hold {name}" for u, name in better.items())
+    note_once(
+        f"The median depth is {median:.4g} m at {unit:g} m a step, and the cameras are within {spread:.3g} m of their "
+        f"middle: the unit may be wrong. {'Set ' + remedy if remedy else 'Check it with ns-depth-check'}."
+    )

@@ -111,8 +111,8 @@ def read_scannet(data: Path) -> Rewritten:
     intrinsics = _intrinsics(color[0, 0], color[1, 1], color[0, 2], color[1, 2], size)
 
     pixel_map = None
-    header = map_header(Path(frames[0]["depth_file_path"]))
-    if header is not None and header[0][1::-1] != size:
+    shape, _ = map_header(Path(frames[0]["depth_file_path"]))
+    if shape[1::-1] != size:
         depth = _read_matrix(data / "intrinsic" / "intrinsic_depth.txt")
         a, c = depth[0, 0] / color[0, 0], depth[1, 1] / color[1, 1]
         pixel_map = (a, depth[0, 2] - a * color[0, 2], c, depth[1, 2] - c * color[1, 2])
@@ -156,6 +156,20 @@ def read_matterport(data: Path) -> Rewritten:
     if not frames or size is None:
         raise InputError("names no scan", "Download the file again", file)
     return Rewritten({"camera_model": "OPENCV", "w": size[0], "h": size[1], "frames": frames})
+
+
+def with_our_names(transforms: dict[str, Any]) -> dict[str, Any]:
+    """The content of a transforms.json with instant-ngp's `depth_path` as `depth_file_path`.
+
+    Its depth is z-depth, and `integer_depth_scale` is the length of a stored step in the unit of the poses, before its
+    `scale`, which moves cameras and depth alike (nerf_loader.cu). What is there under our names counts before it.
+    """
+    frames = transforms["frames"]
+    if not any("depth_path" in frame and "depth_file_path" not in frame for frame in frames):
+        return transforms
+    frames = [{"depth_file_path": frame["depth_path"], **frame} if "depth_path" in frame else frame for frame in frames]
+    unit = {"depth_unit_scale_factor": transforms["integer_depth_scale"]} if "integer_depth_scale" in transforms else {}
+    return {**unit, "depth_kind": "z", **transforms, "frames": frames}
 
 
 def _frame(image: Path, depth: Path, pose: Float[ndarray, "4 4"]) -> dict[str, Any]:

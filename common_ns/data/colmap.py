@@ -11,16 +11,16 @@ import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from nerfstudio.utils.rich_utils import CONSOLE
 from numpy import ndarray
 
 from common_ns.data.files import require_file
+from common_ns.data.notes import note_once
 from common_ns.errors import InputError
 
 PARENTS = ("colmap/sparse", "sparse", "colmap", "")
@@ -237,7 +237,7 @@ def find_model(data: Path, largest: bool = True) -> Path | None:
             counts = [_count_images(folder) for folder in numbered]
             best = numbered[max(range(len(numbered)), key=lambda index: counts[index])]
             words = ", ".join(f"{folder.name} ({count} images)" for folder, count in zip(numbered, counts))
-            _say(f"{parent} holds {len(numbered)} COLMAP models, {words}: {best.name} is used.")
+            note_once(f"{parent} holds {len(numbered)} COLMAP models, {words}: {best.name} is used.")
             return best
         if numbered:
             return numbered[0]
@@ -271,12 +271,6 @@ def check_model(folder: Path, needs_points: bool = True) -> None:
         if file is None or not len(model.points if file.suffix == model.form else read_points(file)):
             problem = "the COLMAP model has no points (points3D.bin or .txt)"
             raise InputError(problem, "Export them as well, or add --load-3D-points False", folder)
-
-
-@lru_cache
-def _say(text: str) -> None:
-    """Tell something about a data set once, however often it is read."""
-    CONSOLE.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _numbered(parent: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from common_ns.data.checks import check_transforms, explained, read_json, requir
 from common_ns.data.colmap import find_model
 from common_ns.data.depth.contract import DepthContract, DepthKind
 from common_ns.errors import InputError
-from depthnerf_ns.layouts import UNITS, layout_of, rewrite
+from depthnerf_ns.layouts import UNITS, layout_of, rewrite, with_our_names
 from depthnerf_ns.prepare.colmap_model import ColmapModel
 from depthnerf_ns.prepare.monosdf import camera_file, read_monosdf
 
@@ -111,7 +111,7 @@ def read_capture(data: Path, settings: DepthSettings | None = None) -> Capture:
     if kind == "nerfstudio":
         file = data if data.suffix == ".json" else data / "transforms.json"
         check_transforms(file)
-        content = _absolute(read_json(file), file.parent)
+        content = _absolute(with_our_names(read_json(file)), file.parent)
     elif kind == "colmap":
         model = ColmapModel.read(find_model(data) or data)
         content = model.transforms(_image_folder(data, model, settings.images))

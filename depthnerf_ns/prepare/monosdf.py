@@ -103,7 +103,7 @@ def write_normals(cue: Path, target: Path) -> None:
     """
     from common_ns.data.depth.contract import decode_map
 
-    values = decode_map(cue, "file of normals").astype(np.float64)
+    values = decode_map(cue, "file of normals", vectors=True).astype(np.float64)
     if values.ndim == 3 and values.shape[0] == 3 and values.shape[2] != 3:
         values = np.moveaxis(values, 0, -1)
     if values.ndim != 3 or values.shape[2] != 3:

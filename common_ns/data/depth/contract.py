@@ -15,10 +15,11 @@ drawn: distance = stored · unit · scale, and for z-depth also / cos of the ang
 from __future__ import annotations
 
 import math
-import os
 import struct
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,7 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
+from common_ns.data.files import require_file
 from common_ns.errors import InputError
 
 DepthKind = Literal["z", "ray"]
@@ -42,9 +44,19 @@ SATURATED = 65535
 NO_HIT = 1e9
 """Floats from here on, in stored units, mean that nothing was hit: renderers write 1e10."""
 KIND_NAMES = {"z": "z-depth", "ray": "ray distance"}
+OTHER_NAMES: dict[str, DepthKind] = {
+    **dict.fromkeys(("euclidean", "range", "radial", "distance", "ray distance", "perspective"), "ray"),
+    **dict.fromkeys(("z-depth", "zdepth", "planar", "plane", "orthogonal", "depth"), "z"),
+}
+"""What others call the two kinds."""
+UNIT_RANGE = (1e-9, 1e9)
+"""Units outside of it are mistakes, and no depth would be finite in 32 bits."""
+MAX_NUMBERS = 2**30
+"""In a file: none has more, but some that are small state more."""
 FORMATS = "a 16-bit PNG or TIFF of one channel, or floats as .npy, .npz, EXR or TIFF"
 
 _DAMAGES = (OSError, EOFError, ValueError, TypeError, LookupError, SyntaxError, struct.error, zipfile.BadZipFile)
+_DAMAGES += (zlib.error, RuntimeError, NotImplementedError, RecursionError, MemoryError, Image.DecompressionBombError)
 """What readers raise on files that are cut off or otherwise damaged."""
 
 
@@ -67,10 +79,14 @@ class DepthContract:
     corner. For depth cameras with intrinsics of their own; None: the maps have their images' pixels."""
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.unit < math.inf:
-            raise InputError(f"the depth unit is {self.unit}", "Set --depth-unit to meters per stored step, above 0")
-        if self.kind not in KIND_NAMES:
+        if not UNIT_RANGE[0] <= self.unit <= UNIT_RANGE[1]:
+            problem = f"the depth unit is {self.unit}"
+            raise InputError(problem, "Set --depth-unit to meters per stored step, such as 0.001 for millimeters")
+        if not isinstance(self.kind, str) or self.kind not in KIND_NAMES:
+            same = OTHER_NAMES.get(self.kind.lower()) if isinstance(self.kind, str) else None
             remedy = "Set --depth-kind z (along the optical axis) or ray (along the ray)"
+            if same is not None:
+                remedy = f'It is called "{same}" here: set --depth-kind {same}, or depth_kind in transforms.json'
             raise InputError(f"the depth kind is {self.kind!r}", remedy)
         if not 0.0 <= self.min_depth < self.max_depth:
             problem = f"the valid depth is from {self.min_depth} to {self.max_depth}"
@@ -88,13 +104,18 @@ def contract_of(metadata: dict[str, Any]) -> DepthContract:
 # Files
 
 
-def decode_map(file: Path, what: str = "depth map") -> Shaped[ndarray, "h w *c"]:
+def decode_map(file: Path, what: str = "depth map", vectors: bool = False) -> Shaped[ndarray, "h w *c"]:
     """The numbers in a file as they are stored, [h, w] or [h, w, c] with red first.
 
+    Args:
+        file: of a type in FORMATS.
+        what: it holds, for errors.
+        vectors: of EXR files, take three channels instead of the one that is depth.
     Raises: InputError if the file is missing or damaged, or an .npz file holds several arrays.
     """
+    shape, dtype = map_header(file, what)  # before anything is decoded: a small file can state any size
     suffix = file.suffix.lower()
-    try:
+    with _readable(file, what):
         if suffix == ".npz":
             with np.load(file, allow_pickle=False) as content:
                 array = content[_only_name(file, content.files)]
@@ -105,20 +126,35 @@ def decode_map(file: Path, what: str = "depth map") -> Shaped[ndarray, "h w *c"]
 
             array = tifffile.imread(file)
         elif suffix == ".exr":
-            array = _read_exr(file)
+            from common_ns.data.depth.exr import read_map, read_vectors
+
+            array = read_vectors(file, what) if vectors else read_map(file, what)
+        elif suffix == ".png" and len(shape) == 3 and dtype == np.uint16:  # Pillow would make 8 bits of it
+            import cv2
+
+            array = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+            if array is None:
+                raise ValueError("it is cut off")
+            array = array[..., 2::-1]
         else:
             with Image.open(file) as image:
                 array = np.asarray(image)
                 if image.mode == "I":  # 16-bit gray, which older versions of Pillow widen
                     array = array.astype(np.uint16)
+    return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+
+
+@contextmanager
+def _readable(file: Path, what: str) -> Iterator[None]:
+    """Raises: InputError where the file is no file, or whatever reads it finds it damaged."""
+    require_file(file, what)
+    try:
+        yield
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"the {what} does not exist", "Put it there, or correct the data set", file) from None
     except _DAMAGES as error:
         problem = f"the {what} cannot be read ({str(error) or type(error).__name__})"
         raise InputError(problem, "Write it again; it may be cut off or of another format", file) from error
-    return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
 
 
 def _only_name(file: Path, names: list[str]) -> str:
@@ -127,52 +163,69 @@ def _only_name(file: Path, names: list[str]) -> str:
     return names[0]
 
 
-def _read_exr(file: Path) -> Float[ndarray, "h w *c"]:
-    os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")  # OpenCV looks at it when it reads its first EXR
-    import cv2
-
-    if not file.exists():
-        raise FileNotFoundError(file)
-    try:
-        array = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ValueError(f"OpenCV: {error.err or error}") from error
-    if array is None:
-        raise ValueError("OpenCV cannot decode it; .npy would do")
-    return array[..., 2::-1] if array.ndim == 3 and array.shape[2] >= 3 else array
+def _png_header(file: Path) -> tuple[tuple[int, ...], int]:
+    """Shape, (h, w) or (h, w, c), and bits per channel. Pillow says 8 bits of colors with 16."""
+    with file.open("rb") as stream:
+        header = stream.read(26)
+    if len(header) < 26 or header[:8] != b"\x89PNG\r\n\x1a\n":
+        raise ValueError("it is no PNG, or cut off")
+    width, height, bits, color = struct.unpack(">IIBB", header[16:])
+    channels = {2: 3, 4: 2, 6: 4}.get(color, 1)  # 0: gray, 3: palette
+    return (height, width) if channels == 1 else (height, width, channels), bits
 
 
-def map_header(file: Path) -> tuple[tuple[int, ...], np.dtype] | None:
-    """Shape and type of a file's numbers without decoding them; None where that takes decoding.
+def map_header(file: Path, what: str = "depth map") -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of a file's numbers without decoding them; of EXR, float32 whatever floats they are.
 
-    Raises: InputError if the file is missing or damaged.
+    Raises: InputError if the file is missing or damaged, or states a size that no map has.
     """
+    with _readable(file, what):
+        shape, dtype = _header(file)
+    if math.prod(shape) > MAX_NUMBERS:
+        problem = f"the {what} states the size {'×'.join(str(length) for length in shape[1::-1])}"
+        raise InputError(problem, "Write it again at the size of its image", file)
+    return shape, dtype
+
+
+def _header(file: Path) -> tuple[tuple[int, ...], np.dtype]:
     suffix = file.suffix.lower()
-    if suffix == ".npy" and file.exists():
-        try:
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
-        except _DAMAGES as error:
-            problem = f"the depth map cannot be read ({error})"
-            raise InputError(problem, "Write it again; it may be cut off", file) from error
-        return array.shape, array.dtype
-    if suffix == ".png" and file.exists():
-        try:
-            with Image.open(file) as image:
-                gray = image.mode.startswith("I")
-                shape = (image.height, image.width) if gray else (image.height, image.width, len(image.getbands()))
-                return shape, np.dtype(np.uint16 if gray else np.uint8)
-        except _DAMAGES as error:
-            problem = f"the depth map cannot be read ({error})"
-            raise InputError(problem, "Write it again; it may be cut off", file) from error
-    if not file.exists():
-        raise InputError("the depth map does not exist", "Put it there, or correct the data set", file)
-    return None
+    if suffix == ".npy":
+        with file.open("rb") as stream:
+            return _array_header(stream)
+    if suffix == ".npz":
+        with zipfile.ZipFile(file) as archive:
+            name = _only_name(file, [name.removesuffix(".npy") for name in archive.namelist()])
+            with archive.open(f"{name}.npy") as stream:
+                return _array_header(stream)
+    if suffix == ".exr":
+        from common_ns.data.depth.exr import exr_size
+
+        return exr_size(file), np.dtype(np.float32)
+    if suffix in (".tif", ".tiff"):
+        import tifffile
+
+        with tifffile.TiffFile(file) as tiff:
+            return tiff.series[0].shape, np.dtype(tiff.series[0].dtype)
+    if suffix == ".png":
+        shape, bits = _png_header(file)
+        return shape, np.dtype(np.uint16 if bits == 16 else np.uint8)
+    with Image.open(file) as image:
+        floats = {"F": np.float32, "I": np.int32}
+        shape = (image.height, image.width, len(image.getbands()))
+        return shape, np.dtype(floats.get(image.mode, np.uint16 if image.mode.startswith("I") else np.uint8))
+
+
+def _array_header(stream: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array in numpy's format."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    return shape, dtype
 
 
 def stored_type(file: Path) -> np.dtype:
     """The type in which the maps of a data set are kept, from one of its files: uint16 or float32."""
-    header = map_header(file)
-    return _kept_type(header[1] if header is not None else decode_map(file).dtype)
+    return _kept_type(map_header(file)[1])
 
 
 def _kept_type(dtype: np.dtype) -> np.dtype:
@@ -189,28 +242,47 @@ def check_depth_files(files: Sequence[Path], sizes: Sequence[tuple[int, int]], c
     Raises: InputError about the first file that fails.
     """
     for file, size in zip(files, sizes):
-        header = map_header(Path(file))
-        if header is not None:
-            _check_type(header[1], Path(file))
-            _check_size(header[0], size, contract, Path(file))
+        _check_header(Path(file), size, contract, "depth map")
 
 
-def _check_type(dtype: np.dtype, file: Path) -> None:
+def _check_header(file: Path, size: tuple[int, int], contract: DepthContract, what: str) -> None:
+    shape, dtype = map_header(file, what)
+    _check_type(shape, dtype, file, what)
+    _check_size(shape, size, contract, file, what)
+
+
+def _check_type(shape: tuple[int, ...], dtype: np.dtype, file: Path, what: str) -> None:
+    remedy = f"Store depth as {FORMATS}"
     if dtype.kind not in "uif":
-        raise InputError(f"the depth map holds {dtype}", f"Store depth as {FORMATS}", file)
+        kind = "Python objects" if dtype.kind == "O" else f"{dtype}"
+        raise InputError(f"the {what} holds {kind}", remedy, file)
     if dtype.itemsize == 1:
-        problem = "the depth map has 8 bits a channel: that is a picture of depth, too coarse to measure with"
-        raise InputError(problem, f"Store depth as {FORMATS}", file)
+        problem = f"the {what} has 8 bits a channel: that is a picture of depth, too coarse to measure with"
+        if len(shape) == 3 and shape[2] >= 3:
+            problem = f"the {what} has {shape[2]} channels, of 8 bits a channel: a colored picture of depth, or "
+            problem, remedy = f"{problem}depth coded in colors", f"Decode it by its rule. {remedy}"
+        raise InputError(problem, remedy, file)
 
 
-def _check_size(shape: tuple[int, ...], size: tuple[int, int], contract: DepthContract, file: Path) -> None:
+def _without_unit_axis(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of (1, h, w) and (h, w, 1) without its 1."""
+    if len(shape) == 3 and 1 in (shape[0], shape[2]):
+        return shape[1:] if shape[0] == 1 else shape[:2]
+    return shape
+
+
+def _check_size(shape: tuple[int, ...], size: tuple[int, int], contract: DepthContract, file: Path, what: str) -> None:
     """Raises: InputError unless the contract brings a map of this shape to an image's (width, height)."""
-    if len(shape) not in (2, 3):
-        raise InputError(f"the depth map has shape {shape}", "Store one number per pixel: (height, width)", file)
+    shape = _without_unit_axis(shape)
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise InputError(f"the {what} has shape {shape}", "Store one number per pixel: (height, width)", file)
     (height, width), (image_width, image_height) = shape[:2], size
+    problem = f"the {what} has {width}×{height} pixels, its image {image_width}×{image_height}"
     if (width, height) == size or contract.pixel_map is not None:
         return
-    problem = f"the depth map has {width}×{height} pixels, its image {image_width}×{image_height}"
+    if (height, width) == size:
+        problem = f"{problem}: width and height are swapped"
+        raise InputError(problem, "Turn or transpose depth as its image is", file)
     # Within half a pixel of rounding.
     same_proportions = abs(width * image_height - height * image_width) <= 0.5 * max(width, image_width)
     if not same_proportions:
@@ -246,9 +318,9 @@ def _on_image(
 
 def _load_numbers(file: Path, size: tuple[int, int], contract: DepthContract, what: str) -> Shaped[ndarray, "h w"]:
     """A map of one number per pixel on its image's pixels, uint16 or float32 (negative 16-bit numbers as float32)."""
+    _check_header(file, size, contract, what)
     values = decode_map(file, what)
-    _check_type(values.dtype, file)
-    _check_size(values.shape, size, contract, file)
+    values = values.reshape(_without_unit_axis(values.shape))
     if values.ndim == 3:
         if not all(np.array_equal(values[..., 0], values[..., k], equal_nan=True) for k in range(1, values.shape[2])):
             raise InputError(f"the {what} has {values.shape[2]} channels that differ", f"Store it as {FORMATS}", file)

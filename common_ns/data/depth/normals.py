@@ -50,7 +50,7 @@ def load_normals(file: Path, contract: NormalContract, size: tuple[int, int]) ->
         size: (width, height) of the image in pixels.
     Raises: InputError if the file is missing, damaged, of another size or shape, or no normals are in it.
     """
-    values = decode_map(file, "file of normals")
+    values = decode_map(file, "file of normals", vectors=True)
     if values.ndim == 3 and values.shape[0] == 3 and values.shape[2] != 3:
         values = np.moveaxis(values, 0, -1)
     if values.ndim != 3 or values.shape[2] not in (3, 4) or values.dtype.kind not in "uf":
