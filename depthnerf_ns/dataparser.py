@@ -260,11 +260,6 @@ class RgbdDataParser(NerfstudioReader):
 def check_file_fields(transforms: dict[str, Any], source: Path) -> None:
     """Raises: InputError unless all frames have depth, and all or none have each other kind of file."""
     frames = transforms["frames"]
-    for frame in frames:
-        for key in FILE_KEYS:
-            if key in frame and (not isinstance(frame[key], str) or not frame[key]):
-                problem = f'the field "{key}" of the frame {frame["file_path"]} is {frame[key]!r}'
-                raise InputError(problem, "It must name a file", source)
     for key in FILE_KEYS:
         lacking = [frame for frame in frames if key not in frame]
         if key == "depth_file_path" and len(lacking) == len(frames):
