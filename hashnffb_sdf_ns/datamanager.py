@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from common_ns.data.pixels import PixelRuns
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import distributed
 from common_ns.nerfstudio_seam.datamanager import (
@@ -36,32 +36,6 @@ MASK_NAME = "object_mask"
 """Name of the masks in the pixel store, in 8 bits."""
 
 
-class MaskRuns:
-    """The true values of a flat mask, as runs: masks are blobs, and lists of pixels would take 8 bytes for each.
-
-    Args:
-        mask: which positions belong to it.
-    """
-
-    def __init__(self, mask: Bool[Tensor, " n"]) -> None:
-        edges = torch.diff(mask.to(torch.int8), prepend=mask.new_zeros(1, dtype=torch.int8))
-        starts, falls = (edges == 1).nonzero()[:, 0], (edges == -1).nonzero()[:, 0]
-        if bool(mask[-1:].any()):
-            falls = torch.cat([falls, falls.new_tensor([len(mask)])])
-        self.ends = torch.cumsum(falls - starts, dim=0)
-        """Number of true values up to the end of each run."""
-        self.shifts = falls - self.ends
-        """What leads from a true value's number to its position."""
-
-    def __len__(self) -> int:
-        """Number of true values."""
-        return int(self.ends[-1]) if len(self.ends) else 0
-
-    def positions(self, numbers: Int[Tensor, " k"]) -> Int[Tensor, " k"]:
-        """Positions of true values, given by their number."""
-        return numbers + self.shifts[torch.searchsorted(self.ends, numbers, right=True)]
-
-
 class MaskBalancedSampler(StorePixelSampler):
     """Draws a given fraction of each batch from within the masks; the first rays of a batch are those.
 
@@ -75,24 +49,20 @@ class MaskBalancedSampler(StorePixelSampler):
         self.fraction = fraction
 
     @cached_property
-    def runs(self) -> tuple[MaskRuns, MaskRuns] | None:
+    def runs(self) -> tuple[PixelRuns, PixelRuns] | None:
         """Pixels inside and outside of the masks; None if one of them is empty, or there are no masks."""
         if MASK_NAME not in self.store.arrays:
             return None
         inside = self.store.arrays[MASK_NAME][:, 0] > 127
-        found = MaskRuns(inside), MaskRuns(~inside)
+        found = self.store.runs_of(inside), self.store.runs_of(~inside)
         return found if all(len(runs) > 0 for runs in found) else None
 
     def sample_part(self, num_rays: int, part: slice) -> dict[str, Tensor]:
         if self.runs is None:
             return super().sample_part(num_rays, part)
         counts = (round(self.fraction * num_rays), num_rays - round(self.fraction * num_rays))
-        device = self.store.device
-        flat = torch.cat(
-            [runs.positions(torch.randint(len(runs), (n,), device=device)) for runs, n in zip(self.runs, counts)]
-        )[part]
-        batch = {name: array.index_select(0, flat) for name, array in self.store.arrays.items()}
-        return self.finish(batch, self.store.locate(flat))
+        flat = torch.cat([runs.draw(count) for runs, count in zip(self.runs, counts)])[part]
+        return self.finish(*self.store.at(flat))
 
 
 @dataclass

@@ -3,7 +3,8 @@
 nerfstudio keeps images as float32 and, when their sizes differ, draws a fixed number of rays from every image in a
 Python loop. Here pixels stay in the type they were stored in (a quarter of the memory), a pixel of a small image is as
 likely
-as one of a large image, and drawing is one gather. A capture that is larger than the memory can be kept on disk.
+as one of a large image, and drawing is one gather. A capture that is larger than the memory can be kept on disk. Rows
+may have weights: those of panoramas are drawn by solid angle.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from rich.progress import track
 from torch import Tensor
 
@@ -28,6 +29,57 @@ from common_ns.errors import InputError
 
 MANY_IMAGES = 200
 """From so many images on, decoding takes seconds and a progress bar shows it."""
+
+
+class PixelRuns:
+    """Some pixels of a store, as runs of neighbors: masks are blobs, and lists of pixels would take 8 bytes for each.
+
+    Args:
+        bounds: first position of each run and the one after its last, increasing.
+        weights: how likely a pixel of each run is; None: all alike.
+    """
+
+    def __init__(self, bounds: Int[Tensor, "r 2"], weights: Float[Tensor, " r"] | None = None) -> None:
+        lengths = bounds[:, 1] - bounds[:, 0]
+        self.bounds = bounds
+        self.ends = torch.cumsum(lengths, dim=0)
+        """Number of pixels up to the end of each run."""
+        self.shifts = bounds[:, 1] - self.ends
+        """What leads from a pixel's number to its position."""
+        self.weights = weights
+        self._weight_ends = None if weights is None else torch.cumsum(weights.double() * lengths, dim=0)
+
+    def __len__(self) -> int:
+        """Number of pixels."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def positions(self, numbers: Int[Tensor, " k"]) -> Int[Tensor, " k"]:
+        """Positions of pixels, given by their number."""
+        return numbers + self.shifts[torch.searchsorted(self.ends, numbers, right=True)]
+
+    def draw(self, count: int, part: slice = slice(None)) -> Int[Tensor, " k"]:
+        """Positions of pixels that are drawn with replacement, from torch's global random state.
+
+        Args:
+            count: number of pixels to draw.
+            part: which of them to look up; the random numbers are those of all.
+        """
+        if self.weights is None or self._weight_ends is None:
+            return self.positions(uniform_numbers(len(self), count, self.ends.device)[part])
+        drawn = torch.rand(count, dtype=torch.float64, device=self.ends.device)[part] * self._weight_ends[-1]
+        run = torch.searchsorted(self._weight_ends, drawn, right=True).clamp_max(len(self.ends) - 1)
+        start, end = self.bounds[run].unbind(dim=-1)
+        weight = self.weights[run].double()
+        into = (drawn - (self._weight_ends[run] - weight * (end - start))) / weight
+        return torch.minimum(start + into.long().clamp_min(0), end - 1)
+
+
+def uniform_numbers(below: int, count: int, device: torch.device | str) -> Int[Tensor, " count"]:
+    """Random whole numbers from 0 to below `below`, each as likely."""
+    # Before 2.7, torch takes 32 random bits modulo the number of pixels: of 2.4 billion, some are twice as likely.
+    many = below >= 2**28
+    numbers = torch.randint(2**62 if many else below, (count,), device=device)
+    return numbers % below if many else numbers
 
 
 class PixelStore:
@@ -41,6 +93,7 @@ class PixelStore:
         num_workers: threads that decode images, and images that are in memory on their way into the store.
         on_disk: keep the pixels in a temporary file, of which the system holds in memory what there is room for. The
             file has no name: it vanishes with the store, however the process ends. It is in TMPDIR or /var/tmp.
+        row_weights: for each image, how likely a pixel of each of its rows is to be drawn; None: 1 for all rows.
     Raises: InputError if there is less memory, or space on disk, than the pixels need. It is found before the second
         image is decoded.
     """
@@ -52,6 +105,7 @@ class PixelStore:
         device: torch.device | str = "cpu",
         num_workers: int = 4,
         on_disk: bool = False,
+        row_weights: Sequence[Float[np.ndarray, " h"] | None] | None = None,
     ) -> None:
         if on_disk and torch.device(device).type != "cpu":
             drop = "Drop --pipeline.datamanager.images-on-gpu True or --pipeline.datamanager.pixels-on-disk True"
@@ -60,22 +114,31 @@ class PixelStore:
         ends = np.cumsum(counts, dtype=np.int64)
         self.starts = torch.from_numpy(ends - np.array(counts)).to(device)
         self.widths = torch.tensor([width for _, width in sizes], device=device)
+        self._heights = [height for height, _ in sizes]
         self.device = device
         first = load(0)
         row_types = {name: (array.shape[-1], array.dtype) for name, array in first.items() if name != "mask"}
         self.arrays = _allocate(int(ends[-1]), row_types, device, on_disk)
+        weighted = [] if row_weights is None else [weights is not None for weights in row_weights]
+        self._row_weights: list[Float[np.ndarray, " h"] | None] | None = None
+        if row_weights is not None and any(weighted):
+            self._row_weights = list(row_weights)
 
         def fill(index: int) -> np.ndarray:
             """Store one image; returns the first pixel of each run in its mask and the one after its last [n, 2]."""
             arrays = first if index == 0 else load(index)
             start = int(ends[index]) - counts[index]
+            by_row = self._row_weights is not None and self._row_weights[index] is not None
             for name, target in self.arrays.items():
                 pixels, target = arrays[name].reshape(counts[index], -1), target[start : start + counts[index]]
                 if target.device.type == "cpu":
                     np.copyto(target.numpy(), pixels)
                 else:
                     target.copy_(torch.tensor(pixels))
-            return start + _runs(arrays["mask"].reshape(-1)) if "mask" in arrays else np.empty((0, 2), dtype=np.int64)
+            if "mask" in arrays or by_row:
+                mask = arrays.get("mask", np.ones(sizes[index], dtype=bool)).reshape(sizes[index])
+                return start + _runs(mask if by_row else mask.reshape(1, -1))
+            return np.array([[start, start + counts[index]]])
 
         with ThreadPoolExecutor(max_workers=max(1, num_workers)) as pool:
             filled = pool.map(fill, range(len(sizes)))
@@ -83,15 +146,48 @@ class PixelStore:
             runs = list(track(filled, "Decoding images", len(sizes), transient=True, disable=quiet))
 
         self._length = int(ends[-1])
-        self._run_ends: Tensor | None = None
-        if "mask" in first:
-            # Masks are blobs. Their runs along the rows take a fraction of what a list of valid pixels would: 8 bytes
-            # for each pixel, more than the pixel itself.
-            bounds = torch.from_numpy(np.concatenate(runs)).to(device)
-            run_lengths = bounds[:, 1] - bounds[:, 0]
-            self._run_ends = torch.cumsum(run_lengths, dim=0)
-            self._run_shifts = bounds[:, 1] - self._run_ends
-            self._length = int(run_lengths.sum())
+        self._runs: PixelRuns | None = None
+        """The pixels that can be drawn; None: all, and all alike."""
+        if "mask" in first or self._row_weights is not None:
+            self._runs = self._weighted(torch.from_numpy(np.concatenate(runs)).to(device))
+            self._length = len(self._runs)
+
+    def _weighted(self, bounds: Int[Tensor, "r 2"]) -> PixelRuns:
+        """Runs with the weights of their rows."""
+        if self._row_weights is None:
+            return PixelRuns(bounds)
+        heights = np.array([len(self._rows(index)) for index in range(len(self._row_weights))])
+        table = torch.from_numpy(np.concatenate([self._rows(index) for index in range(len(heights))])).to(self.device)
+        first_row = torch.from_numpy(np.cumsum(heights) - heights).to(self.device)
+        image, row, _ = self.locate(bounds[:, 0]).unbind(dim=-1)
+        return PixelRuns(bounds, table[first_row[image] + row])
+
+    def _rows(self, index: int) -> Float[np.ndarray, " h"]:
+        assert self._row_weights is not None
+        weights = self._row_weights[index]
+        return np.ones(self._heights[index]) if weights is None else weights
+
+    def runs_of(self, chosen: Bool[Tensor, " n"]) -> PixelRuns:
+        """The pixels that can be drawn and are chosen, with their weights.
+
+        Args:
+            chosen: for each pixel of the store.
+        """
+        edges = torch.zeros(len(chosen) + 1, dtype=torch.bool, device=chosen.device)
+        """Positions at which a run may not go on."""
+        if self._runs is not None:
+            steps = torch.zeros(len(chosen) + 1, dtype=torch.int8, device=chosen.device)
+            one = torch.ones(1, dtype=torch.int8, device=chosen.device)
+            for column, sign in ((0, one), (1, -one)):
+                steps.index_add_(0, self._runs.bounds[:, column], sign.expand(len(self._runs.bounds)))
+            chosen = chosen & torch.cumsum(steps[:-1], dim=0, dtype=torch.int8).bool()
+            if self._row_weights is not None:
+                edges[self._runs.bounds.reshape(-1)] = True
+        before = torch.nn.functional.pad(chosen, (1, 0))[:-1]
+        after = torch.nn.functional.pad(chosen, (0, 1))[1:]
+        starts = (chosen & (~before | edges[:-1])).nonzero()
+        ends = (chosen & (~after | edges[1:])).nonzero() + 1
+        return self._weighted(torch.cat([starts, ends], dim=-1))
 
     def __len__(self) -> int:
         """Number of pixels that can be drawn."""
@@ -103,21 +199,21 @@ class PixelStore:
         return sum(array.numel() * array.element_size() for array in self.arrays.values())
 
     def sample(self, num_pixels: int, part: slice = slice(None)) -> tuple[dict[str, Tensor], Int[Tensor, "n 3"]]:
-        """Draw pixels uniformly with replacement, from torch's global random state.
+        """Draw pixels with replacement, by their weights, from torch's global random state.
 
         Args:
             num_pixels: number of pixels to draw.
             part: which of them to look up; the random numbers are those of all.
         Returns: the arrays' values [n, channels], and (image, row, column) of each pixel of the part.
         """
-        # Before 2.7, torch takes 32 random bits modulo the number of pixels: of 2.4 billion, some are twice as likely.
-        many = len(self) >= 2**28
-        flat = torch.randint(2**62 if many else len(self), (num_pixels,), device=self.device)
-        if many:
-            flat %= len(self)
-        flat = flat[part]
-        if self._run_ends is not None:
-            flat += self._run_shifts[torch.searchsorted(self._run_ends, flat, right=True)]
+        if self._runs is not None:
+            flat = self._runs.draw(num_pixels, part)
+        else:
+            flat = uniform_numbers(len(self), num_pixels, self.device)[part]
+        return self.at(flat)
+
+    def at(self, flat: Int[Tensor, " n"]) -> tuple[dict[str, Tensor], Int[Tensor, "n 3"]]:
+        """The arrays' values [n, channels], and (image, row, column), at flat pixel positions."""
         return {name: array.index_select(0, flat) for name, array in self.arrays.items()}, self.locate(flat)
 
     def locate(self, flat: Int[Tensor, " n"]) -> Int[Tensor, "n 3"]:
@@ -194,11 +290,13 @@ def _reserve(descriptor: int, size: int) -> None:
                 raise
 
 
-def _runs(mask: np.ndarray) -> np.ndarray:
-    """First position of each run of true values in a flat mask and the position after its last [n, 2]."""
-    padded = np.zeros(len(mask) + 2, dtype=np.int8)
-    padded[1:-1] = mask
-    return np.flatnonzero(np.diff(padded)).reshape(-1, 2)
+def _runs(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "r 2"]:
+    """First position of each run of true values in a row of a mask and the position after its last."""
+    height, width = mask.shape
+    padded = np.zeros((height, width + 2), dtype=np.int8)
+    padded[:, 1:-1] = mask
+    rows, columns = np.nonzero(np.diff(padded, axis=1))
+    return (rows * width + columns).reshape(-1, 2)
 
 
 def _torch_type(dtype: np.dtype) -> torch.dtype:

@@ -37,6 +37,8 @@ class SceneMetadata(TypedDict, total=False):
     """Ray distances between which the scene is."""
     image_scale: list[int]
     """Factor by which each image of a multi-scale data set was made smaller: 1, 2, 4 or 8."""
+    fisheye_crop_radius: float
+    """Radius in pixels, of the images that the dataparser names, of the circle that a fisheye's pictures are in."""
     depth_contract: DepthContract
     """What the numbers in the depth maps mean."""
     depth_assumed: str

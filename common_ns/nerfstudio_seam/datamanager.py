@@ -1,9 +1,10 @@
 """The data set and the datamanager that all families train with.
 
 They differ from nerfstudio's in five ways: input is checked and errors name the file; pixels are drawn uniformly over
-images of any sizes from a store that keeps them as 8-bit; the random numbers of a training step follow from the step
-alone, so that a resumed run sees the batches an uninterrupted run would have seen; a batch has the same number of rays,
-and the same rays, on any number of devices; and it carries the footprint of its pixels.
+images of any sizes, of panoramas by solid angle and of fisheyes within their circle, from a store that keeps them as
+8-bit; the random numbers of a training step follow from the step alone, so that a resumed run sees the batches an
+uninterrupted run would have seen; a batch has the same number of rays, and the same rays, on any number of devices; and
+it carries the footprint of its pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
@@ -31,6 +32,7 @@ from PIL import Image
 from torch import Tensor
 
 from common_ns.data import checks, images
+from common_ns.data.drawing import crop_radius, inside_crop, pixel_footprint, row_weights
 from common_ns.data.formats import suggestion
 from common_ns.data.gate import check_outputs
 from common_ns.data.masks import check_mask_sizes, empty_masks_warning, valid_pixels
@@ -68,6 +70,9 @@ class FieldDataset(InputDataset):
             has_alpha = images.images_have_alpha(files)
         self.empty_masks: list[Path] = []
         """Masks of valid pixels that were found to have none."""
+        radius = self.metadata.get("fisheye_crop_radius")
+        self.crop_radius = None if radius is None else crop_radius(radius, scale_factor)
+        """Radius in pixels of the images in use of the circle that a fisheye's picture is in; None: there is none."""
         # Models choose their background by it, so it is the same where images are not checked (rendering).
         self.metadata["images_have_alpha"] = has_alpha
 
@@ -95,7 +100,14 @@ class FieldDataset(InputDataset):
             arrays["mask"] = self._mask(image_idx, arrays["image"].shape[:2]).numpy()
             if not arrays["mask"].any():
                 self.empty_masks.append(Path(self._dataparser_outputs.mask_filenames[image_idx]))
+        seen = self.seen_pixels(image_idx)
+        if seen is not None:
+            arrays["mask"] = arrays["mask"] & seen if "mask" in arrays else seen
         return arrays
+
+    def seen_pixels(self, image_idx: int) -> Bool[np.ndarray, "height width 1"] | None:
+        """The pixels within a fisheye's `fisheye_crop_radius`; None: there is none."""
+        return None if self.crop_radius is None else inside_crop(self.cameras, image_idx, self.crop_radius)
 
     def _mask(self, image_idx: int, shape: tuple[int, ...]) -> Bool[Tensor, "height width 1"]:
         """Which pixels of an image, whose height and width in use are these, count."""
@@ -111,6 +123,9 @@ class FieldDataset(InputDataset):
         data = {"image_idx": image_idx, "image": image}
         if self._dataparser_outputs.mask_filenames is not None:
             data["mask"] = self._mask(image_idx, tuple(image.shape[:2]))
+        seen = self.seen_pixels(image_idx)
+        if seen is not None:
+            data["mask"] = data.get("mask", True) & torch.from_numpy(seen)
         if self.mask_color:
             data["image"] = torch.where(data["mask"], image, torch.tensor(self.mask_color, dtype=image.dtype))
         return {**data, **self.get_metadata(data)}
@@ -233,6 +248,11 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
 
     def _dataset(self, outputs: DataparserOutputs) -> FieldDataset:
         scale = self.config.camera_res_scale_factor
+        crop = (outputs.cameras.metadata or {}).get("fisheye_crop_radius")
+        if crop is not None and "fisheye_crop_radius" not in outputs.metadata:
+            # It is stated for images of full size, whichever the dataparser takes.
+            smaller = getattr(self.dataparser, "downscale_factor", None) or 1
+            outputs.metadata["fisheye_crop_radius"] = crop_radius(crop, 1.0 / smaller, self.config.dataparser.data)
         return self.dataset_class(outputs, scale_factor=scale, check_files=self.test_mode != "inference")
 
     def _present(self, outputs: DataparserOutputs) -> DataparserOutputs:
@@ -260,7 +280,8 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         if self.test_mode == "val":  # a run that trains: bad images are found before anything else is set up
             _ = self.train_pixel_sampler.store
         self.train_ray_generator = RayGenerator(self.train_dataset.cameras.to(self.device))
-        self.train_footprint = pixel_footprint(self.train_dataset.cameras)
+        scales = self.train_dataset.metadata.get("image_scale")
+        self.train_footprint = pixel_footprint(self.train_dataset.cameras, scales)
 
     def setup_eval(self) -> None:
         if not self.uses_pixel_store:
@@ -283,6 +304,7 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
                 [(height, width) for height, width in sizes],
                 device=self.device if self.config.images_on_gpu else "cpu",
                 on_disk=self.config.pixels_on_disk,
+                row_weights=[row_weights(cameras, index) for index in range(len(dataset))],
             )
             if len(store) == 0:
                 problem = "the masks leave no pixel to train on"
@@ -332,18 +354,6 @@ def seed_step(seed: int, step: int) -> None:
     mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + 1) % 2**63
     torch.manual_seed(mixed)
     random.seed(mixed)
-
-
-def pixel_footprint(cameras: Cameras) -> Float[Tensor, "n 1"]:
-    """Area of each camera's pixels, from the focal lengths in pixels, relative to the mean over the pixels of all.
-
-    Multi-scale training weights the loss by it, so that each image counts by the area that its pixels stand for
-    (mip-NeRF, section 4.1: "loss multiplied by the pixel's footprint"). The mean weight of rays is then 1, whichever
-    chunk or device they are in.
-    """
-    area = 1.0 / (cameras.fx * cameras.fy).reshape(-1, 1).cpu().double()
-    pixels = (cameras.height * cameras.width).reshape(-1, 1).cpu()
-    return (area * pixels.sum() / (area * pixels).sum()).float()
 
 
 def select_frames(outputs: DataparserOutputs, keep: list[int]) -> DataparserOutputs:

@@ -18,10 +18,12 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-from common_ns.data.checks import check_transforms, explained, read_json, require_path
+from common_ns.data.checks import explained, require_path
 from common_ns.data.colmap import find_model
 from common_ns.data.depth.contract import DepthContract, DepthKind
+from common_ns.data.transforms import read_transforms
 from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.dataparsers import image_size
 from depthnerf_ns.layouts import UNITS, layout_of, rewrite, with_our_names
 from depthnerf_ns.prepare.colmap_model import ColmapModel
 from depthnerf_ns.prepare.monosdf import camera_file, read_monosdf
@@ -110,8 +112,8 @@ def read_capture(data: Path, settings: DepthSettings | None = None) -> Capture:
     pixel_map, note = None, ""
     if kind == "nerfstudio":
         file = data if data.suffix == ".json" else data / "transforms.json"
-        check_transforms(file)
-        content = _absolute(with_our_names(read_json(file)), file.parent)
+        found = read_transforms(file, image_size)
+        content, note = _absolute(with_our_names(found.content), file.parent), " ".join(found.notes)
     elif kind == "colmap":
         model = ColmapModel.read(find_model(data) or data)
         content = model.transforms(_image_folder(data, model, settings.images))

@@ -26,7 +26,7 @@ from common_ns.rays.random_numbers import KEY
 from hashnffb_sdf_ns.background import BackgroundOptions
 from hashnffb_sdf_ns.base_model import SdfFieldConfig
 from hashnffb_sdf_ns.camera_refinement import CameraRefinementConfig
-from hashnffb_sdf_ns.datamanager import MaskBalancedSampler, MaskRuns, SdfDataManagerConfig
+from hashnffb_sdf_ns.datamanager import MaskBalancedSampler, SdfDataManagerConfig
 from hashnffb_sdf_ns.encodings import EncodingConfig
 from hashnffb_sdf_ns.encodings.nffb import NFFBOptions
 from hashnffb_sdf_ns.neus_model import NeusModel, NeusModelConfig
@@ -391,16 +391,6 @@ def test_the_slice_follows_the_viewers_controls():
         after = model(rays(model))["sdf_slice"]
     assert before.shape == (COUNT, 3) and not torch.allclose(before, after)
     assert "sdf_slice" not in model.train()(rays(model))
-
-
-def test_runs_of_a_mask_are_its_positions():
-    generator = torch.Generator().manual_seed(0)
-    for share in (0.0, 0.3, 1.0):
-        mask = torch.rand(1000, generator=generator) < share
-        runs = MaskRuns(mask)
-        assert len(runs) == int(mask.sum())
-        if len(runs):
-            assert torch.equal(runs.positions(torch.arange(len(runs))), mask.nonzero()[:, 0])
 
 
 def test_a_batch_has_its_share_of_the_object_and_belongs_to_the_step():

@@ -440,9 +440,17 @@ ROWS = [
     Row("kind disparity", field(KIND, "disparity"), r"the depth kind is 'disparity'\. Set --depth-kind z \(along"),
     Row("kind list", field(KIND, ["z"]), r"the depth kind is \['z'\]\. Set --depth-kind"),
     Row("kind null", field(KIND, None), right=assumed("kind")),
-    Row("path null", frame_field("depth_file_path", None), r'frame images/\w+\.png lacks the field "depth_file_path"'),
-    Row("path 5", frame_field("depth_file_path", 5), r'"depth_file_path" of frame 0 is 5\. It must be the name'),
-    Row("path empty", frame_field("depth_file_path", ""), r"\"depth_file_path\" of frame 0 is ''"),
+    Row(
+        "path null",
+        frame_field("depth_file_path", None),
+        r'frame images/train_0000\.png lacks the field "depth_file_path"',
+    ),
+    Row(
+        "path 5",
+        frame_field("depth_file_path", 5),
+        r'the field "depth_file_path" of frame 0 is 5\. It must be the name',
+    ),
+    Row("path empty", frame_field("depth_file_path", ""), r"the field \"depth_file_path\" of frame 0 is ''"),
     Row(
         "σ is the depth",
         of_json(lambda c: [f.update(depth_sigma_file_path=f["depth_file_path"]) for f in c["frames"]]),

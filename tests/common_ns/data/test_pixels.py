@@ -230,3 +230,14 @@ def test_an_image_that_cannot_be_decoded_ends_it():
 
     with pytest.raises(InputError, match=r"b\.jpg"):
         PixelStore(load, SIZES)
+
+
+def test_runs_of_a_mask_are_its_positions():
+    generator = torch.Generator().manual_seed(0)
+    store = PixelStore(lambda index: {"image": np.zeros((10, 100, 3), np.uint8)}, [(10, 100)])
+    for share in (0.0, 0.3, 1.0):
+        mask = torch.rand(1000, generator=generator) < share
+        runs = store.runs_of(mask)
+        assert len(runs) == int(mask.sum())
+        if len(runs):
+            assert torch.equal(runs.positions(torch.arange(len(runs))), mask.nonzero()[:, 0])

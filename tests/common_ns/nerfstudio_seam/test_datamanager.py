@@ -11,9 +11,10 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
+from common_ns.data.drawing import pixel_footprint
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import distributed
-from common_ns.nerfstudio_seam.datamanager import FieldDataManagerConfig, pixel_footprint, seed_step
+from common_ns.nerfstudio_seam.datamanager import FieldDataManagerConfig, seed_step
 from common_ns.nerfstudio_seam.versions import set_training
 
 
