@@ -22,6 +22,7 @@ from numpy import ndarray
 
 from common_ns.data.checks import check_pose, require_path
 from common_ns.data.depth.contract import map_header
+from common_ns.data.formats import advice
 from common_ns.data.images import photo_header
 from common_ns.errors import InputError
 
@@ -69,9 +70,10 @@ def find_layout(data: Path) -> Layout:
     layout = layout_of(data)
     if layout is not None:
         return layout
-    wanted = "; ".join(f"{', '.join(folders)} ({layout})" for layout, folders in FOLDERS.items())
+    folders = "; ".join(f"{', '.join(folders)} ({layout})" for layout, folders in FOLDERS.items())
+    wanted = "a folder with transforms.json that names depth maps, or a scene of ScanNet or Matterport3D"
     raise InputError(
-        f"holds neither transforms.json nor the folders {wanted}", "Correct --data, or complete the data set", data
+        f"holds neither transforms.json nor the folders {folders}", advice(data, "rgbd-data", wanted), data
     )
 
 

@@ -31,6 +31,7 @@ from PIL import Image, ImageFile
 
 from common_ns.data.checks import require_path
 from common_ns.data.damaged import damage_explained
+from common_ns.data.formats import advice
 from common_ns.data.images import is_transparent
 from common_ns.data.memory import require_memory
 from common_ns.data.pixels import scratch_folder
@@ -98,7 +99,7 @@ def read_header(path: Path | str) -> ImageHeader:
     """
     path = require_path(path, "image")
     if path.is_dir():
-        raise InputError("is a folder", "Name one image file", path)
+        raise InputError("is a folder", advice(path, "miner-image-data", "one image file"), path)
     with damage_explained(path, "image"):
         with path.open("rb") as file:
             start = file.read(32)

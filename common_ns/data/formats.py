@@ -88,7 +88,7 @@ FORMATS: tuple[Format, ...] = (
         "ns-train METHOD --data DATA nerfstudio-data",
         RADIANCE,
         lambda path: _json_has(path / "transforms.json", "frames", "aabb_scale"),
-        "instant-ngp-data",
+        "nerfstudio-data",
     ),
     Format(
         "a capture in nerfstudio's format",
@@ -96,7 +96,7 @@ FORMATS: tuple[Format, ...] = (
         "`transforms.json`, images; masks and depth where there are any",
         "ns-train METHOD --data DATA nerfstudio-data",
         RADIANCE,
-        lambda path: _json_has(path / "transforms.json", "frames"),
+        lambda path: (path / "transforms.json").is_file(),
         "nerfstudio-data",
     ),
     Format(
@@ -114,7 +114,7 @@ FORMATS: tuple[Format, ...] = (
         "`transforms_train.json`, `transforms_val.json`, `transforms_test.json`, images",
         "ns-train METHOD --data DATA blender-data",
         RADIANCE,
-        lambda path: _json_has(path / "transforms_train.json", "frames"),
+        lambda path: (path / "transforms_train.json").is_file(),
         "blender-data",
     ),
     Format(
@@ -123,7 +123,7 @@ FORMATS: tuple[Format, ...] = (
         "`metadata.json`, images at several sizes",
         "ns-train mip-nerf --data DATA multiscale-blender-data",
         "mip-nerf…",
-        lambda path: _json_has(path / "metadata.json", "train"),
+        lambda path: (path / "metadata.json").is_file() and not _json_has(path / "metadata.json", "poses"),
         "multiscale-blender-data",
     ),
     Format(
@@ -168,7 +168,7 @@ FORMATS: tuple[Format, ...] = (
         "`meta_data.json`, images",
         "ns-train METHOD --data DATA sdfstudio-data",
         RADIANCE,
-        lambda path: _json_has(path / "meta_data.json", "frames"),
+        lambda path: (path / "meta_data.json").is_file(),
         "sdfstudio-data",
     ),
     Format(
@@ -193,7 +193,7 @@ FORMATS: tuple[Format, ...] = (
         "`EXR_RGBD/metadata.json`, `EXR_RGBD/rgb/`, `EXR_RGBD/depth/`",
         "ns-process-data record3d --data DATA --output-dir OUT, then ns-train METHOD --data OUT nerfstudio-data",
         RADIANCE,
-        lambda path: (path / "EXR_RGBD").is_dir() or _json_has(path / "metadata.json", "poses", "K"),
+        lambda path: (path / "EXR_RGBD").is_dir() or _json_has(path / "metadata.json", "poses"),
     ),
     Format(
         "a scan of ARKitScenes",

@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -19,6 +19,7 @@ from common_ns.cameras.pose_set import load_poses, summary
 from common_ns.cameras.pose_viewer import show_in_viewer
 from common_ns.data.checks import require_path
 from common_ns.data.files import require_writable, written_whole
+from common_ns.data.formats import formats_of
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 
@@ -26,19 +27,13 @@ if TYPE_CHECKING:
     from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 
 
-def guess_dataparser(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Name of the data parser for a folder, with the options it needs, judged by the files in it."""
-    if (folder / "transforms_train.json").is_file():
-        return "blender-data", {}
-    if (folder / "metadata.json").is_file():
-        return "multiscale-blender-data", {}
-    if (folder / "transforms.json").is_file() or folder.suffix == ".json":
-        return "nerfstudio-data", {}
-    if any((folder / f"{name}.npz").is_file() for name in ("cameras_sphere", "cameras", "cameras_linear_init")):
-        return "idr-data", {}
-    for model in ("colmap/sparse/0", "sparse/0", "colmap/sparse", "sparse"):
-        if any((folder / model / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
-            return "colmap", {"colmap_path": Path(model)}
+def guess_dataparser(folder: Path) -> str:
+    """Name of the data parser for a folder, judged by the files in it."""
+    if folder.suffix.lower() == ".json":
+        return "nerfstudio-data"
+    found = [each.dataparser for each in formats_of(folder) if each.dataparser and "miner" not in each.dataparser]
+    if found:
+        return found[0]
     problem = "holds no transforms_train.json, transforms.json, metadata.json, cameras.npz or COLMAP model"
     raise InputError(problem, "Name the data parser: ns-show-poses NAME --data FOLDER (--help lists the names)", folder)
 
@@ -99,14 +94,12 @@ class ShowPoses:
         if self.data is None:
             raise InputError("no data set is named", "Give its folder: ns-show-poses --data FOLDER")
         require_path(self.data, "data set")
-        name, options = guess_dataparser(self.data)
+        name = guess_dataparser(self.data)
         if name not in all_dataparsers:
             remedy = "Install the package that provides it, or name another data parser"
             raise InputError(f"looks like a data set for {name}, which is not installed", remedy, self.data)
         config = deepcopy(all_dataparsers[name])
         config.data = self.data
-        for key, value in options.items():
-            setattr(config, key, value)
         return name, config
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from common_ns.data.checks import require_path
+from common_ns.data.formats import advice
 from common_ns.errors import InputError
 from hashnffb_sdf_ns.idr_data.cameras import CAMERA_FILES
 from hashnffb_sdf_ns.idr_data.pairing import Score, Undecided, common_numbers, paired_by_agreement, paired_by_names
@@ -47,7 +48,9 @@ def find_files(folder: Path) -> IdrFiles:
         raise InputError("is a file", "Name the folder that holds the images and the cameras", folder)
     image_folder = _first_folder(folder, IMAGE_FOLDERS)
     if image_folder is None:
-        raise InputError(f"there is no folder {' or '.join(IMAGE_FOLDERS)}", "Put the images there", folder)
+        wanted = "a folder with image/, cameras_sphere.npz, and mask/ where there are masks"
+        remedy = advice(folder, "idr-data", wanted)
+        raise InputError(f"there is no folder {' or '.join(IMAGE_FOLDERS)}", remedy, folder)
     images = list_images(image_folder)
     if not images:
         raise _no_image(image_folder)
@@ -70,7 +73,7 @@ def find_camera_file(folder: Path) -> Path:
     for name in CAMERA_FILES:
         if os.path.lexists(folder / name):  # whatever it is: who reads it says so
             return folder / name
-    remedy = "Put it there; captures that COLMAP has posed are read by colmap or nerfstudio-data instead"
+    remedy = advice(folder, "idr-data", "the cameras of the images in that file")
     raise InputError(f"there is no {' or '.join(CAMERA_FILES)}", remedy, folder)
 
 

@@ -138,7 +138,12 @@ BAD_IMAGES: dict[str, tuple[str, tuple[Callable[[Path], None], ...], str, str]] 
     ),
     "infinity": ("a.npy", (array(9, 8, at=(0, 7), value=-np.inf),), "row 0 column 7 channel 0 is -inf", FINITE),
     "NaN in EXR": ("a.exr", (exr_with_nan,), "the value at row 4 column 7 channel 2 is nan", FINITE),
-    "folder": ("a.png", (lambda path: path.mkdir(),), "is a folder", "Name one image file."),
+    "folder": (
+        "a.png",
+        (lambda path: path.mkdir(),),
+        "is a folder",
+        "Give one image file; docs/data.md lists what is read from which app or tool.",
+    ),
     "mesh": (
         "a.ply",
         (lambda path: trimesh.creation.box().export(path),),

@@ -105,7 +105,7 @@ def unknown_image(scene: Path) -> None:
         (white_masks, "mask: all masks are white everywhere, and say nothing about the object. Remove the mask folder"),
         (small_mask, "mask/003.png: the mask has 5×4 pixels, its image 48×36. Give masks the size of their images"),
         (singular, "cameras_sphere.npz: world_mat_2 is singular"),
-        (no_cameras, ": there is no cameras_sphere.npz or cameras.npz. Put it there; captures that COLMAP "),
+        (no_cameras, ": there is no cameras_sphere.npz or cameras.npz. "),
         (cut_cameras, "cameras_sphere.npz: cannot be read as an .npz file (BadZipFile). Write it again; "),
         (cut_image, "image/000002.png: the image cannot be decoded (image file is truncated). Replace it; "),
         (unknown_image, "splits.json: it lists lost.png, which is not there. Correct or remove the entry"),

@@ -69,6 +69,7 @@ def test_box_edges_are_the_twelve_sides():
         ("transforms.json", "nerfstudio-data"),
         ("metadata.json", "multiscale-blender-data"),
         ("cameras_sphere.npz", "idr-data"),
+        ("cameras_linear_init.npz", "idr-data"),
         ("cameras.npz", "idr-data"),
         ("sparse/0/cameras.bin", "colmap"),
         ("colmap/sparse/0/cameras.txt", "colmap"),
@@ -77,11 +78,9 @@ def test_box_edges_are_the_twelve_sides():
 )
 def test_the_data_parser_is_guessed_from_the_files(file, name, tmp_path):
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / file).write_text("{}")
-    guessed, options = guess_dataparser(tmp_path)
-    assert guessed == name
-    if name == "colmap":
-        assert tmp_path / options["colmap_path"] == (tmp_path / file).parent
+    for each in (file, file.replace("cameras.", "images.")):
+        (tmp_path / each).write_text("{}")
+    assert guess_dataparser(tmp_path) == name
 
 
 def test_a_folder_without_a_data_set_is_explained(tmp_path):
