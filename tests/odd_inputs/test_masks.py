@@ -200,7 +200,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "an empty file": (
         masked(lambda file: file.write_bytes(b""), only=3),
-        r"masks/train_0003.png: the mask cannot be read \(not an image\)",
+        r"masks/train_0003.png: the mask cannot be read \(the file is empty\)",
     ),
     "cut off": (
         masked(cut_off, only=3),
@@ -223,8 +223,8 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "of some frames only": (without_mask(), r'1 of 17 frames have no mask \("mask_path"\): images/train_0003.png'),
     "null in one frame": (without_mask(None), r'1 of 17 frames have no mask \("mask_path"\): images/train_0003.png'),
-    "a number": (without_mask(7), r'"mask_path" of the frame images/train_0003.png is 7'),
-    "without a name": (without_mask(""), r'"mask_path" of the frame images/train_0003.png is \'\''),
+    "a number": (without_mask(7), r'transforms.json: the field "mask_path" of frame 3 is 7'),
+    "without a name": (without_mask(""), r'transforms.json: the field "mask_path" of frame 3 is \'\''),
 }
 IN_OTHER_FAMILIES = ("of another size", "missing", "a named pipe", "of some frames only", "text")
 
