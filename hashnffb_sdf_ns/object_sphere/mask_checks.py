@@ -65,9 +65,8 @@ def views_of(
         factor = min(1.0, CARVE_SIZE / max(width, height))
         small = (max(1, round(width * factor)), max(1, round(height * factor)))
         scale = np.array([small[0] / width, small[1] / height, 1.0])
-        return View(
-            scale[:, None] * projections[index], read_mask(masks[index], small, alpha_only=photographs) > COUNTS_ABOVE
-        )
+        mask = read_mask(masks[index], small, alpha_only=photographs) > COUNTS_ABOVE
+        return View(scale[:, None] * projections[index], mask)
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         return list(pool.map(view, some)), [masks[index] for index in some]
