@@ -244,7 +244,8 @@ def cameras_of(
             _, poses, projections = cameras(images, [known[rank] for rank in ranks])
         except InputError:  # no cameras of these images
             return 0.0
-        return agreement_of_masks([masks[i] for i in images], projections, sizes[list(images)], poses)
+        some, photographs = list(images), files.masks is None
+        return agreement_of_masks([masks[i] for i in some], projections, sizes[some], poses, photographs)
 
     masks = mask_files_of(files.images, files.masks) or []
     score = agreement if masks and files.unpaired_masks is None else None

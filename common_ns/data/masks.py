@@ -46,11 +46,11 @@ def read_mask(
     file = require_file(file, "mask")
     with _readable(file):
         if file.suffix.lower() == ".npy":
-            mask = _from_numbers(np.squeeze(np.load(file, mmap_mode="r", allow_pickle=False)))
+            values = np.squeeze(np.load(file, mmap_mode="r", allow_pickle=False))
         else:
             with open_photo(file, what="mask") as image:
-                mask = _from_image(image, alpha_only)
-    mask = _stretched(mask)
+                values = _channel(image, alpha_only)
+        mask = _stretched(_eight_bits(values))
     if size is not None and mask.shape[::-1] != size:
         resample = Image.Resampling.NEAREST if nearest else Image.Resampling.BOX
         mask = np.asarray(Image.fromarray(mask).resize(size, resample))
@@ -99,17 +99,10 @@ def check_mask_fields(frames: Sequence[dict[str, Any]], file: Path) -> None:
     Args:
         frames: with `file_path` each.
         file: where they are listed.
-    Raises: InputError if some frames have a mask and others have none, or one names no file.
+    Raises: InputError if some frames have a mask and others have none.
     """
-    frames = [frame for frame in frames if isinstance(frame, dict) and "file_path" in frame]
-    named = [frame for frame in frames if "mask_path" in frame]
-    for frame in named:
-        value = frame["mask_path"]
-        if value is not None and (not isinstance(value, str) or not value):
-            problem = f'"mask_path" of the frame {frame["file_path"]} is {value!r}'
-            raise InputError(problem, "Name a file, or remove the field", file)
     lacking = [str(frame["file_path"]) for frame in frames if frame.get("mask_path") is None]
-    if named and lacking:
+    if 0 < len(lacking) < len(frames):
         problem = f'{len(lacking)} of {len(frames)} frames have no mask ("mask_path"): {listed(lacking)}'
         raise InputError(problem, "Give each frame a mask (white where all counts), or remove the field from all", file)
 
@@ -149,10 +142,10 @@ class _NoMask(ValueError):
     """What a file holds is no mask."""
 
 
-def _from_image(image: Image.Image, alpha_only: bool) -> UInt8[NDArray, "h w"]:
-    """The channel that is the mask."""
+def _channel(image: Image.Image, alpha_only: bool) -> NDArray:
+    """The channel that is the mask [h, w], as numbers of any type."""
     if image.mode.startswith(("I", "F")):
-        return _from_numbers(np.asarray(image))
+        return np.asarray(image)
     if image.mode == "LAB":
         return np.asarray(image.getchannel("L"))
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
@@ -166,12 +159,14 @@ def _from_image(image: Image.Image, alpha_only: bool) -> UInt8[NDArray, "h w"]:
     return np.asarray(image.convert("RGB")).max(axis=-1)
 
 
-def _from_numbers(values: NDArray) -> UInt8[NDArray, "h w"]:
+def _eight_bits(values: NDArray) -> UInt8[NDArray, "h w"]:
     """Numbers of any type in 8 bits: up to 1, 255 or 65535, whichever holds them, else up to the largest of them."""
     if values.ndim != 2 or values.dtype.kind not in "biuf":
         raise _NoMask(f"the mask is an array of {values.dtype} of shape {values.shape}")
     if values.size == 0:
         raise _NoMask("the mask has no pixel")
+    if values.dtype == np.uint8:
+        return values
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
         raise _NoMask(f"the mask holds {values[~np.isfinite(values)][0]}")

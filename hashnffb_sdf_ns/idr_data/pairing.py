@@ -19,6 +19,9 @@ AGREES = 0.8
 CLEARLY = 0.05
 """By how much that share is larger than with any other pairing, where masks tell which one is right."""
 
+TRIED = 6
+"""Pairings that are compared at most: each takes a second or so."""
+
 Key = tuple[int, ...]
 Score = Callable[[Sequence[int], Sequence[int]], float]
 """How well files agree (see `AGREES`) whose positions in two folders are these."""
@@ -114,7 +117,7 @@ def paired_by_agreement(firsts: Sequence[str], seconds: Sequence[str], score: Sc
     """The partners of all files where names alone do not tell.
 
     Sorted order, and constant offsets of the numbers where there are more files in the second folder, compete with each
-    other, with equal numbers where some are equal, and with an order that is off by one.
+    other and with equal numbers where some are equal; where none are, sorted order with one that is off by one.
 
     Args:
         firsts, seconds: names of the files, in natural order.
@@ -123,7 +126,7 @@ def paired_by_agreement(firsts: Sequence[str], seconds: Sequence[str], score: Sc
     """
     count, same = len(firsts), common_numbers(firsts, seconds)
     complete = [Pairing(list(range(count)), "order")] if count == len(seconds) else _shifted(firsts, seconds)
-    if not complete:
+    if not 0 < len(complete) <= TRIED:
         raise Undecided
     if score is None:
         if same or len(complete) > 1:
@@ -136,7 +139,7 @@ def paired_by_agreement(firsts: Sequence[str], seconds: Sequence[str], score: Sc
         return complete[best]
     by_number = score(list(same), list(same.values())) if len(same) > 2 else 0.0
     rivals = [*scores[:best], *scores[best + 1 :], by_number]
-    if count == len(seconds) and count > 3:
+    if not contradicted and count == len(seconds) > 3:
         rivals += [score(range(count - 1), range(1, count)), score(range(1, count), range(count - 1))]
     second = max(rivals)
     if contradicted and not scores[best] >= max(AGREES, second + CLEARLY):

@@ -45,7 +45,10 @@ def mask_files_of(images: Sequence[Path], masks: Sequence[Path] | None) -> list[
 
 
 def views_of(
-    masks: Sequence[Path], projections: Float[NDArray, "v 3 4"], sizes: Sequence[tuple[int, int]]
+    masks: Sequence[Path],
+    projections: Float[NDArray, "v 3 4"],
+    sizes: Sequence[tuple[int, int]],
+    photographs: bool = False,
 ) -> tuple[list[View], list[Path]]:
     """Small masks with their projections, of at most `CARVE_VIEWS` views, and the files that they are from.
 
@@ -53,6 +56,7 @@ def views_of(
         masks: one file for each view.
         projections: to the pixels of the images, in any coordinates of the world.
         sizes: (width, height) of the images.
+        photographs: the files are the images, whose alpha is the mask.
     """
     some = np.unique(np.linspace(0, len(masks) - 1, min(len(masks), CARVE_VIEWS)).round().astype(int))
 
@@ -61,15 +65,20 @@ def views_of(
         factor = min(1.0, CARVE_SIZE / max(width, height))
         small = (max(1, round(width * factor)), max(1, round(height * factor)))
         scale = np.array([small[0] / width, small[1] / height, 1.0])
-        return View(scale[:, None] * projections[index], read_mask(masks[index], small) > COUNTS_ABOVE)
+        mask = read_mask(masks[index], small, alpha_only=photographs) > COUNTS_ABOVE
+        return View(scale[:, None] * projections[index], mask)
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         return list(pool.map(view, some)), [masks[index] for index in some]
 
 
-def check_contents(views: Sequence[View], files: Sequence[Path]) -> None:
+def check_contents(views: Sequence[View], files: Sequence[Path], photographs: bool = False) -> None:
     """Look at each mask alone.
 
+    Args:
+        views: with their masks.
+        files: their files.
+        photographs: the files are the images, whose alpha is the mask.
     Raises: InputError if one is empty, or all are white everywhere.
     """
     shares = np.array([view.mask.mean() for view in views])
@@ -78,6 +87,9 @@ def check_contents(views: Sequence[View], files: Sequence[Path]) -> None:
         others = f", as are {len(empty) - 1} others of {len(files)}" if len(empty) > 1 else ""
         remedy = "Draw the object white on black, or remove the view; without the mask folder, training needs no masks"
         raise InputError(f"the mask is empty{others}", remedy, files[int(empty[0])])
+    if (shares > WHOLE).all() and photographs:
+        problem = "all images have an alpha channel that is opaque everywhere, and says nothing about the object"
+        raise InputError(problem, "Save the images without alpha", Path(files[0]).parent)
     if (shares > WHOLE).all():
         problem = "all masks are white everywhere, and say nothing about the object"
         raise InputError(problem, "Remove the mask folder to train without masks", Path(files[0]).parent)

@@ -33,7 +33,8 @@ def extent_of_outputs(outputs: DataparserOutputs, refuse: bool = True) -> Extent
     intrinsics, sizes = views.intrinsics, views.sizes
     masks = mask_files_of(views.images, views.masks)
     if masks is not None:
-        extent = checked_extent(masks, projection_matrices(intrinsics, poses), sizes, poses, refuse)
+        projections = projection_matrices(intrinsics, poses)
+        extent = checked_extent(masks, projections, sizes, poses, refuse, photographs=views.masks is None)
         if extent is not None:
             return extent
     points = outputs.metadata.get("points3D_xyz")

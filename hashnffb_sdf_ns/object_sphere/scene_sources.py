@@ -62,7 +62,11 @@ def half_angles(intrinsics: Float[NDArray, "n 3 3"], sizes: NDArray) -> Float[ND
 
 
 def agreement_of_masks(
-    masks: Sequence[Path], projections: Float[NDArray, "n 3 4"], sizes: NDArray, poses: Float[NDArray, "n 3 4"]
+    masks: Sequence[Path],
+    projections: Float[NDArray, "n 3 4"],
+    sizes: NDArray,
+    poses: Float[NDArray, "n 3 4"],
+    photographs: bool = False,
 ) -> float:
     """How well masks agree on one object: the mean share of them that their visual hull explains, 0 without a hull.
 
@@ -70,7 +74,7 @@ def agreement_of_masks(
     """
     some = np.unique(np.linspace(0, len(masks) - 1, min(len(masks), COMPARED_VIEWS)).round().astype(int))
     pixels = [(int(width), int(height)) for width, height in sizes[some]]
-    views, _ = views_of([masks[index] for index in some], projections[some], pixels)
+    views, _ = views_of([masks[index] for index in some], projections[some], pixels, photographs)
     extent = extent_of_masks(views, poses[some])
     return 0.0 if extent is None or extent.hull is None else float(extent.hull.coverage.mean())
 
@@ -81,6 +85,7 @@ def checked_extent(
     sizes: NDArray,
     poses: Float[NDArray, "n 3 4"],
     refuse: bool = True,
+    photographs: bool = False,
 ) -> Extent | None:
     """The extent of the object by its masks, after checks of the masks.
 
@@ -91,10 +96,11 @@ def checked_extent(
         poses: camera to world, OpenGL axes.
         refuse: raise an error for masks that are empty, inverted or contradict each other; else print it, and return
             what can be found in spite of them.
+        photographs: the files are the images, whose alpha is the mask.
     Returns: None if there is no visual hull.
     Raises: InputError if `refuse`.
     """
-    views, files = views_of(masks, projections, [(int(w), int(h)) for w, h in sizes])
+    views, files = views_of(masks, projections, [(int(w), int(h)) for w, h in sizes], photographs)
 
     def found(error: InputError) -> None:
         if refuse:
@@ -102,7 +108,7 @@ def checked_extent(
         CONSOLE.print(f"[yellow]{error}")
 
     try:
-        check_contents(views, files)
+        check_contents(views, files, photographs)
     except InputError as error:
         found(error)
     extent = extent_of_masks(views, poses)
@@ -139,7 +145,7 @@ def extent_of_capture(
     """
     masks = mask_files_of(files.images, files.masks)
     if source in (None, "masks") and masks is not None:
-        extent = checked_extent(masks, projections, sizes, poses)
+        extent = checked_extent(masks, projections, sizes, poses, photographs=files.masks is None)
         assert extent is not None
         return extent
     if source == "masks":

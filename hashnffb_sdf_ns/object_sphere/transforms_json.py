@@ -13,11 +13,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from common_ns.cameras.projection import projection_matrices
+from common_ns.data.masks import check_mask_fields
 from common_ns.data.transforms import read_transforms
 from common_ns.errors import InputError
 from hashnffb_sdf_ns.idr_data.cameras import Similarity
 from hashnffb_sdf_ns.idr_data.downscaled import image_size
-from hashnffb_sdf_ns.object_sphere.mask_checks import mask_files_of
+from hashnffb_sdf_ns.object_sphere.mask_checks import mask_files_of, meaning_of, views_of
 from hashnffb_sdf_ns.object_sphere.normalization import Extent, scene_extent
 from hashnffb_sdf_ns.object_sphere.scene_sources import checked_extent, half_angles, read_points
 
@@ -49,9 +50,8 @@ class TransformsCapture:
         transforms = read_transforms(path, image_size)
         content, frames, folder = transforms.content, transforms.frames, path.parent
         images = [folder / frame["file_path"] for frame in frames]
-        masks = None
-        if all("mask_path" in frame for frame in frames):
-            masks = [folder / frame["mask_path"] for frame in frames]
+        check_mask_fields(frames, path)
+        masks = [folder / frame["mask_path"] for frame in frames if "mask_path" in frame] or None
         intrinsics, sizes = zip(*(_intrinsics(transforms.intrinsics(frame)) for frame in frames))
         poses = np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64)[:, :3]
         points = read_points(folder / content["ply_file_path"])[0] if "ply_file_path" in content else None
@@ -64,21 +64,36 @@ class TransformsCapture:
             source: masks, points or cameras; None: the first of them that the data has.
         Raises: InputError if the source is not there or does not tell, or masks are bad.
         """
-        masks = mask_files_of(self.images, self.masks)
-        if source in (None, "masks") and masks is not None:
-            extent = checked_extent(masks, projection_matrices(self.intrinsics, self.poses), self.sizes, self.poses)
+        masks, projections = mask_files_of(self.images, self.masks), projection_matrices(self.intrinsics, self.poses)
+        if source == "masks" or (source is None and masks is not None and not self._has_valid_pixels(projections)):
+            if masks is None:
+                remedy = "Add them (mask_path of each frame, or alpha), or choose another --source"
+                raise InputError("there are no masks", remedy, self.path)
+            photographs = self.masks is None
+            extent = checked_extent(masks, projections, self.sizes, self.poses, photographs=photographs)
             assert extent is not None
             return extent
         points = self.points if source in (None, "points") else None
-        extent = (
-            None if source == "masks" else scene_extent(self.poses, half_angles(self.intrinsics, self.sizes), points)
-        )
+        extent = scene_extent(self.poses, half_angles(self.intrinsics, self.sizes), points)
         if extent is None or (source is not None and extent.source != source):
             problem = f"the {source or 'masks, points and cameras'} do not tell where the object is, or are not there"
             raise InputError(
                 problem, "Add masks (mask_path of each frame, or alpha), or choose another --source", self.path
             )
         return extent
+
+    def _has_valid_pixels(self, projections: Float[NDArray, "n 3 4"]) -> bool:
+        """Whether the masks are those of valid pixels, which say nothing of an object; prints it."""
+        if self.masks is None:
+            return False
+        sizes = [(int(width), int(height)) for width, height in self.sizes]
+        try:
+            meaning, reason = meaning_of(*views_of(self.masks, projections, sizes))
+        except InputError:  # bad masks of an object, which is told where they are used
+            return False
+        if meaning == "valid":
+            print(f"The masks say which pixels are valid, and nothing of an object: {reason}.")
+        return meaning == "valid"
 
     def normalized(self, placed: Similarity, target: Path) -> tuple[dict[str, Any], Float[NDArray, "m 3"] | None]:
         """The content of a transforms.json in `target`, and its SfM points, in coordinates in which a sphere is the

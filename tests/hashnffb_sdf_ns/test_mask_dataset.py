@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,28 @@ def test_alpha_is_the_mask_of_other_dataparsers(tmp_path):
     assert (near_far.near, near_far.far) == pytest.approx((2.0 * scale, 6.0 * scale))
     ours = datamanager.eval_dataset.cameras.camera_to_worlds
     assert torch.allclose(ours, datamanager.train_dataset.cameras.camera_to_worlds, atol=1e-6)
+
+
+def test_masks_of_valid_pixels_go_with_alpha(tmp_path):
+    """Alpha says where the object is, and masks of the upper half what may be drawn and is compared."""
+    data = blender(tmp_path / "b")
+    upper = np.zeros((32, 32), dtype=np.uint8)
+    upper[:16] = 255
+    Image.fromarray(upper).save(tmp_path / "upper.png")
+    config = SdfDataManagerConfig(data=data, dataparser=BlenderDataParserConfig(), train_num_rays_per_batch=400)
+
+    class WithMasks(config._target):
+        def _present(self, outputs):
+            return super()._present(replace(outputs, mask_filenames=[tmp_path / "upper.png"] * 10))
+
+    config._target = WithMasks
+    datamanager = config.setup(device="cpu", test_mode="val")
+    batch = datamanager.next_train(0)[1]
+    assert batch["indices"][:, 1].max() < 16 and 0.55 < (batch["mask"] > 0.5).float().mean() < 0.65
+    _, evaluation = next(iter(datamanager.fixed_indices_eval_dataloader))
+    assert np.array_equal(evaluation["valid_pixels"][..., 0].numpy(), upper > 0)
+    alpha = np.asarray(Image.open(data / "test" / f"r_{int(evaluation['image_idx'])}.png"))[..., 3]
+    assert np.array_equal(evaluation["mask"][..., 0].numpy(), alpha / np.float32(255))
 
 
 def scaled(scene: Path, factor: float) -> Path:

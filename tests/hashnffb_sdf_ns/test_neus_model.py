@@ -491,3 +491,17 @@ def test_masks_are_compared_with_the_surface_not_with_what_is_behind_it():
     outputs["depth"] = torch.ones(12, 12, 1)
     metrics, _ = model.get_image_metrics_and_images(outputs, {"image": torch.zeros(12, 12, 3), "mask": inside})
     assert metrics["mask_iou"] == 1.0
+
+
+@torch.no_grad()
+def test_pixels_that_are_not_valid_count_neither_for_colors_nor_for_the_mask():
+    model = build(metadata={"has_masks": True}).eval()
+    inside, valid = torch.zeros(12, 12, 1), torch.zeros(12, 12, 1, dtype=torch.bool)
+    inside[3:9, 3:9], valid[:6] = 1.0, True
+    lower = ~valid
+    rgb = torch.where(lower, 0.9, 0.1 * inside).expand(12, 12, 3)
+    outputs = {"rgb": rgb, "accumulation": torch.where(lower, 1.0, inside), "depth": torch.ones(12, 12, 1)}
+    batch = {"image": torch.zeros(12, 12, 3), "mask": inside, "valid_pixels": valid}
+    metrics, _ = model.get_image_metrics_and_images(outputs, batch)
+    assert metrics["masked_psnr"] == pytest.approx(20.0) and metrics["mask_iou"] == 1.0
+    assert metrics["valid_fraction"] == 0.5 and metrics["psnr"] == pytest.approx(20.0 - 10 * np.log10(18 / 72))

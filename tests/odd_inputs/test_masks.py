@@ -223,8 +223,8 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "of some frames only": (without_mask(), r'1 of 17 frames have no mask \("mask_path"\): images/train_0003.png'),
     "null in one frame": (without_mask(None), r'1 of 17 frames have no mask \("mask_path"\): images/train_0003.png'),
-    "a number": (without_mask(7), r'"mask_path" of frame 3 is 7'),
-    "without a name": (without_mask(""), r'"mask_path" of frame 3 is \'\''),
+    "a number": (without_mask(7), r'transforms.json: the field "mask_path" of frame 3 is 7'),
+    "without a name": (without_mask(""), r'transforms.json: the field "mask_path" of frame 3 is \'\''),
 }
 IN_OTHER_FAMILIES = ("of another size", "missing", "a named pipe", "of some frames only", "text")
 
@@ -353,7 +353,7 @@ def replaced(number: int, value: Any) -> Callable[[Path], None]:
     return cameras(lambda arrays: {**arrays, f"world_mat_{number}": value})
 
 
-def splits(content: Any) -> Callable[[Path], None]:
+def splits(content: Any) -> Callable[[Path], Any]:
     return lambda folder: (folder / "splits.json").write_text(json.dumps(content))
 
 
@@ -411,6 +411,28 @@ def shapes_agree(outputs: Any, written: Path) -> None:
     for view in range(17):
         mask = dataset.object_mask(view)
         assert mask is not None and np.array_equal(mask[..., 0] > 127, _mask(written, view))
+
+
+def alpha_for_masks(change: Callable[[Image.Image], Image.Image]) -> Callable[[Path], None]:
+    """Put the masks, changed, into the images as their alpha."""
+
+    def make(folder: Path) -> None:
+        for file, mask in zip(files_of(folder, "image"), files_of(folder, "mask")):
+            picture = Image.open(file).convert("RGB")
+            picture.putalpha(change(Image.open(mask).convert("L")))
+            picture.save(file)
+        shutil.rmtree(folder / "mask")
+
+    return make
+
+
+def no_sphere(folder: Path) -> None:
+    cameras(lambda arrays: {name: matrix for name, matrix in arrays.items() if name[0] == "w"})(folder)
+
+
+def alpha_agrees(outputs: Any, written: Path) -> None:
+    mask = MaskedDataset(outputs).object_mask(5)
+    assert mask is not None and np.array_equal(mask[..., 0] > 127, _mask(written, 5))
 
 
 BLACK = Image.new("L", (40, 40))
@@ -524,6 +546,17 @@ IDR_ROWS = [
         "a mask that is a named pipe",
         lambda folder: fifo(folder / "mask" / "003.png"),
         refused=r"mask/003.png: the mask is a named pipe",
+    ),
+    Row(
+        "opaque alpha instead of masks",
+        in_order(no_splits, no_sphere, alpha_for_masks(lambda mask: mask.point(lambda value: 255))),
+        refused=r"DATA/image: all images have an alpha channel that is opaque everywhere, .* Save the images",
+    ),
+    Row(
+        "alpha instead of masks",
+        in_order(no_splits, no_sphere, alpha_for_masks(lambda mask: mask)),
+        right=lambda found: alpha_agrees(*found),
+        warns="The unit sphere is found from the masks",
     ),
     Row("hidden files and others", in_order(no_splits, strangers), right=ALL),
     Row(

@@ -83,5 +83,6 @@ def test_more_masks_than_images_are_shifted_by_what_agrees():
     names = [f"{i}.png" for i in range(5, 14)]
     found = paired_by_agreement(names, [f"{i}.png" for i in range(11)], shifted(1))
     assert (found.positions, found.rule) == (list(range(1, 10)), "offset")
-    with pytest.raises(Undecided):
-        paired_by_agreement(names, MASKS[:5], shifted(0))
+    for others in (MASKS[:5], [f"{i}.png" for i in range(100, 500)]):  # too few; too many to try
+        with pytest.raises(Undecided):
+            paired_by_agreement(names, others, shifted(0))
