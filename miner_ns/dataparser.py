@@ -51,7 +51,7 @@ VOLUME_FIELD_OF_VIEW = 40.0
 
 @dataclass
 class MinerImageDataParserConfig(SuiteConfig, DataParserConfig):
-    """An image of any size: PNG, JPEG, TIFF (also 16-bit and float), EXR or NumPy; gray, RGB or RGBA."""
+    """An image of any size: PNG, JPEG, TIFF (also 16-bit and float), WebP, HEIC, EXR or NumPy; gray, RGB or RGBA."""
 
     _target: type = field(default_factory=lambda: MinerImageDataParser)
     """target class to instantiate"""

@@ -2,42 +2,55 @@
 
 | format | read by | kept as |
 |---|---|---|
-| PNG, JPEG, BMP, GIF, WebP, JPEG 2000 | Pillow; 16-bit color PNG: OpenCV | uint8 or uint16, in memory |
+| PNG, JPEG, BMP, GIF, WebP, JPEG 2000, AVIF, HEIC | Pillow; 16-bit color PNG: OpenCV | uint8 or uint16, in memory |
 | TIFF, uncompressed; .npy | memory map | any integer or float, on disk |
-| TIFF, compressed (its first page) | tifffile, else OpenCV (LZW, JPEG, …) | any integer or float, in memory |
+| TIFF, compressed | tifffile, else OpenCV (LZW, JPEG, …) | any integer or float, in memory |
 | EXR | OpenCV | float32, in memory |
 | .npz of one array | numpy | any integer or float, in memory |
 
 Images have 1 to 4 channels: gray, gray and alpha, RGB, RGBA, with alpha as it is stored. An orientation in the metadata
 is not applied. Files are told apart by their first bytes.
+
+Of several pages of a TIFF, also in the tree below a page, the one with the most pixels is read, the first of equals:
+cameras write a thumbnail first, maps have smaller copies. Of an animation, the first frame is. Either is said.
+
+Samples of a GeoTIFF that have no data (the value that its tag GDAL_NODATA names, or NaN) do not count for the range of
+values and are read as its lower end, so that nothing is spent on the step to −9999. 8 and 16 bits without sign keep
+them as stored: their range is all that they can hold.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from jaxtyping import Shaped
+from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from common_ns.data.checks import require_path
 from common_ns.data.damaged import damage_explained
+from common_ns.data.files import require_file
 from common_ns.data.formats import advice
-from common_ns.data.images import is_transparent
+from common_ns.data.images import ORIENTATION, formats_of, is_transparent, pixel_limit
 from common_ns.data.memory import require_memory
 from common_ns.data.pixels import scratch_folder
 from common_ns.errors import InputError
 from miner_ns.arrays import array_header, load_array
 from miner_ns.signal import Signal, chunks
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage, TiffPages
 
 Reader = Literal["pillow", "opencv", "tifffile", "mapped", "numpy"]
 
@@ -50,6 +63,22 @@ MAP_INSTEAD = "Convert it to an uncompressed TIFF or .npy, which are read from d
 
 _MODE_CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 _EXR_MULTIPART = 0x1000
+_DEEPEST = 3
+"""Pages below pages below pages are looked at, and no further: a damaged file may lead around in circles."""
+_IS_MASK = 4
+"""Bit of a TIFF page's kind."""
+GDAL_NODATA, GEO_KEYS = 42113, 34735
+"""Tags of GeoTIFFs."""
+_TURNED_BACK: dict[int, Callable[[NDArray], NDArray]] = {
+    2: np.fliplr,
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: np.flipud,
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels, -1),
+}
+"""Undoes what OpenCV does for an orientation."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +99,14 @@ class ImageHeader:
     """Whether the file stores black as the greatest value; it is turned around."""
     packed: bool = False
     """Whether numpy has to unpack the file (.npz)."""
+    page: tuple[int, ...] = (0,)
+    """Which page of a TIFF is read; (1, 2): the third of those below the second."""
+    orientation: int = 1
+    """Of a TIFF that OpenCV reads, which turns it."""
+    nodata: float | None = None
+    """Value of samples of a GeoTIFF that have no data."""
+    note: str | None = None
+    """What a user should know about what is read and what is not."""
 
     @property
     def nbytes(self) -> int:
@@ -100,6 +137,7 @@ def read_header(path: Path | str) -> ImageHeader:
     path = require_path(path, "image")
     if path.is_dir():
         raise InputError("is a folder", advice(path, "miner-image-data", "one image file"), path)
+    path = require_file(path, "image")
     with damage_explained(path, "image"):
         with path.open("rb") as file:
             start = file.read(32)
@@ -149,7 +187,18 @@ def read_image(path: Path | str, on_disk: bool = False) -> Signal:
     if header.white_is_zero:
         for rows in chunks(header.shape):
             pixels[rows] = np.iinfo(pixels.dtype).max - pixels[rows]
-    return Signal(pixels.reshape(header.shape), ndim=2, source=header.path)
+    if header.note is not None:
+        _say(header.path, header.note)
+    signal = Signal(pixels.reshape(header.shape), ndim=2, source=header.path, nodata=header.nodata)
+    if signal.nodata is not None:
+        low, high = signal.value_range
+        text = f"samples of {signal.nodata:g} (or NaN) have no data; without them, values are {low:g} to {high:g}"
+        _say(header.path, text)
+    return signal
+
+
+def _say(path: Path, text: str) -> None:
+    CONSOLE.print(f"{path}: {text}.", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _read_header(path: Path, start: bytes) -> ImageHeader:
@@ -178,30 +227,30 @@ def _read_header(path: Path, start: bytes) -> ImageHeader:
 
 
 @contextmanager
-def _open_pillow(path: Path) -> Iterator[ImageFile.ImageFile]:
+def open_pillow(path: Path, formats: tuple[str, ...] = PILLOW_FORMATS) -> Iterator[ImageFile.ImageFile]:
     """Open an image with Pillow, however many pixels it has."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with Image.open(path, formats=PILLOW_FORMATS) as image:
+    with path.open("rb") as file:
+        known = formats_of(file.read(32)) or formats
+        with pixel_limit(None), Image.open(file, formats=known) as image:
             yield image
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _pillow_header(path: Path) -> ImageHeader:
-    with _open_pillow(path) as image:
+    with open_pillow(path) as image:
         width, height = image.size
+        several = image.format != "MPO" and getattr(image, "is_animated", False)
+        note = "the first of its frames is read" if several else None
         if image.mode.startswith("I"):  # 16-bit gray; older versions of Pillow widen it to 32 bits
             return ImageHeader(path, (height, width, 1), np.dtype(np.uint16), "pillow")
         mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
         if is_transparent(image):
             mode = {"L": "LA", "RGB": "RGBA"}[mode]
-        return ImageHeader(path, (height, width, _MODE_CHANNELS[mode]), np.dtype(np.uint8), "pillow", mode)
+        return ImageHeader(path, (height, width, _MODE_CHANNELS[mode]), np.dtype(np.uint8), "pillow", mode, note=note)
 
 
 def _read_pillow(header: ImageHeader) -> Shaped[NDArray, "h w c"]:
     pixels = np.empty(header.shape, dtype=header.dtype)
-    with _open_pillow(header.path) as image:
+    with open_pillow(header.path) as image:
         image.load()
         for rows in chunks(header.shape):  # conversions and copies of a strip at a time
             strip = image.crop((0, rows.start, header.shape[1], rows.stop))
@@ -222,11 +271,17 @@ def _read_opencv(header: ImageHeader) -> Shaped[NDArray, "h w c"]:
     import cv2
 
     try:
-        pixels = cv2.imread(str(header.path), cv2.IMREAD_UNCHANGED)
+        if header.page == (0,):
+            pixels = cv2.imread(str(header.path), cv2.IMREAD_UNCHANGED)
+        else:
+            pages = cv2.imreadmulti(str(header.path), header.page[0], 1, flags=cv2.IMREAD_UNCHANGED)[1]
+            pixels = pages[0] if pages else None
     except cv2.error as error:
         raise ValueError(f"OpenCV: {error.err or error}") from error
     if pixels is None:
         raise ValueError("OpenCV cannot decode it")
+    if header.orientation in _TURNED_BACK:
+        pixels = np.ascontiguousarray(_TURNED_BACK[header.orientation](pixels))
     height, width, channels = header.shape
     there = 1 if pixels.ndim == 2 else pixels.shape[2]
     if channels == 2 and there == 4:
@@ -287,24 +342,93 @@ def _tiff_header(path: Path) -> ImageHeader:
     from tifffile import PHOTOMETRIC
 
     with tifffile.TiffFile(path) as file:
-        page = file.pages.first
+        place, page, note = _largest_page(file)
         height, width, channels = int(page.imagelength), int(page.imagewidth), int(page.samplesperpixel)
-        kind = f"{page.photometric!s}, {page.bitspersample} bits"
+        kind = f"{_name(page.photometric)}, {page.bitspersample} bits, {_name(page.compression)}"
         usual = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB)
         dtype = page.dtype
+        found = {"page": place, "note": note}
+        orientation = int(page.tags.valueof(ORIENTATION, 1))
         # OpenCV's reader converts palettes and JPEG's colors.
-        if page.photometric in (PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR) and page.bitspersample == 8:
-            return ImageHeader(path, (height, width, 3), np.dtype(np.uint8), "opencv")
+        if page.photometric in (PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR) and page.bitspersample == 8 and len(place) == 1:
+            eight_bits = np.dtype(np.uint8)
+            return ImageHeader(path, (height, width, 3), eight_bits, "opencv", orientation=orientation, **found)
         if page.photometric not in usual or dtype is None or page.axes not in ("YX", "YXS", "SYX"):
-            raise InputError(f"TIFF of kind {kind} is not supported", "Convert it to gray, RGB or RGBA", path)
+            which = f" (page {'.'.join(str(number + 1) for number in place)}, {width}×{height} pixels)"
+            which = which if note is not None else ""
+            problem = f"TIFF of kind {kind}{which} is not supported"
+            raise InputError(problem, "Convert it to gray, RGB or RGBA; develop a raw photograph", path)
         inverted = page.photometric == PHOTOMETRIC.MINISWHITE and dtype.kind in "u"
         if page.is_memmappable and not inverted:
             reader = "mapped"
         else:
             reader = "tifffile" if _tifffile_decodes(page) else "opencv"
+        if reader == "opencv" and len(place) > 1:
+            problem = f"the compression {_name(page.compression)} of its largest page is not supported"
+            raise InputError(problem, "Convert it to an uncompressed TIFF", path)
         return ImageHeader(
-            path, (height, width, channels), np.dtype(dtype), reader, white_is_zero=inverted and reader == "tifffile"
+            path,
+            (height, width, channels),
+            np.dtype(dtype),
+            reader,
+            white_is_zero=inverted and reader == "tifffile",
+            orientation=orientation,
+            nodata=_nodata(page, np.dtype(dtype)),
+            **found,
         )
+
+
+def _largest_page(file: TiffFile) -> tuple[tuple[int, ...], TiffPage, str | None]:
+    """The page of a TIFF with the most pixels: its place, itself, and a note if there are others of which it could be
+    taken for one."""
+    pages = [(place, page) for place, page in _all_pages(file.pages) if not page.subfiletype & _IS_MASK]
+    place, page = max(pages, key=lambda found: found[1].imagewidth * found[1].imagelength)  # the first of equals
+    size = f"{page.imagewidth}×{page.imagelength} pixels"
+    equals = sum((other.imagewidth, other.imagelength) == (page.imagewidth, page.imagelength) for _, other in pages)
+    if place != (0,):
+        number = ".".join(str(index + 1) for index in place)
+        first = tiff_page(file, (0,))
+        note = f"page {number} is read, the largest ({size}); the first has {first.imagewidth}×{first.imagelength}"
+        return place, page, note
+    return place, page, f"the first of its {equals} pages of {size} is read" if equals > 1 else None
+
+
+def _all_pages(pages: TiffPages, above: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], TiffPage]]:
+    """All pages of a TIFF, each before those below it, with its place."""
+    for index, page in enumerate(cast("Iterable[TiffPage]", pages)):  # others are made on request only
+        yield (*above, index), page
+        if page.pages is not None and len(above) < _DEEPEST:
+            yield from _all_pages(page.pages, (*above, index))
+
+
+def tiff_page(file: TiffFile, place: tuple[int, ...]) -> TiffPage:
+    """The page at a place that `ImageHeader.page` names."""
+    pages: Any = file.pages
+    page = pages[place[0]]
+    for index in place[1:]:
+        page = page.pages[index]
+    return page
+
+
+def _nodata(page: TiffPage, dtype: np.dtype) -> float | None:
+    """The value of samples that have no data; NaN in a map of floats that names none. None: all have."""
+    text = page.tags.valueof(GDAL_NODATA)
+    is_float = dtype.kind == "f"
+    if text is None:
+        return math.nan if is_float and GEO_KEYS in page.tags else None
+    try:
+        value = float(str(text).strip("\0 "))
+    except ValueError:
+        return math.nan if is_float else None
+    if is_float:
+        return value
+    limits = np.iinfo(dtype)
+    return value if value.is_integer() and limits.min <= value <= limits.max else None
+
+
+def _name(value: Any) -> str:
+    """The name of an enumeration's value, or the number where it has none."""
+    return str(getattr(value, "name", value))
 
 
 def _tifffile_decodes(page) -> bool:
@@ -323,9 +447,10 @@ def _read_tiff(header: ImageHeader, on_disk: bool) -> Shaped[NDArray, "h w c"]:
     import tifffile
 
     with tifffile.TiffFile(header.path) as file:
-        page = file.pages.first
+        page = tiff_page(file, header.page)
         if header.reader == "mapped":
-            pixels = tifffile.memmap(header.path, page=0, mode="r")
+            stored = np.dtype(page.dtype).newbyteorder(file.byteorder)
+            pixels = np.memmap(header.path, stored, mode="r", offset=page.dataoffsets[0], shape=page.shape)
         else:
             pixels = _allocate(page.shape, header.dtype, on_disk)
             page.asarray(out=pixels, buffersize=TIFF_BUFFER)

@@ -1,10 +1,10 @@
 """Writes images tile by tile or strip by strip, so that an image of any size needs little memory.
 
-| suffix | written as |
-|---|---|
-| .tif, .tiff | tiles, deflate, any integer or float; BigTIFF from 4 GB on |
-| .png | 8 or 16 bits |
-| .npy | any integer or float |
+| suffix | written as | with |
+|---|---|---|
+| .tif, .tiff | tiles, deflate, any integer or float; BigTIFF from 4 GB on | color profile, EXIF, place on the earth |
+| .png | 8 or 16 bits | color profile, EXIF |
+| .npy | any integer or float | |
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rich.progress import Progress
 
 from common_ns.data.files import written_whole
 from common_ns.errors import InputError
+from miner_ns.image_tags import ImageTags
 from miner_ns.signal import chunks
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".npy")
@@ -56,7 +57,12 @@ def check_image_path(path: Path | str, dtype: DTypeLike) -> Path:
 
 
 def write_image(
-    path: Path | str, shape: tuple[int, ...], dtype: DTypeLike, read_box: ReadBox, progress: bool = False
+    path: Path | str,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    read_box: ReadBox,
+    progress: bool = False,
+    tags: ImageTags | None = None,
 ) -> Path:
     """Write an image of any size in bounded memory, whole or not at all.
 
@@ -66,6 +72,7 @@ def write_image(
         dtype: type of the values; bool becomes 0 and 255.
         read_box: gives boxes of the image, row by row; each pixel is asked for once. `Signal.read_stored` is one.
         progress: show a progress bar.
+        tags: what the file says about the image beside its pixels, where its format can.
     Raises: InputError if the suffix does not fit or the file cannot be written.
     """
     path, dtype = check_image_path(path, dtype), np.dtype(dtype)
@@ -73,6 +80,7 @@ def write_image(
     assert height > 0 and width > 0 and 1 <= channels <= 4, shape
     is_bool = dtype.kind == "b"
     write = {".png": _write_png, ".npy": _write_npy}.get(path.suffix.lower(), _write_tiff)
+    tags = ImageTags() if tags is None else tags
     with Progress(transient=True, disable=not progress) as bar:
         task = bar.add_task(f"Writing {path.name}", total=height * width)
 
@@ -84,7 +92,7 @@ def write_image(
             return box * np.uint8(255) if is_bool else box
 
         with written_whole(path) as partial:
-            write(partial, (height, width, channels), np.dtype(np.uint8) if is_bool else dtype, read)
+            write(partial, (height, width, channels), np.dtype(np.uint8) if is_bool else dtype, read, tags)
     return path
 
 
@@ -101,7 +109,7 @@ def _strips(shape: tuple[int, int, int], dtype: np.dtype, read: ReadBox) -> Iter
         yield strip
 
 
-def _write_npy(path: Path, shape: tuple[int, int, int], dtype: np.dtype, read: ReadBox) -> None:
+def _write_npy(path: Path, shape: tuple[int, int, int], dtype: np.dtype, read: ReadBox, tags: ImageTags) -> None:
     target = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     top = 0
     for strip in _strips(shape, dtype, read):
@@ -110,7 +118,7 @@ def _write_npy(path: Path, shape: tuple[int, int, int], dtype: np.dtype, read: R
     target.flush()
 
 
-def _write_tiff(path: Path, shape: tuple[int, int, int], dtype: np.dtype, read: ReadBox) -> None:
+def _write_tiff(path: Path, shape: tuple[int, int, int], dtype: np.dtype, read: ReadBox, tags: ImageTags) -> None:
     import tifffile
 
     height, width, channels = shape
@@ -124,7 +132,7 @@ def _write_tiff(path: Path, shape: tuple[int, int, int], dtype: np.dtype, read: 
                 yield tile if channels > 1 else tile[..., 0]
 
     size = height * width * channels * dtype.itemsize
-    with tifffile.TiffWriter(path, bigtiff=size >= BIG_TIFF_BYTES) as writer:
+    with tifffile.TiffWriter(path, bigtiff=size >= BIG_TIFF_BYTES, byteorder="<") as writer:
         writer.write(
             tiles(),
             shape=shape if channels > 1 else shape[:2],
@@ -138,10 +146,13 @@ def _write_tiff(path: Path, shape: tuple[int, int, int], dtype: np.dtype, read: 
             predictor=dtype.kind in "ui",
             maxworkers=1,
             metadata=None,
+            iccprofile=tags.profile_for(channels),
+            extratags=tags.of_tiff(),
         )
+    tags.add_exif_to_tiff(path)
 
 
-def _write_png(path: Path, shape: tuple[int, int, int], dtype: np.dtype, read: ReadBox) -> None:
+def _write_png(path: Path, shape: tuple[int, int, int], dtype: np.dtype, read: ReadBox, tags: ImageTags) -> None:
     """Write a PNG (specification: W3C, PNG third edition), filtering and compressing strip by strip."""
     height, width, channels = shape
     color_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
@@ -149,6 +160,11 @@ def _write_png(path: Path, shape: tuple[int, int, int], dtype: np.dtype, read: R
     with path.open("wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n")
         _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * dtype.itemsize, color_type, 0, 0, 0))
+        profile = tags.profile_for(channels)
+        if profile is not None:
+            _write_chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
+        if tags.exif is not None:
+            _write_chunk(file, b"eXIf", tags.exif)
         above = np.zeros(width * channels * dtype.itemsize, dtype=np.uint8)
         for strip in _strips(shape, dtype, read):
             for rows in chunks(strip.shape, FILTERED_SAMPLES):

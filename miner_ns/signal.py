@@ -36,6 +36,9 @@ class Signal:
         ndim: number of spatial axes.
         value_range: stored values that become 0 and 1. Default: found as said above, which reads through floats once.
         source: the file it was read from, for messages.
+        nodata: stored value of samples that have no data, as GeoTIFFs name it; NaN counts as such then too. These
+            samples do not count for the value range, and are read as its lower end. Types whose range is all that
+            they can hold keep their values.
     Raises: InputError if the array has no samples, another number of axes or another type, or holds NaN or infinity.
     """
 
@@ -45,6 +48,7 @@ class Signal:
         ndim: int,
         value_range: tuple[float, float] | None = None,
         source: Path | str | None = None,
+        nodata: float | None = None,
     ) -> None:
         if array.ndim not in (ndim, ndim + 1):
             problem = f"the array has shape {array.shape}"
@@ -62,7 +66,8 @@ class Signal:
         self.dtype = array.dtype.newbyteorder("=")
         self.source = source
         self.packed = False
-        self.value_range = find_value_range(self.array, source) if value_range is None else value_range
+        self.nodata = None if _has_fixed_range(self.dtype) else nodata
+        self.value_range = find_value_range(self.array, source, nodata) if value_range is None else value_range
 
     @classmethod
     def from_bits(
@@ -82,7 +87,7 @@ class Signal:
         signal = cls.__new__(cls)
         signal.array, signal.packed, signal.source = _read_only(bits), True, source
         signal.spatial_shape, signal.channels, signal.dtype = shape, 1, np.dtype(bool)
-        signal.value_range = (0.0, 1.0)
+        signal.value_range, signal.nodata = (0.0, 1.0), None
         return signal
 
     @classmethod
@@ -118,7 +123,8 @@ class Signal:
         return self.array.nbytes
 
     def read_stored(self, lower: Sequence[int], upper: Sequence[int]) -> Shaped[NDArray, "... c"]:
-        """A box as stored (bits as bool); what lies outside of the signal repeats its nearest sample.
+        """A box as stored (bits as bool); what lies outside of the signal repeats its nearest sample. Samples without
+        data have the least value of the range.
 
         Args:
             lower: first sample of the box along each axis; it may be negative.
@@ -130,6 +136,8 @@ class Signal:
         # The part of the box inside of the signal; at least the nearest sample, where nothing is inside.
         inner = [slice(min(max(r.start, 0), n - 1), max(min(r.stop, n), 1)) for r, n in zip(ranges, self.spatial_shape)]
         box = self._unpacked(inner) if self.packed else np.array(self.array[tuple(inner)], dtype=self.dtype)
+        if self.nodata is not None:
+            box[without_data(box, self.nodata)] = self.value_range[0]
         for axis, (wanted, there, n) in enumerate(zip(ranges, inner, self.spatial_shape)):
             if wanted.start < 0 or wanted.stop > n:
                 nearest = np.clip(np.arange(wanted.start, wanted.stop), there.start, there.stop - 1)
@@ -242,7 +250,21 @@ def chunks(shape: Sequence[int], samples: int = CHUNK_SAMPLES) -> Iterator[slice
         yield slice(start, min(start + rows, shape[0]))
 
 
-def find_value_range(array: Shaped[NDArray, "..."], source: Path | str | None = None) -> tuple[float, float]:
+def without_data(values: Shaped[NDArray, "..."], nodata: float) -> Bool[NDArray, "..."]:
+    """Which stored values stand for no data: those equal to `nodata` in their type, and NaN."""
+    if values.dtype.kind == "f":
+        return (values == values.dtype.type(nodata)) | np.isnan(values)
+    return values == nodata
+
+
+def _has_fixed_range(dtype: np.dtype) -> bool:
+    """Whether the values of a type are scaled by all that it can hold."""
+    return dtype.kind == "b" or (dtype.kind == "u" and dtype.itemsize <= 2)
+
+
+def find_value_range(
+    array: Shaped[NDArray, "..."], source: Path | str | None = None, nodata: float | None = None
+) -> tuple[float, float]:
     """The stored values that stand for 0 and 1.
 
     What the type can hold for bool, uint8 and uint16; the minimum and maximum of the array for other types, for which
@@ -251,28 +273,37 @@ def find_value_range(array: Shaped[NDArray, "..."], source: Path | str | None = 
     Args:
         array: spatial axes and channels.
         source: the file, for messages.
-    Raises: InputError if a float is NaN or infinite, saying where.
+        nodata: value of samples without data, which do not count; nor does NaN then.
+    Raises: InputError if a float is NaN or infinite, saying where, or no sample has data.
     """
-    if array.dtype.kind == "b":
-        return 0.0, 1.0
-    if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
-        return 0.0, float(np.iinfo(array.dtype).max)
-    low, high = find_extremes(array, source)
+    if _has_fixed_range(array.dtype):
+        return 0.0, 1.0 if array.dtype.kind == "b" else float(np.iinfo(array.dtype).max)
+    low, high = find_extremes(array, source, nodata)
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def find_extremes(array: Shaped[NDArray, "..."], source: Path | str | None = None) -> tuple[float, float]:
-    """Minimum and maximum of an array of numbers with channels, read chunk by chunk.
+def find_extremes(
+    array: Shaped[NDArray, "..."], source: Path | str | None = None, nodata: float | None = None
+) -> tuple[float, float]:
+    """Minimum and maximum of an array of numbers with channels, read chunk by chunk. Arguments as `find_value_range`.
 
-    Raises: InputError if a value is NaN or infinite, saying where.
+    Raises: InputError if a value is NaN or infinite, saying where, or no sample has data.
     """
     low, high = math.inf, -math.inf
     for rows in chunks(array.shape):
         part = array[rows]
+        if nodata is not None:
+            has_data = ~without_data(part, nodata)
+            if not has_data.all():
+                if not has_data.any():
+                    continue
+                part = np.where(has_data, part, part[has_data][0])
         smallest, largest = float(part.min()), float(part.max())
         if not (math.isfinite(smallest) and math.isfinite(largest)):
             raise _not_finite(part, rows.start, source)
         low, high = min(low, smallest), max(high, largest)
+    if low > high:
+        raise InputError(f"no value is other than {nodata:g}, which stands for no data", "Give one with data", source)
     return low, high
 
 

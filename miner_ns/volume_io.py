@@ -31,6 +31,7 @@ from common_ns.data.damaged import damage_explained
 from common_ns.data.files import require_file, written_whole
 from common_ns.data.memory import require_memory
 from common_ns.errors import InputError
+from common_ns.meshing.reading import load_geometry, require_finite
 from miner_ns.arrays import array_header, load_array, load_member
 from miner_ns.signal import Signal, chunks, find_extremes
 from miner_ns.voxelize import Grid, VoxelizeOptions, Voxels, voxelize
@@ -53,24 +54,10 @@ def read_mesh(path: Path | str) -> MeshArrays:
         raise InputError(f"the suffix {path.suffix!r} is no mesh format", f"Use {', '.join(MESH_SUFFIXES)}", path)
     # The file is read whole; vertices and triangles take at least as much again.
     require_memory(2 * path.stat().st_size, "reading the mesh", "Decimate the mesh", path)
-    import trimesh
-
-    try:
-        mesh = trimesh.load(path, force="mesh", process=False)
-    except Exception as error:  # its readers of many formats raise whatever comes up
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"the mesh cannot be read ({reason})", "Write it again; it may be cut off", path) from error
-    vertices = np.asarray(getattr(mesh, "vertices", ()), dtype=np.float64).reshape(-1, 3)
-    faces = np.asarray(getattr(mesh, "faces", ()), dtype=np.int64).reshape(-1, 3)
+    _, vertices, faces = load_geometry(path)
     if len(faces) == 0:
         raise InputError("the mesh has no triangles", "Give a surface; it may be cut off, or hold only points", path)
-    if faces.min() < 0 or faces.max() >= len(vertices):
-        problem = f"a triangle has vertex {faces.max()} of {len(vertices)}"
-        raise InputError(problem, "Write it again; it may be cut off", path)
-    finite = np.isfinite(vertices).all(axis=1)
-    if not finite.all():
-        first = int(np.argmin(finite))
-        raise InputError(f"vertex {first} is at {vertices[first].tolist()}", "Correct or remove it", path)
+    require_finite(vertices, path)
     return vertices, faces
 
 

@@ -189,7 +189,7 @@ def open_photo(file: Path | str, verb: str = "read", what: str = "image") -> Ite
         # By its name, Pillow would map a gray TIFF into memory, and then mixes up the pixels of one that is turned.
         with file.open("rb") as opened:
             start = opened.read(32)
-            with _pixel_limit(None), Image.open(opened, formats=_formats(start)) as image:
+            with pixel_limit(None), Image.open(opened, formats=formats_of(start)) as image:
                 width, height = image.size
                 needed = BYTES_PER_PIXEL * width * height
                 require_memory(needed, f"decoding {width}×{height} pixels", "Replace it by a smaller one", file)
@@ -216,7 +216,7 @@ def parsers_open_any_photo(data: Path | str) -> Iterator[None]:
     available = available_memory()
     try:
         # Pillow refuses twice the limit, and a pixel takes 4 bytes.
-        with _pixel_limit(None if available is None else available // 8):
+        with pixel_limit(None if available is None else available // 8):
             yield
     except (Image.DecompressionBombError, OSError) as error:
         file = _opened_by_pillow(error)
@@ -276,10 +276,10 @@ def _decoded(image: ImageFile.ImageFile, file: Path) -> UInt8[NDArray, "h w c"]:
             channels.append(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8))
         return np.stack(channels, axis=-1)
     transparent = is_transparent(image)
-    if image.mode == "La":  # premultiplied, which Pillow turns back to LA alone
-        image = image.convert("LA")
+    # Pillow turns premultiplied gray back to LA alone.
+    straight: Image.Image = image.convert("LA") if image.mode == "La" else image
     mode = "RGBA" if transparent else "RGB"
-    return np.asarray(image if image.mode == mode else image.convert(mode))
+    return np.asarray(straight if straight.mode == mode else straight.convert(mode))
 
 
 def _has_deep_colors(image: ImageFile.ImageFile, file: Path) -> bool:
@@ -353,14 +353,14 @@ def _times(size: Sequence[int]) -> str:
     return f"{size[0]}×{size[1]}"
 
 
-def _formats(start: bytes) -> list[str] | None:
+def formats_of(start: bytes) -> list[str] | None:
     """Which of Pillow's readers reads a file with these first bytes; None: whichever knows it."""
     if start[4:8] != b"ftyp":
         return None
     if start[8:12] in (b"avif", b"avis") and features.check("avif"):
         return ["AVIF"]  # libheif's reader knows them too, and does not tell how they are turned
     _register_heif()
-    return None
+    return [name for name in ("HEIF", "AVIF") if name in Image.OPEN]
 
 
 @cache
@@ -379,7 +379,7 @@ _usual_limit: int | None = None
 
 
 @contextmanager
-def _pixel_limit(most: int | None) -> Iterator[None]:
+def pixel_limit(most: int | None) -> Iterator[None]:
     """Raise Pillow's limit on the pixels of an image, which all threads share: while several want another limit, the
     largest holds, and the last to leave restores the usual one.
 

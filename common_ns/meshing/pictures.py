@@ -10,8 +10,8 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
-from common_ns.data.files import require_file
 from common_ns.errors import InputError
+from common_ns.meshing.reading import load_geometry, require_finite
 
 LIGHT = np.array([0.3, 0.5, 1.0]) / np.linalg.norm([0.3, 0.5, 1.0])
 """Towards the light: right, up, and back to the camera."""
@@ -36,16 +36,10 @@ class MeshPictures:
 
     def __post_init__(self) -> None:
         import open3d
-        import trimesh
 
         self._o3d = open3d
-        try:
-            mesh = trimesh.load(require_file(self.file, "mesh"), process=False, force="mesh")
-        except InputError:
-            raise
-        except Exception as error:  # its readers of many formats raise whatever comes up
-            problem = f"cannot be read as a mesh ({type(error).__name__}: {error})"
-            raise InputError(problem, "Give a ply, obj, glb, stl or off", self.file) from error
+        mesh, vertices, _ = load_geometry(self.file, remedy="Give a ply, obj, glb, stl or off")
+        require_finite(vertices, self.file)
         if not len(getattr(mesh, "faces", ())):
             raise InputError("has no faces", "Give a mesh; ns-mesh makes one of a run", self.file)
         self.faces = np.asarray(mesh.faces)

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from common_ns.data.files import require_file
 from common_ns.errors import InputError
+from common_ns.meshing.reading import load_geometry
 from depthnerf_ns.prepare.capture import Capture, frame_number, poses
 from depthnerf_ns.prepare.colmap_model import ColmapModel
 from depthnerf_ns.prepare.sparse import PointDepth, SparsePoints
@@ -63,16 +63,10 @@ def sparse_points(
 
 def _cloud(capture: Capture) -> SparsePoints:
     """The data set's point cloud; its views are those in which no other point hides it."""
-    import trimesh
-
     if "ply_file_path" not in capture.header:
         raise InputError("names no ply_file_path", "Choose another --reference", capture.source)
     file = Path(capture.header["ply_file_path"])
-    require_file(file, "point cloud")
-    try:
-        xyz = np.asarray(trimesh.load(file, process=False).vertices, dtype=np.float64)  # type: ignore[union-attr]
-    except Exception as error:  # its readers of many formats raise whatever comes up
-        raise InputError(f"the point cloud cannot be read ({error})", "Choose another --reference", file) from error
+    _, xyz, _ = load_geometry(file, "point cloud", "Choose another --reference")
     xyz = xyz[np.isfinite(xyz).all(axis=1)]
     places, points = [], []
     for view, size in enumerate(capture.sizes):

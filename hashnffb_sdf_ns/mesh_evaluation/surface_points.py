@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
-from common_ns.data.checks import require_path
-from common_ns.data.files import require_file
 from common_ns.errors import InputError
+from common_ns.meshing.reading import load_geometry, require_finite
 
 QUERY_CHUNK = 100_000
 """Points that are looked up at once."""
@@ -39,26 +38,10 @@ def read_geometry(path: Path | str) -> Geometry:
 
     Raises: InputError if it cannot be read, is empty, or a vertex is not finite.
     """
-    path = require_file(require_path(path, "mesh or point cloud"), "mesh or point cloud")
-    import trimesh
-
-    try:
-        loaded = trimesh.load(path, process=False)
-        if isinstance(loaded, trimesh.Scene):
-            loaded = loaded.to_mesh() if hasattr(loaded, "to_mesh") else loaded.dump(concatenate=True)
-    except Exception as error:  # its readers of many formats raise whatever comes up
-        problem = f"cannot be read as a mesh ({type(error).__name__}: {error})"
-        raise InputError(problem, "Write it again; it may be cut off", path) from error
-    vertices = np.asarray(getattr(loaded, "vertices", ()), dtype=np.float64).reshape(-1, 3)
-    faces = np.asarray(getattr(loaded, "faces", ()), dtype=np.int64).reshape(-1, 3)
+    loaded, vertices, faces = load_geometry(path, "mesh or point cloud")
     if len(vertices) == 0:
         raise InputError("the file holds no points", "Give a mesh or a point cloud", path)
-    if len(faces) and not (faces.min() >= 0 and faces.max() < len(vertices)):
-        problem = f"a triangle has vertex {faces.max()} of {len(vertices)}"
-        raise InputError(problem, "Write it again; it may be cut off", path)
-    if not np.isfinite(vertices).all():
-        first = int(np.argmin(np.isfinite(vertices).all(axis=1)))
-        raise InputError(f"vertex {first} is at {vertices[first].tolist()}", "Correct or remove it", path)
+    require_finite(vertices, path)
     normals = None
     if len(faces) == 0:
         normals = _stored_normals(loaded, len(vertices))

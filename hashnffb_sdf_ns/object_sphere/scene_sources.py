@@ -11,8 +11,8 @@ from jaxtyping import Float, UInt8
 from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
 
-from common_ns.data.files import require_file
 from common_ns.errors import InputError
+from common_ns.meshing.reading import load_geometry
 from hashnffb_sdf_ns.idr_data.layout import IdrFiles
 from hashnffb_sdf_ns.object_sphere.mask_checks import check_agreement, check_contents, mask_files_of, views_of
 from hashnffb_sdf_ns.object_sphere.normalization import Extent, Source, extent_of_masks, scene_extent
@@ -40,15 +40,7 @@ def read_points(file: Path) -> tuple[Float[NDArray, "n 3"], UInt8[NDArray, "n 3"
 
     Raises: InputError if it cannot be read.
     """
-    import trimesh
-
-    require_file(file, "file of points")
-    try:
-        cloud = trimesh.load(file, process=False)
-    except Exception as error:  # its readers raise whatever comes up
-        problem = f"the points cannot be read ({type(error).__name__}: {error})"
-        raise InputError(problem, "Write the file again, or remove it", file) from error
-    points = np.asarray(getattr(cloud, "vertices", ()), dtype=np.float64).reshape(-1, 3)
+    cloud, points, _ = load_geometry(file, "file of points", "Write it again, or remove it")
     colors = getattr(cloud, "colors", None)
     known = colors is not None and len(colors) == len(points) and len(points) > 0
     rgb = np.asarray(colors)[:, :3].astype(np.uint8) if known else np.full(points.shape, 128, np.uint8)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import tyro
 from jaxtyping import Shaped
+from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
 
 from common_ns.data.files import require_writable
@@ -17,6 +19,7 @@ from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from common_ns.scripts.mesh import load_pipeline
 from miner_ns.hierarchy import Hierarchy
+from miner_ns.image_tags import ImageTags, read_tags
 from miner_ns.image_writer import check_image_path, write_image
 from miner_ns.pyramid import paste_blocks
 
@@ -25,7 +28,8 @@ from miner_ns.pyramid import paste_blocks
 class DecodeCommand:
     """Write the image that a MINER run has learned, of any size, in bounded memory.
 
-    Level 0 is the image at its own size; level j at 1/2^j of it. Values are stored as the image stored them.
+    Level 0 is the image at its own size; level j at 1/2^j of it. Values are stored as the image stored them. The color
+    profile and EXIF of the image are kept (.tif, .png), and its place on the earth (.tif), scaled to the level.
     """
 
     load_config: Path
@@ -40,7 +44,8 @@ class DecodeCommand:
         from miner_ns.model import MinerModel
 
         require_writable(self.output_path)
-        model = load_pipeline(self.load_config).model
+        pipeline = load_pipeline(self.load_config)
+        model = pipeline.model
         if not isinstance(model, MinerModel) or not model.is_image:
             raise InputError("the run is not of an image", "Give the config of a miner-image run", self.load_config)
         hierarchy = model.fit.show()
@@ -56,7 +61,16 @@ class DecodeCommand:
         def read(lower: tuple[int, int], upper: tuple[int, int]) -> Shaped[NDArray, "h w c"]:
             return model.fit.to_stored(decode_box(hierarchy, self.level, lower, upper))
 
-        write_image(self.output_path, shape, dtype, read, progress=True)
+        tags = ImageTags()
+        if self.output_path.suffix.lower() != ".npy":
+            datamanager: Any = pipeline.datamanager
+            source = Path(datamanager.dataparser.config.data)
+            try:
+                tags = read_tags(source).at_level(self.level)
+            except InputError as error:  # the run needs the image no longer
+                text = f"Written without color profile, EXIF and place on the earth: {error}"
+                CONSOLE.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        write_image(self.output_path, shape, dtype, read, progress=True, tags=tags)
         print(f"Wrote {shape[1]}×{shape[0]} pixels to {self.output_path}")
         return self.output_path
 

@@ -314,6 +314,11 @@ ROWS = [
     Row("a point cloud", lambda folder: cloud(folder), refused="mesh.ply: the mesh has no triangles. Give a surface"),
     Row("empty", text("", "mesh.ply"), refused=NOT_READ),
     Row("text", text("hello", "mesh.stl"), refused="mesh.stl: the mesh"),
+    Row(
+        "vertices of two numbers",
+        text("v 0 0\nv 1 0\nv 1 1\nf 1 2 3\n"),
+        refused="mesh.obj: (the mesh cannot|a triangle)",
+    ),
     Row("cut PLY", spoilt(cut), refused=NOT_READ),
     Row("cut STL", spoilt(cut, "mesh.stl"), refused="mesh.stl: the mesh .* cut off"),
     Row("cut GLB", spoilt(cut, "mesh.glb"), refused=NOT_READ),

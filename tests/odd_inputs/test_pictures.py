@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import tifffile
 from PIL import Image
 
 from common_ns.data.checks import read_json
+from miner_ns.image_io import read_image
 from tests.odd_inputs.kit import (
     Row,
     assert_ends_as_it_should,
@@ -180,6 +182,8 @@ def upright(orientation: int) -> np.ndarray:
     return turns[orientation](WIDE)
 
 
+CFA = [(33421, "H", 2, (2, 2), True), (33422, "B", 4, b"\0\1\1\2", True)]
+"""Tags of the colors of a raw picture."""
 WIDE = COLORS[:30]
 NOISE = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
 CLEAR = np.dstack([COLORS, HALF])
@@ -404,6 +408,184 @@ def test_photographs(row: Row, base_scene, tmp_path: Path, capfd) -> None:
     square = read_json(folder / "transforms.json")["h"] == read_json(folder / "transforms.json")["w"] == SIDE
     method = METHODS[ROWS.index(row) % len(METHODS) if square else 0]
     assert_ends_as_it_should(row, lambda: datamanager(method, folder, "nerfstudio-data"), capfd, tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Single images, which MINER fits
+
+HEIGHTS = (100 + 5 * x[:30] + y[:30]).astype(np.int16)
+"""A map of heights."""
+GAPS = (x[:30] < 4) | (y[:30] > 25)
+"""Where it has no data."""
+GEO_KEYS = (34735, "H", 8, (1, 1, 0, 1, 1025, 0, 1, 1), True)
+VIEW = COLORS[:24, :32]
+"""A thumbnail."""
+
+
+def nodata(text: str) -> tuple:
+    return (42113, "s", 0, text, True)
+
+
+def one(save: Callable[[Path], Any], name: str = "image") -> Callable[[Path], Path]:
+    """A `Row.make` that writes one image and returns where it is."""
+
+    def make(folder: Path) -> Path:
+        save(folder / name)
+        return folder / name
+
+    return make
+
+
+def pages(*all_pages: tuple[np.ndarray, dict[str, Any]]) -> Callable[[Path], None]:
+    """Writes a TIFF of several pages."""
+
+    def save(file: Path) -> None:
+        with tifffile.TiffWriter(file) as writer:
+            for values, options in all_pages:
+                writer.write(values, metadata=None, **options)
+
+    return save
+
+
+def reads(expected: np.ndarray, tolerance: float = 0.0, value_range: tuple | None = None) -> Callable[[Any], None]:
+    """The stored values, up to a mean difference, and what they are scaled by."""
+
+    def right(signal: Any) -> None:
+        found = signal.read_stored((0, 0), signal.spatial_shape)
+        assert found.shape == (*expected.shape, 1)[:3], found.shape
+        assert np.abs(found.reshape(expected.shape).astype(float) - expected).mean() <= tolerance
+        if value_range is not None:
+            assert signal.value_range == value_range
+            scaled = signal.read((0, 0), signal.spatial_shape)
+            assert scaled.min() == 0.0 and scaled.max() == 1.0
+
+    return right
+
+
+WITHOUT_GAPS = np.where(GAPS, HEIGHTS[~GAPS].min(), HEIGHTS)
+LIMITS = (float(HEIGHTS[~GAPS].min()), float(HEIGHTS[~GAPS].max()))
+RGB = {"photometric": "rgb"}
+
+IMAGE_ROWS = [
+    Row("HEIC", one(saved(COLORS, "HEIF", quality=95)), right=reads(COLORS, 3.0)),
+    Row("AVIF", one(saved(COLORS, "AVIF", quality=95)), right=reads(COLORS, 3.0)),
+    Row("WebP", one(saved(COLORS, "WEBP", lossless=True)), right=reads(COLORS)),
+    Row(
+        "transparent palette",
+        one(saved(PALETTE, "PNG", transparency=USED)),
+        right=reads(np.dstack([PALETTE_COLORS, np.where(np.asarray(PALETTE) == USED, 0, 255)])),
+    ),
+    Row(
+        "animation",
+        one(saved(ANIMATION[0], "WEBP", save_all=True, append_images=ANIMATION[1:], lossless=True)),
+        right=reads(COLORS),
+        warns="image: the first of its frames is read",
+    ),
+    Row("EXIF 6", one(saved(WIDE, "PNG", exif=exif(6))), right=reads(WIDE)),
+    Row(
+        "thumbnail first",
+        one(pages((VIEW, RGB), (COLORS, RGB))),
+        right=reads(COLORS),
+        warns=r"image: page 2 is read, the largest \(40×40 pixels\); the first has 32×24",
+    ),
+    Row(
+        "thumbnail first, compressed",
+        one(pages((VIEW, RGB), (COLORS, RGB | {"compression": "zlib", "tile": (16, 16)}))),
+        right=reads(COLORS),
+        warns="page 2 is read",
+    ),
+    Row(
+        "thumbnail first, in a compression of OpenCV",
+        one(saved(Image.fromarray(VIEW), "TIFF", save_all=True, append_images=ANIMATION[:1], compression="tiff_lzw")),
+        right=reads(COLORS),
+        warns="page 2 is read",
+    ),
+    Row(
+        "the picture below a thumbnail, as in a DNG",
+        one(pages((VIEW, RGB | {"subifds": 2}), (COLORS[:30], RGB), (COLORS, RGB))),
+        right=reads(COLORS),
+        warns=r"page 1.2 is read, the largest \(40×40",
+    ),
+    Row(
+        "a raw picture below a thumbnail",
+        one(pages((VIEW, RGB | {"subifds": 1}), (DEEP[..., 0], {"photometric": 32803, "extratags": CFA}))),
+        refused="image: TIFF of kind CFA, .*page 1.1, 40×40 pixels.* is not supported. .*develop a raw photograph",
+    ),
+    Row("a pyramid", one(pages((COLORS, RGB), (COLORS[::2, ::2], RGB | {"subfiletype": 1}))), right=reads(COLORS)),
+    Row(
+        "a mask larger than the picture",
+        one(pages((VIEW, RGB), (HALF > 0, {"subfiletype": 4, "photometric": "mask"}))),
+        right=reads(VIEW),
+    ),
+    Row(
+        "a stack",
+        one(pages(*[(COLORS, RGB)] * 3)),
+        right=reads(COLORS),
+        warns="the first of its 3 pages of 40×40 pixels is read",
+    ),
+    Row(
+        "turned TIFF that OpenCV reads",
+        one(saved(Image.fromarray(WIDE), "TIFF", compression="tiff_lzw", tiffinfo={274: 8})),
+        right=reads(WIDE),
+    ),
+    # Maps
+    *(
+        Row(
+            f"{name} of {dtype}",
+            one(tiff(np.where(GAPS, value, HEIGHTS).astype(dtype), extratags=[GEO_KEYS, *tags], **options)),
+            right=reads(WITHOUT_GAPS, 0.0, LIMITS),
+            warns=re.escape(f"samples of {value:g} (or NaN)") + " have no data; without them, values are",
+        )
+        for name, dtype, value, tags, options in [
+            ("-9999", "int16", -9999, [nodata("-9999")], {}),
+            ("-9999, compressed,", "int32", -9999, [nodata("-9999")], {"compression": "zlib"}),
+            ("-9999", "float32", -9999, [nodata("-9999 ")], {}),
+            ("the least float", "float32", -3.4028234663852886e38, [nodata("-3.4028234663852886e+38")], {}),
+            ("NaN named", "float32", np.nan, [nodata("nan")], {}),
+            ("NaN not named", "float64", np.nan, [], {}),
+        ]
+    ),
+    Row(
+        "nodata that the type cannot hold",
+        one(tiff(HEIGHTS, extratags=[GEO_KEYS, nodata("-1e30")])),
+        right=reads(HEIGHTS, 0.0, (float(HEIGHTS.min()), float(HEIGHTS.max()))),
+    ),
+    Row("nodata in 8 bits", one(tiff(HALF, extratags=[GEO_KEYS, nodata("0")])), right=reads(HALF, 0.0, (0.0, 255.0))),
+    Row(
+        "nothing but nodata",
+        one(tiff(np.full((4, 5), -9999, np.int16), extratags=[GEO_KEYS, nodata("-9999")])),
+        refused="image: no value is other than -9999, which stands for no data",
+    ),
+    Row(
+        "NaN without a place on the earth",
+        one(tiff(np.where(GAPS, np.nan, HEIGHTS).astype(np.float32))),
+        refused="image: the value at row 0 column 0 channel 0 is nan",
+    ),
+    Row(
+        "infinity beside nodata",
+        one(tiff(np.where(GAPS, np.inf, HEIGHTS).astype(np.float32), extratags=[GEO_KEYS, nodata("-9999")])),
+        refused="channel 0 is inf",
+    ),
+    # No images
+    Row("empty image", one(lambda file: file.write_bytes(b"")), refused="image: the file is empty"),
+    Row("a pipe for an image", one(os.mkfifo), refused="image: the image is a named pipe"),
+    Row("a folder for an image", one(Path.mkdir), refused="image: the image is a folder"),
+    Row("cut HEIC for an image", one(cut(saved(COLORS, "HEIF"), 0.8)), refused="image: the image cannot be read"),
+    Row(
+        "100000×100000 pixels for an image",
+        one(png_header(100000, 100000)),
+        refused="image: an image of 100000×100000 pixels needs .* GiB of memory",
+    ),
+    Row(
+        "a film", one(lambda file: file.write_bytes(b"\0\0\0 ftypisom" + bytes(40))), refused="image: the image cannot"
+    ),
+]
+
+
+@pytest.mark.parametrize("row", IMAGE_ROWS, ids=ids(IMAGE_ROWS))
+def test_single_images(row: Row, tmp_path: Path, capfd) -> None:
+    path = row.make(tmp_path)
+    assert_ends_as_it_should(row, lambda: read_image(path), capfd, tmp_path)
 
 
 def test_pictures_beyond_the_limit_of_pillow(base_scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,7 @@ def test_files_of_meshes_and_clouds(tmp_path):
 @pytest.mark.parametrize("content", [b"ply\nbroken", b""])
 def test_bad_files_are_explained(tmp_path, content):
     (tmp_path / "m.ply").write_bytes(content)
-    with pytest.raises(InputError, match="cannot be read as a mesh"):
+    with pytest.raises(InputError, match="the mesh or point cloud cannot be read"):
         read_geometry(tmp_path / "m.ply")
     with pytest.raises(InputError, match=r"the mesh or point cloud does not exist"):
         read_geometry(tmp_path / "missing.ply")
