@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -22,6 +22,9 @@ from numpy import ndarray
 from common_ns.data.files import require_file
 from common_ns.data.notes import note_once
 from common_ns.errors import InputError
+
+if TYPE_CHECKING:
+    from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 
 PARENTS = ("colmap/sparse", "sparse", "colmap", "")
 """Where a model may lie in a data set; of each, first in numbered folders."""
@@ -246,6 +249,41 @@ def find_model(data: Path, largest: bool = True) -> Path | None:
     return None
 
 
+def parser_content(model: Reconstruction, config: ColmapDataParserConfig) -> dict[str, Any]:
+    """What nerfstudio's `ColmapDataParser._get_all_images_and_cameras` makes of a model: the fields of a
+    transforms.json, with poses as arrays. The same numbers for models that it can read, and right ones for quaternions
+    of any length, names with spaces in text models, and cameras that are its own under another name.
+
+    Raises: InputError if a camera's model has no counterpart in nerfstudio, or several are mixed.
+    """
+    from nerfstudio.data.utils.colmap_parsing_utils import qvec2rotmat
+
+    kind = model.camera_model(model.used_cameras)
+    fields = {camera.id: model.intrinsics(camera) for camera in model.used_cameras}
+    # COLMAP's guess of what is down, −y, becomes nerfstudio's, −z.
+    turn = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
+    folders = {"mask_path": config.masks_path, "depth_path": config.depths_path}
+    frames = []
+    for image in sorted(model.images, key=lambda image: image.id):
+        world_to_camera = np.eye(4)
+        world_to_camera[:3] = np.column_stack([qvec2rotmat(image.qvec), image.tvec])
+        pose = np.linalg.inv(world_to_camera)
+        pose[:3, 1:3] *= -1.0  # OpenCV axes to OpenGL's
+        if config.assume_colmap_world_coordinate_convention:
+            pose[:3] = turn @ pose[:3]
+        beside = {
+            field: (config.data / folder / image.name).with_suffix(".png").as_posix()
+            for field, folder in folders.items()
+            if folder is not None
+        }
+        path = (config.data / config.images_path / image.name).as_posix()
+        own = {"file_path": path, "transform_matrix": pose, "colmap_im_id": image.id, **fields[image.camera_id]}
+        frames.append({**own, **beside})
+    applied = {"applied_transform": np.column_stack([turn, np.zeros(3)]).tolist()}
+    applied = applied if config.assume_colmap_world_coordinate_convention else {}
+    return {"frames": frames, **applied, "camera_model": kind}
+
+
 def check_model(folder: Path, needs_points: bool = True) -> None:
     """Check a COLMAP model as nerfstudio's `colmap` dataparser reads it.
 
@@ -348,7 +386,8 @@ def read_images(file: Path, normalize: bool = True) -> list[ColmapImage]:
         if not normalize and abs(length - 1.0) > UNIT_TOLERANCE:
             problem = f"the quaternion of the image {image.name} has length {length:.6g}"
             raise InputError(problem, "Write it with length 1, as COLMAP does", file)
-        images.append(replace(image, qvec=image.qvec / length))
+        rounding = abs(length - 1.0) < 1e-12  # as COLMAP writes them; what it wrote stays as it is
+        images.append(image if rounding else replace(image, qvec=image.qvec / length))
     _check_unique([image.id for image in images], "image", file)
     _check_unique([image.name for image in images], "image", file)
     return images

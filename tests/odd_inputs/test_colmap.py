@@ -15,7 +15,7 @@ import pytest
 from nerfstudio.data.utils import colmap_parsing_utils as host
 from PIL import Image
 
-from common_ns.data.colmap import check_model, find_model
+from common_ns.data.colmap import Reconstruction, check_model, find_model, parser_content
 from depthnerf_ns.prepare.capture import Capture, read_capture
 from depthnerf_ns.prepare.colmap_model import APPLIED, ColmapModel
 from tests.odd_inputs.kit import BaseScene, Row, assert_ends_as_it_should, fifo, ids, link_loop
@@ -489,6 +489,30 @@ def test_models_for_nerfstudios_parser(row: Row, base_scene: BaseScene, tmp_path
         parser = ColmapDataParserConfig(data=folder, colmap_path=Path("sparse/0"), downscale_factor=1).setup()
         outputs = parser.get_dataparser_outputs("train")
         assert len(outputs.image_filenames) == 14 and len(outputs.metadata["points3D_xyz"]) == POINTS
+
+
+@pytest.mark.parametrize("form", [".bin", ".txt"])
+@pytest.mark.parametrize("convention", [True, False])
+def test_content_for_nerfstudios_parser_is_its_own(base_scene: BaseScene, tmp_path: Path, form, convention):
+    """To the bit, on what it can read; and as for the plain model on what it cannot."""
+    from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+
+    folder = base_scene.copy("nerfstudio", tmp_path)
+    model(second_camera("RADIAL", *f1, 0.1, 0.0), form=form)(folder)
+    config = ColmapDataParserConfig(
+        data=folder,
+        masks_path=Path("masks"),
+        depths_path=Path("depths"),
+        assume_colmap_world_coordinate_convention=convention,
+    )
+    theirs = config.setup()._get_all_images_and_cameras(folder / "sparse/0")
+    ours = parser_content(Reconstruction.read(folder / "sparse/0"), config)
+    assert list(ours) == list(theirs)
+    for own, frame in zip(ours["frames"], theirs["frames"]):
+        np.testing.assert_array_equal(own.pop("transform_matrix"), frame.pop("transform_matrix"))
+        assert own == frame
+    assert len(ours["frames"]) == 17 and ours["camera_model"] == theirs["camera_model"]
+    assert ours.get("applied_transform") == theirs.get("applied_transform")
 
 
 def test_a_model_cut_at_any_byte(base_scene: BaseScene, tmp_path: Path):
