@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -22,6 +22,9 @@ from numpy import ndarray
 from common_ns.data.files import require_file
 from common_ns.data.notes import note_once
 from common_ns.errors import InputError
+
+if TYPE_CHECKING:
+    from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 
 PARENTS = ("colmap/sparse", "sparse", "colmap", "")
 """Where a model may lie in a data set; of each, first in numbered folders."""
@@ -59,12 +62,6 @@ SUPPORTED = {
 """nerfstudio's camera model that is the same as COLMAP's, but for the parameters that have to be 0."""
 HAS_TO_BE_0 = {"FULL_OPENCV": ("k4", "k5", "k6"), "THIN_PRISM_FISHEYE": ("p1", "p2", "sx1", "sy1")}
 """Parameters that nerfstudio's camera model lacks."""
-UNKNOWN_TO_NERFSTUDIO = ("FULL_OPENCV", "THIN_PRISM_FISHEYE", "SIMPLE_FISHEYE", "FISHEYE")
-"""Camera models that its `colmap` dataparser refuses, whatever their parameters are."""
-UNIT_TOLERANCE = 1e-3
-"""By which the length of a quaternion may differ from 1 where nobody gives it that length."""
-
-
 POINT = np.dtype([("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8")])
 """What points3D.bin has of a point, before the images that see it."""
 
@@ -130,13 +127,12 @@ class Reconstruction:
     """Suffix of the files they were read from."""
 
     @classmethod
-    def read(cls, folder: Path, form: str | None = None, normalize: bool = True):
+    def read(cls, folder: Path, form: str | None = None):
         """Read a model.
 
         Args:
             folder: that holds its files.
             form: suffix of those to read; None: .bin if they are there, else .txt.
-            normalize: give quaternions length 1, as COLMAP does; otherwise another length is an error.
         Raises: InputError that names the file, and the image or camera, if it is missing, cut off or damaged.
         """
         form = form or next((suffix for suffix in FORMS if _has_form(folder, suffix)), None)
@@ -144,7 +140,7 @@ class Reconstruction:
             problem = "is no COLMAP model: it lacks cameras and images (.bin or .txt)"
             raise InputError(problem, "Correct the path", folder)
         cameras = {camera.id: camera for camera in read_cameras(folder / f"cameras{form}")}
-        images = read_images(folder / f"images{form}", normalize)
+        images = read_images(folder / f"images{form}")
         if not images:
             raise InputError("the COLMAP model has no images", "Reconstruct the scene again", folder)
         for image in images:
@@ -246,8 +242,43 @@ def find_model(data: Path, largest: bool = True) -> Path | None:
     return None
 
 
-def check_model(folder: Path, needs_points: bool = True) -> None:
-    """Check a COLMAP model as nerfstudio's `colmap` dataparser reads it.
+def parser_content(model: Reconstruction, config: ColmapDataParserConfig) -> dict[str, Any]:
+    """What nerfstudio's `ColmapDataParser._get_all_images_and_cameras` makes of a model: the fields of a
+    transforms.json, with poses as arrays. The same numbers for models that it can read, and right ones for quaternions
+    of any length, names with spaces in text models, and cameras that are its own under another name.
+
+    Raises: InputError if a camera's model has no counterpart in nerfstudio, or several are mixed.
+    """
+    from nerfstudio.data.utils.colmap_parsing_utils import qvec2rotmat
+
+    kind = model.camera_model(model.used_cameras)
+    fields = {camera.id: model.intrinsics(camera) for camera in model.used_cameras}
+    # COLMAP's guess of what is down, −y, becomes nerfstudio's, −z.
+    turn = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
+    folders = {"mask_path": config.masks_path, "depth_path": config.depths_path}
+    frames = []
+    for image in sorted(model.images, key=lambda image: image.id):
+        world_to_camera = np.eye(4)
+        world_to_camera[:3] = np.column_stack([qvec2rotmat(image.qvec), image.tvec])
+        pose = np.linalg.inv(world_to_camera)
+        pose[:3, 1:3] *= -1.0  # OpenCV axes to OpenGL's
+        if config.assume_colmap_world_coordinate_convention:
+            pose[:3] = turn @ pose[:3]
+        beside = {
+            field: (config.data / folder / image.name).with_suffix(".png").as_posix()
+            for field, folder in folders.items()
+            if folder is not None
+        }
+        path = (config.data / config.images_path / image.name).as_posix()
+        own = {"file_path": path, "transform_matrix": pose, "colmap_im_id": image.id, **fields[image.camera_id]}
+        frames.append({**own, **beside})
+    applied = {"applied_transform": np.column_stack([turn, np.zeros(3)]).tolist()}
+    applied = applied if config.assume_colmap_world_coordinate_convention else {}
+    return {"frames": frames, **applied, "camera_model": kind}
+
+
+def check_model(folder: Path, needs_points: bool = True) -> Reconstruction:
+    """Read a COLMAP model for nerfstudio's `colmap` dataparser: cameras and images as .txt before .bin, as it does.
 
     Args:
         folder: that holds its files.
@@ -255,22 +286,15 @@ def check_model(folder: Path, needs_points: bool = True) -> None:
     Raises: InputError if it is damaged, or has something that the dataparser cannot use.
     """
     form = next((suffix for suffix in (".txt", ".bin") if (folder / f"cameras{suffix}").exists()), None)
-    model = Reconstruction.read(folder, form, normalize=False)
-    cameras = list(model.cameras.values())
-    model.camera_model(cameras)
-    unknown = next((camera for camera in cameras if camera.model in UNKNOWN_TO_NERFSTUDIO), None)
-    if unknown is not None:
-        raise model.refused(unknown)
-    spaced = next((image.name for image in model.images if len(image.name.split()) > 1), None)
-    if model.form == ".txt" and spaced is not None:
-        problem = f"the image name {spaced!r} holds a space, at which nerfstudio cuts the names of text models"
-        remedy = "Rename the image, or keep the model as .bin only (colmap model_converter --output_type BIN)"
-        raise InputError(problem, remedy, folder / "images.txt")
+    model = Reconstruction.read(folder, form)
+    model.camera_model(model.used_cameras)
     if needs_points:
+        # The dataparser reads them itself, .bin first.
         file = next((folder / f"points3D{suffix}" for suffix in FORMS if (folder / f"points3D{suffix}").exists()), None)
-        if file is None or not len(model.points if file.suffix == model.form else read_points(file)):
+        if file is None or not len(read_points(file)):
             problem = "the COLMAP model has no points (points3D.bin or .txt)"
             raise InputError(problem, "Export them as well, or add --load-3D-points False", folder)
+    return model
 
 
 def _numbered(parent: Path) -> list[Path]:
@@ -329,12 +353,9 @@ def read_cameras(file: Path) -> list[ColmapCamera]:
     return cameras
 
 
-def read_images(file: Path, normalize: bool = True) -> list[ColmapImage]:
-    """The images of a model.
+def read_images(file: Path) -> list[ColmapImage]:
+    """The images of a model, with quaternions of length 1.
 
-    Args:
-        file: images.bin or images.txt.
-        normalize: see `Reconstruction.read`.
     Raises: InputError if the file is missing or damaged, or holds impossible values.
     """
     images = []
@@ -345,10 +366,8 @@ def read_images(file: Path, normalize: bool = True) -> list[ColmapImage]:
             problem = f"the pose of the image {image.name} is {' '.join(f'{value:g}' for value in pose)}"
             remedy = "Remove the image from the model, or reconstruct the scene again"
             raise InputError(f"{problem} (a quaternion w x y z and a translation)", remedy, file)
-        if not normalize and abs(length - 1.0) > UNIT_TOLERANCE:
-            problem = f"the quaternion of the image {image.name} has length {length:.6g}"
-            raise InputError(problem, "Write it with length 1, as COLMAP does", file)
-        images.append(replace(image, qvec=image.qvec / length))
+        rounding = abs(length - 1.0) < 1e-12  # as COLMAP writes them; what it wrote stays as it is
+        images.append(image if rounding else replace(image, qvec=image.qvec / length))
     _check_unique([image.id for image in images], "image", file)
     _check_unique([image.name for image in images], "image", file)
     return images

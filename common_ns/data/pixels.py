@@ -159,7 +159,7 @@ class PixelStore:
         heights = np.array([len(self._rows(index)) for index in range(len(self._row_weights))])
         table = torch.from_numpy(np.concatenate([self._rows(index) for index in range(len(heights))])).to(self.device)
         first_row = torch.from_numpy(np.cumsum(heights) - heights).to(self.device)
-        image, row, _ = self.locate(bounds[:, 0]).unbind(dim=-1)
+        image, row, _ = self.locate(bounds[:, 0].contiguous()).unbind(dim=-1)
         return PixelRuns(bounds, table[first_row[image] + row])
 
     def _rows(self, index: int) -> Float[np.ndarray, " h"]:

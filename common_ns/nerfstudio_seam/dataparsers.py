@@ -36,7 +36,7 @@ from nerfstudio.data.utils.dataparsers_utils import (
 )
 
 from common_ns.data.checks import explained
-from common_ns.data.colmap import check_model, find_model
+from common_ns.data.colmap import Reconstruction, check_model, find_model, parser_content
 from common_ns.data.files import require_file
 from common_ns.data.formats import advice
 from common_ns.data.gate import check_outputs, check_positions
@@ -289,8 +289,16 @@ class ColmapReader(ColmapDataParser):
         if not (data / self.config.images_path).is_dir():
             problem = f"there is no folder {self.config.images_path} with the images of the COLMAP model"
             raise InputError(problem, "Name it with --images-path", data)
-        check_model(data / self.config.colmap_path, self.config.load_3D_points)
+        _ = self.model
         return super()._generate_dataparser_outputs(split, **kwargs)
+
+    @cached_property
+    def model(self) -> Reconstruction:
+        """The model, which is read once for all splits."""
+        return check_model(Path(self.config.data) / self.config.colmap_path, self.config.load_3D_points)
+
+    def _get_all_images_and_cameras(self, recon_dir: Path) -> dict[str, Any]:
+        return parser_content(self.model, self.config)
 
     def _setup_downscale_factor(
         self, image_filenames: list[Path], mask_filenames: list[Path], depth_filenames: list[Path]

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from nerfstudio.data.utils import colmap_parsing_utils as host
 from PIL import Image
 
-from common_ns.data.colmap import check_model, find_model
+from common_ns.data.colmap import Reconstruction, check_model, parser_content
+from common_ns.nerfstudio_seam.dataparsers import checked_outputs, set_up
 from depthnerf_ns.prepare.capture import Capture, read_capture
 from depthnerf_ns.prepare.colmap_model import APPLIED, ColmapModel
 from tests.odd_inputs.kit import BaseScene, Row, assert_ends_as_it_should, fifo, ids, link_loop
@@ -99,14 +101,14 @@ def second_camera(kind: str, *params: float) -> Callable[[SimpleNamespace], None
     return edit
 
 
-def renamed(name: str) -> Callable[[SimpleNamespace], None]:
-    """The first image is called otherwise, in the model and on disk."""
+def renamed(name: str, number: int = 1) -> Callable[[SimpleNamespace], None]:
+    """An image is called otherwise, in the model and on disk."""
 
     def edit(content: SimpleNamespace) -> None:
         target = content.folder / "images" / name
         target.parent.mkdir(exist_ok=True)
-        shutil.move(content.folder / "images" / content.images[1].name, target)
-        content.images[1] = content.images[1]._replace(name=name)
+        shutil.move(content.folder / "images" / content.images[number].name, target)
+        content.images[number] = content.images[number]._replace(name=name)
 
     return edit
 
@@ -439,20 +441,48 @@ def test_colmap_models(row: Row, base_scene: BaseScene, tmp_path: Path, capsys):
     assert_ends_as_it_should(row, product, capsys, folder)
 
 
-GATE = [
-    Row("binary", model(), right=lambda folder: None),
-    Row("text", model(form=".txt")),
-    Row("a space in a name", model(renamed("my photo 1.png"))),
-    Row(
-        "a space in a name, text",
-        model(renamed("my photo 1.png"), ".txt"),
-        r"images\.txt: the image name 'my photo 1\.png' holds a space.*keep the model as \.bin",
-    ),
-    Row("FULL_OPENCV", model(camera("FULL_OPENCV", *f2, *opencv, 0.03, 0, 0, 0)), r"FULL_OPENCV, which.*" + UNDISTORT),
-    Row(
-        "quaternion of length 2", model(of_image(1, qvec=lambda q: 2.0 * q)), r"test_0000\.png has length 2\. Write it"
-    ),
+def train_views(names: list[str], **values: float) -> Callable[[Any], None]:
+    """The training views begin with these, and the first of them has these intrinsics."""
+
+    def right(outputs: Any) -> None:
+        assert [Path(file).name for file in outputs.image_filenames][: len(names)] == names
+        assert len(outputs.image_filenames) == 14 and len(outputs.metadata["points3D_xyz"]) == POINTS
+        for name, value in {"fx": FOCAL, **values}.items():
+            assert float(getattr(outputs.cameras, name)[0]) == value
+        rotation = outputs.cameras.camera_to_worlds[:, :3, :3].double()
+        assert (rotation.transpose(1, 2) @ rotation - torch.eye(3)).abs().max() < 1e-5
+
+    return right
+
+
+def full_opencv(outputs: Any) -> None:
+    train_views(["test_0001.png"])(outputs)
+    found = outputs.cameras.distortion_params[0].tolist()
+    assert found == pytest.approx([0.05, 0.02, 0.03, 0.0, 0.001, 0.002])
+
+
+def without_points(outputs: Any) -> None:
+    assert len(outputs.image_filenames) == 14 and "points3D_xyz" not in outputs.metadata
+
+
+PARSED = [
+    Row("binary", model(), right=train_views(["test_0001.png", "test_0002.png"], fy=FOCAL + 1.0, cy=19.0)),
+    Row("text", model(form=".txt"), right=train_views(["test_0001.png", "test_0002.png"], fy=FOCAL + 1.0, cy=19.0)),
+    Row("in sparse/1", model(place="sparse/1"), right=train_views(["test_0001.png"])),
+    Row("the larger of two", model(also("sparse/0", fewer(5)), place="sparse/1"), right=train_views(["test_0001.png"])),
+    Row("a space in a name", model(renamed("my photo 1.png", 2)), right=train_views(["my photo 1.png"])),
+    Row("a space in a name, text", model(renamed("my photo 1.png", 2), ".txt"), right=train_views(["my photo 1.png"])),
+    Row("FULL_OPENCV", model(camera("FULL_OPENCV", *f2, *opencv, 0.03, 0, 0, 0)), right=full_opencv),
+    Row("FULL_OPENCV with k4", model(camera("FULL_OPENCV", *f2, *opencv, 0.03, 1, 0, 0)), r"with k4 = 1.*" + UNDISTORT),
+    Row("FOV", model(camera("FOV", *f2, 0.5)), r"camera 1 has COLMAP's camera model FOV.*" + UNDISTORT),
+    Row("quaternions of length 2", model(of_image(2, qvec=lambda q: 2.0 * q)), right=train_views(["test_0001.png"])),
     Row("no points3D", then(model(), model_file(Path.unlink, "points3D.bin")), r"no points.*--load-3D-points False"),
+    Row(
+        "no points3D, and none wanted",
+        then(model(), model_file(Path.unlink, "points3D.bin")),
+        right=without_points,
+        options={"load_3D_points": False},
+    ),
     Row("no points", model(lambda content: content.points.clear()), r"no points.*--load-3D-points False"),
     Row(
         "a point cut off", then(model(), cut("points3D.bin", 60)), r"points3D\.bin: the COLMAP file ends after 60 bytes"
@@ -472,23 +502,43 @@ GATE = [
         then(model(also("sparse/0", lambda c: None, ".txt")), model_file(lambda p: p.write_text("x"), "images.txt")),
         r"images\.txt: line 1 does not hold IMAGE_ID",
     ),
+    Row("nothing", lambda folder: (folder / "transforms.json").unlink(), r"DATA: there is no COLMAP model"),
 ]
-"""What nerfstudio's own `colmap` dataparser would read."""
+"""Read by the `colmap` dataparser, in a run of this suite."""
 
 
-@pytest.mark.parametrize("row", GATE, ids=ids(GATE))
-def test_models_for_nerfstudios_parser(row: Row, base_scene: BaseScene, tmp_path: Path, capsys):
+@pytest.mark.parametrize("row", PARSED, ids=ids(PARSED))
+def test_models_through_the_dataparser(row: Row, base_scene: BaseScene, tmp_path: Path, capsys):
+    from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+
     folder = base_scene.copy("nerfstudio", tmp_path)
     row.make(folder)
-    found = find_model(folder)
-    assert found is not None and found == folder / "sparse/0"
-    assert_ends_as_it_should(row, lambda: check_model(found), capsys, folder)
-    if row.refused is None:  # as promised, it reads them
-        from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+    config = ColmapDataParserConfig(data=folder, downscale_factor=1, **row.options)
+    assert_ends_as_it_should(row, lambda: checked_outputs(set_up(config), "train"), capsys, folder)
 
-        parser = ColmapDataParserConfig(data=folder, colmap_path=Path("sparse/0"), downscale_factor=1).setup()
-        outputs = parser.get_dataparser_outputs("train")
-        assert len(outputs.image_filenames) == 14 and len(outputs.metadata["points3D_xyz"]) == POINTS
+
+@pytest.mark.parametrize("form", [".bin", ".txt"])
+@pytest.mark.parametrize("convention", [True, False])
+def test_content_for_nerfstudios_parser_is_its_own(base_scene: BaseScene, tmp_path: Path, form, convention):
+    """To the bit, on what it can read; and as for the plain model on what it cannot."""
+    from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+
+    folder = base_scene.copy("nerfstudio", tmp_path)
+    model(second_camera("RADIAL", *f1, 0.1, 0.0), form=form)(folder)
+    config = ColmapDataParserConfig(
+        data=folder,
+        masks_path=Path("masks"),
+        depths_path=Path("depths"),
+        assume_colmap_world_coordinate_convention=convention,
+    )
+    theirs = config.setup()._get_all_images_and_cameras(folder / "sparse/0")
+    ours = parser_content(Reconstruction.read(folder / "sparse/0"), config)
+    assert list(ours) == list(theirs)
+    for own, frame in zip(ours["frames"], theirs["frames"]):
+        np.testing.assert_array_equal(own.pop("transform_matrix"), frame.pop("transform_matrix"))
+        assert own == frame
+    assert len(ours["frames"]) == 17 and ours["camera_model"] == theirs["camera_model"]
+    assert ours.get("applied_transform") == theirs.get("applied_transform")
 
 
 def test_a_model_cut_at_any_byte(base_scene: BaseScene, tmp_path: Path):
