@@ -581,9 +581,7 @@ IMAGE_ROWS = [
     # EXR
     Row(
         "colors of a layer",
-        one(
-            exr({"Layer.Combined.R": 0, "Layer.Combined.G": 1, "Layer.Combined.B": 2, "Layer.Depth.Z": 0}), "image.exr"
-        ),
+        one(exr({"L.Combined.R": 0, "L.Combined.G": 1, "L.Combined.B": 2, "L.Depth.Z": 0}), "image.exr"),
         right=reads(COLORS),
         warns="of its channels, L.Combined.R, L.Combined.G, L.Combined.B are read",
     ),
