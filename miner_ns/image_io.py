@@ -5,7 +5,7 @@
 | PNG, JPEG, BMP, GIF, WebP, JPEG 2000, AVIF, HEIC | Pillow; 16-bit color PNG: OpenCV | uint8 or uint16, in memory |
 | TIFF, uncompressed; .npy | memory map | any integer or float, on disk |
 | TIFF, compressed | tifffile, else OpenCV (LZW, JPEG, …) | any integer or float, in memory |
-| EXR | OpenCV | float32, in memory |
+| EXR | OpenCV; colors of a layer, such as `ViewLayer.Combined.R`: OpenEXR | float32, in memory |
 | .npz of one array | numpy | any integer or float, in memory |
 
 Images have 1 to 4 channels: gray, gray and alpha, RGB, RGBA, with alpha as it is stored. An orientation in the metadata
@@ -52,7 +52,7 @@ from miner_ns.signal import Signal, chunks
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPages
 
-Reader = Literal["pillow", "opencv", "tifffile", "mapped", "numpy"]
+Reader = Literal["pillow", "opencv", "openexr", "tifffile", "mapped", "numpy"]
 
 OPENCV_PIXELS = 2**30
 """OpenCV refuses larger images."""
@@ -103,6 +103,8 @@ class ImageHeader:
     """Which page of a TIFF is read; (1, 2): the third of those below the second."""
     orientation: int = 1
     """Of a TIFF that OpenCV reads, which turns it."""
+    layered: tuple[str, ...] = ()
+    """Channels of an EXR that belong to a layer, in order."""
     nodata: float | None = None
     """Value of samples of a GeoTIFF that have no data."""
     note: str | None = None
@@ -170,7 +172,7 @@ def read_image(path: Path | str, on_disk: bool = False) -> Signal:
     header = read_header(path)
     height, width, _ = header.shape
     on_disk = on_disk and header.reader == "tifffile"
-    if header.reader in ("pillow", "opencv", "tifffile") and not on_disk:
+    if header.reader in ("pillow", "opencv", "openexr", "tifffile") and not on_disk:
         # Pillow keeps its own copy, of 4 bytes a pixel for colors.
         own_copy = 4 * height * width if header.reader == "pillow" else 0
         what = f"an image of {width}×{height} pixels"
@@ -180,6 +182,8 @@ def read_image(path: Path | str, on_disk: bool = False) -> Signal:
             pixels = _read_pillow(header)
         elif header.reader == "opencv":
             pixels = _read_opencv(header)
+        elif header.reader == "openexr":
+            pixels = _read_openexr(header)
         elif header.reader == "numpy":
             pixels = load_array(header.path)
         else:
@@ -214,7 +218,7 @@ def _read_header(path: Path, start: bytes) -> ImageHeader:
     if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return _tiff_header(path)
     if start.startswith(b"\x76\x2f\x31\x01"):
-        return ImageHeader(path, _exr_shape(path), np.dtype(np.float32), "opencv")
+        return _exr_header(path)
     if start.startswith(b"\x89PNG\r\n\x1a\n") and len(start) >= 26:
         width, height, depth, color = struct.unpack(">IIBB", start[16:26])
         if depth == 16 and color != 0:  # Pillow would cut colors down to 8 bits
@@ -294,8 +298,18 @@ def _read_opencv(header: ImageHeader) -> Shaped[NDArray, "h w c"]:
     return pixels
 
 
-def _exr_shape(path: Path) -> tuple[int, int, int]:
-    """Height, width and channels of an OpenEXR file."""
+def _read_openexr(header: ImageHeader) -> Shaped[NDArray, "h w c"]:
+    import OpenEXR
+
+    with OpenEXR.File(str(header.path), separate_channels=True) as file:
+        channels = file.parts[0].channels
+        pixels = np.empty(header.shape, dtype=np.float32)
+        for number, name in enumerate(header.layered):
+            pixels[..., number] = channels[name].pixels
+        return pixels
+
+
+def _exr_header(path: Path) -> ImageHeader:
     with path.open("rb") as file:
         _, version = struct.unpack("<II", _exactly(file.read(8), 8))
         if version & _EXR_MULTIPART:
@@ -312,11 +326,21 @@ def _exr_shape(path: Path) -> tuple[int, int, int]:
         name, rest = rest.split(b"\0", 1)
         names.append(name.decode("latin-1"))
         rest = rest[16:]
+    height, width, floats = bottom - top + 1, right - left + 1, np.dtype(np.float32)
     colors = {"R", "G", "B"} & set(names)
-    if not colors and "Y" not in names:
+    if colors or "Y" in names:
+        count = 3 if colors or {"RY", "BY"} & set(names) else 1
+        return ImageHeader(path, (height, width, count + (count == 3 and "A" in names)), floats, "opencv")
+    layers = {name.rpartition(".")[0] for name in names}
+    found = [
+        tuple(f"{layer}.{color}" for color in wanted)
+        for layer in sorted(layers)
+        if (wanted := next((w for w in ("RGBA", "RGB", "Y", "V") if {f"{layer}.{c}" for c in w} <= set(names)), None))
+    ]
+    if len(found) != 1:
         raise InputError(f"the EXR file has the channels {', '.join(names)}", "Write it with R, G, B or Y", path)
-    count = 3 if colors or {"RY", "BY"} & set(names) else 1
-    return bottom - top + 1, right - left + 1, count + (count == 3 and "A" in names)
+    note = None if len(found[0]) == len(names) else f"of its channels, {', '.join(found[0])} are read"
+    return ImageHeader(path, (height, width, len(found[0])), floats, "openexr", layered=found[0], note=note)
 
 
 def _exr_string(file) -> str:

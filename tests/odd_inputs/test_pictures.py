@@ -447,6 +447,18 @@ def pages(*all_pages: tuple[np.ndarray, dict[str, Any]]) -> Callable[[Path], Non
     return save
 
 
+def exr(channels: dict[str, int]) -> Callable[[Path], None]:
+    """Writes an EXR whose channels, by their names, are those of COLORS."""
+
+    def save(file: Path) -> None:
+        import OpenEXR
+
+        planes = {name: np.ascontiguousarray(COLORS[..., number], np.float32) for name, number in channels.items()}
+        OpenEXR.File({}, planes).write(str(file))
+
+    return save
+
+
 def reads(expected: np.ndarray, tolerance: float = 0.0, value_range: tuple | None = None) -> Callable[[Any], None]:
     """The stored values, up to a mean difference, and what they are scaled by."""
 
@@ -565,6 +577,24 @@ IMAGE_ROWS = [
         "infinity beside nodata",
         one(tiff(np.where(GAPS, np.inf, HEIGHTS).astype(np.float32), extratags=[GEO_KEYS, nodata("-9999")])),
         refused="channel 0 is inf",
+    ),
+    # EXR
+    Row(
+        "colors of a layer",
+        one(exr({"L.Combined.R": 0, "L.Combined.G": 1, "L.Combined.B": 2, "L.Depth.Z": 0}), "image.exr"),
+        right=reads(COLORS),
+        warns="of its channels, L.Combined.R, L.Combined.G, L.Combined.B are read",
+    ),
+    Row("gray of a layer", one(exr({"Image.Y": 1}), "image.exr"), right=reads(COLORS[..., 1])),
+    Row(
+        "colors of two layers",
+        one(exr({f"{layer}.{color}": 0 for layer in "ab" for color in "RGB"}), "image.exr"),
+        refused="image.exr: the EXR file has the channels a.B, a.G, a.R, b.B, b.G, b.R. Write it with R, G, B or Y",
+    ),
+    Row(
+        "cut EXR",
+        one(cut(exr({f"a.{color}": 0 for color in "RGB"}), 0.7), "image.exr"),
+        refused="the image cannot be read",
     ),
     # No images
     Row("empty image", one(lambda file: file.write_bytes(b"")), refused="image: the file is empty"),
