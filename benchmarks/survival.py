@@ -98,12 +98,12 @@ def small_config(method: str, data: Path, output: Path, steps: int) -> Any:
         config.steps_per_save = 2
         config.max_num_iterations = 10**6  # MINER ends by itself
         model.fit = FitOptions(
-            num_levels=2, block_size=8, epochs=(300, 600), threshold=1e-7, hidden_dim=12, implementation="torch"
+            num_levels=2, block_size=8, epochs=(100, 200), threshold=1e-7, hidden_dim=12, implementation="torch"
         )
         if method == "miner-occupancy":
             config.pipeline.datamanager.dataparser = copy.deepcopy(all_dataparsers["miner-occupancy-data"])
             config.pipeline.datamanager.dataparser.data = config.data
-            config.pipeline.datamanager.dataparser.resolution = 24
+            config.pipeline.datamanager.dataparser.resolution = 16
     return config
 
 
@@ -484,7 +484,7 @@ class Run:
     """Methods, one of each family."""
     kills: int = 20
     """Of each family."""
-    steps: int = 200
+    steps: int = 120
     """Of a training."""
     disks: bool = True
     """Also fill a disk and lock folders; takes root."""

@@ -273,17 +273,19 @@ def prepare_command(config: Any, load_config: Path, command: Any) -> None:
     Args:
         config: of the run. Its folder becomes the one that its checkpoints lie in.
         load_config: where it was read.
-        command: with its options as attributes.
+        command: with its options as attributes. Of others than nerfstudio's, nothing is known.
     Raises: InputError if checkpoint or data are missing, or what the command writes cannot be written.
     """
-    require_outputs(command)
+    known = type(command).__module__.startswith("nerfstudio.scripts.")
+    if known:
+        require_outputs(command)
     file = checkpoint_of(config, load_config)
     found = CHECKPOINT.fullmatch(file.name)
     assert found is not None
     config.load_step = int(found[1])
     if file.parent == load_config.parent / config.relative_model_dir:
         config.folder = load_config.parent
-    require_data(config, load_config, getattr(command, "data", None))
+    require_data(config, load_config, getattr(command, "data", None) if known else None)
 
 
 def require_outputs(command: Any) -> None:
