@@ -6,6 +6,7 @@ it. It is computed for depth multiplied by a range of scales, and for both kinds
 
 - where depth has another unit than the poses, the residual is least at another scale than 1;
 - where ray distance is taken for z-depth, or the reverse, the other kind fits better at any scale;
+- where neither fits at any scale, and the inverse of the numbers does, they are disparity;
 - where the cameras move little compared with what they see, all scales fit alike, and the check cannot tell.
 """
 
@@ -15,6 +16,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -242,6 +244,35 @@ def _residuals(
     return _Residuals(scales, np.stack(per_view), np.mean(overlap, axis=0))
 
 
+@dataclass(frozen=True)
+class _InverseView(DepthView):
+    """A view whose file holds inverse depth, by assumption."""
+
+    middle: float = 1.0
+    """Stored number that is taken for the depth of the same number."""
+
+    @cached_property
+    def stored(self) -> Float[ndarray, "h w"]:
+        values = DepthView(self.file, self.cameras, self.index, self.contract, self.scale).stored.astype(np.float64)
+        return np.where(values > 0, self.middle**2 / np.where(values > 0, values, 1.0), 0.0)
+
+
+def _residual_of_inverse(pairs: Sequence[tuple[DepthView, list[DepthView]]], kind: DepthKind) -> float:
+    """The least median residual, at any scale, if the files hold the inverse of depth."""
+    first = pairs[0][0].stored
+    middle = float(np.median(first[first > 0]))
+    inverted: dict[Path, DepthView] = {}
+
+    def inverse(view: DepthView) -> DepthView:
+        made = _InverseView(view.file, view.cameras, view.index, view.contract, view.scale, middle)
+        return inverted.setdefault(view.file, made)
+
+    some = [(inverse(view), [inverse(o) for o in others]) for view, others in pairs[:: max(1, len(pairs) // 24)]]
+    coarse = _residuals(some, kind, COARSE_SCALES, COARSE_PIXELS)
+    fine = _residuals(some, kind, float(coarse.scales[coarse.best()]) * np.exp(FINE_STEPS), FINE_PIXELS)
+    return float(fine.pooled[fine.best()])
+
+
 def _judge(
     pairs: Sequence[tuple[DepthView, list[DepthView]]],
     kind: DepthKind,
@@ -264,6 +295,14 @@ def _judge(
 
     if telling < MIN_VIEWS:
         return DepthReport("unknown", f"{telling} views see what others see, too few to tell", "", *fixed)
+
+    if least > LARGE_RESIDUAL:
+        inverse = _residual_of_inverse(pairs, kind)
+        if inverse < min(GAIN * least, LARGE_RESIDUAL):
+            problem = f"the files hold inverse depth (disparity) rather than {KIND_NAMES[kind]}: taken for that, the "
+            problem += f"residual between views is {_percent(inverse)} instead of {_percent(least)}"
+            remedy = "Write depth, or make it with ns-depth-prepare --source mono --predictions FOLDER --mono-kind "
+            return DepthReport("wrong", problem, f"{remedy}inverse-depth", *fixed)
 
     prefer_swapped = _share(swapped.per_view[:, swapped.best()] < declared.per_view[:, declared.best()])
     # Noise hides the difference in each view, but not which kind most of them prefer.

@@ -114,6 +114,16 @@ def test_z_depth_declared_as_ray_distance_is_found(depth_scene, room):
         assert report.verdict == "wrong" and report.remedy == "Set --depth-kind z", report.summary()
 
 
+@pytest.mark.parametrize("numerator", [3e6, 3e7])
+def test_inverse_depth_is_found(depth_scene, room, tmp_path, numerator):
+    for number, data in enumerate((depth_scene, room)):
+        folder = copy(data, tmp_path / str(number))
+        edit_depth(folder, lambda d, _: np.where(d > 0, numerator / np.maximum(d, 1.0), 0.0).clip(0, 65534))
+        report = check(folder)
+        assert report.verdict == "wrong" and "the files hold inverse depth (disparity) rather than" in report.problem
+        assert "--mono-kind inverse-depth" in report.remedy
+
+
 def test_both_wrong_at_once(room):
     report = check(room, depth_kind="ray", depth_unit=1.3e-3)
     assert report.verdict == "wrong" and report.remedy == "Set --depth-kind z --depth-unit 0.001"
