@@ -37,12 +37,13 @@ from numpy.typing import NDArray
 
 from common_ns.data.checks import read_json
 from common_ns.data.masks import check_mask_sizes
+from common_ns.data.notes import note_once
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 from hashnffb_sdf_ns.idr_data.cameras import INITIAL_FILE, CameraFile, Similarity, decompose, read_camera_file
 from hashnffb_sdf_ns.idr_data.downscaled import downscaled_copies, downscaled_size, image_sizes
 from hashnffb_sdf_ns.idr_data.layout import IdrFiles, find_camera_file, find_files, pair_masks, pair_views
-from hashnffb_sdf_ns.object_sphere.mask_checks import mask_files_of
+from hashnffb_sdf_ns.object_sphere.mask_checks import are_white, mask_files_of
 from hashnffb_sdf_ns.object_sphere.scene_sources import (
     OriginalViews,
     agreement_of_masks,
@@ -264,6 +265,9 @@ def with_masks(
     Raises: InputError if nothing tells which belong together, or a mask has another size.
     """
     masks = files.unpaired_masks
+    if masks is not None and are_white(masks):
+        note_once(f"{masks[0].parent}: all masks are white everywhere, and say nothing: the data has no masks.")
+        return replace(files, masks=None, unpaired_masks=None)
     if masks is not None:
 
         def agreement(images: Sequence[int], positions: Sequence[int]) -> float:

@@ -13,6 +13,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 
 from common_ns.data.masks import check_mask_sizes, read_mask
 from common_ns.nerfstudio_seam.datamanager import FieldDataset
+from hashnffb_sdf_ns.object_sphere.mask_checks import alpha_shows_object
 
 
 class MaskedDataset(FieldDataset):
@@ -34,7 +35,9 @@ class MaskedDataset(FieldDataset):
         super().__init__(dataparser_outputs, scale_factor, check_files)
         files = self.metadata.get("object_mask_filenames")
         self.mask_files = None if files is None else [Path(file) for file in files]
-        self.metadata["has_masks"] = self.mask_files is not None or self.metadata["images_have_alpha"]
+        self.alpha_is_mask = self.mask_files is None and alpha_shows_object(dataparser_outputs.image_filenames)
+        """Whether the alpha of the images is the mask."""
+        self.metadata["has_masks"] = self.mask_files is not None or self.alpha_is_mask
         if self.mask_files is not None and check_files:
             cameras = dataparser_outputs.cameras
             sizes = torch.cat([cameras.width, cameras.height], dim=-1).reshape(-1, 2).tolist()
@@ -50,7 +53,7 @@ class MaskedDataset(FieldDataset):
         if self.mask_files is not None:
             width, height = int(self.cameras.width[image_idx]), int(self.cameras.height[image_idx])
             return read_mask(self.mask_files[image_idx], (width, height))[..., None]
-        if not self.metadata["images_have_alpha"]:
+        if not self.alpha_is_mask:
             return None
         image = self.get_numpy_image(image_idx) if image is None else image
         return image[..., 3:4]

@@ -38,10 +38,22 @@ Meaning = Literal["object", "valid"]
 
 
 def mask_files_of(images: Sequence[Path], masks: Sequence[Path] | None) -> list[Path] | None:
-    """The files that masks are read from: mask files where there are any, else images with alpha; None if neither."""
+    """The files that masks are read from: mask files where there are any, else images whose alpha says something; None
+    if neither."""
     if masks is not None:
         return list(masks)
-    return list(images) if images_have_alpha(images) else None
+    return list(images) if alpha_shows_object(images) else None
+
+
+def alpha_shows_object(images: Sequence[Path]) -> bool:
+    """Whether images have alpha, and it is not opaque in all of them, as editors add it that always save one."""
+    there = [Path(image) for image in images if Path(image).exists()]
+    return images_have_alpha(there) and not all(read_mask(file, alpha_only=True).min() == 255 for file in there)
+
+
+def are_white(masks: Sequence[Path]) -> bool:
+    """Whether masks are white everywhere, as NeuS's preparation writes them where there are none."""
+    return all(read_mask(file).mean() > 255.0 * WHOLE for file in masks)
 
 
 def views_of(
@@ -72,13 +84,12 @@ def views_of(
         return list(pool.map(view, some)), [masks[index] for index in some]
 
 
-def check_contents(views: Sequence[View], files: Sequence[Path], photographs: bool = False) -> None:
+def check_contents(views: Sequence[View], files: Sequence[Path]) -> None:
     """Look at each mask alone.
 
     Args:
         views: with their masks.
         files: their files.
-        photographs: the files are the images, whose alpha is the mask.
     Raises: InputError if one is empty, or all are white everywhere.
     """
     shares = np.array([view.mask.mean() for view in views])
@@ -87,9 +98,6 @@ def check_contents(views: Sequence[View], files: Sequence[Path], photographs: bo
         others = f", as are {len(empty) - 1} others of {len(files)}" if len(empty) > 1 else ""
         remedy = "Draw the object white on black, or remove the view; without the mask folder, training needs no masks"
         raise InputError(f"the mask is empty{others}", remedy, files[int(empty[0])])
-    if (shares > WHOLE).all() and photographs:
-        problem = "all images have an alpha channel that is opaque everywhere, and says nothing about the object"
-        raise InputError(problem, "Save the images without alpha", Path(files[0]).parent)
     if (shares > WHOLE).all():
         problem = "all masks are white everywhere, and say nothing about the object"
         raise InputError(problem, "Remove the mask folder to train without masks", Path(files[0]).parent)

@@ -100,7 +100,7 @@ def checked_extent(
         CONSOLE.print(f"[yellow]{error}")
 
     try:
-        check_contents(views, files, photographs)
+        check_contents(views, files)
     except InputError as error:
         found(error)
     extent = extent_of_masks(views, poses)

@@ -62,10 +62,6 @@ def inverted_mask(scene: Path) -> None:
     idr_scene.change_masks(scene, np.invert, only=3)
 
 
-def white_masks(scene: Path) -> None:
-    idr_scene.change_masks(scene, np.ones_like)
-
-
 def small_mask(scene: Path) -> None:
     Image.new("L", (5, 4)).save(scene / "mask" / "003.png")
 
@@ -102,7 +98,6 @@ def unknown_image(scene: Path) -> None:
         (empty_mask, "mask/003.png: the mask is empty. Draw the object white on black, or remove the view; "),
         (inverted_masks, "mask: the masks are inverted: they are white where the object is not. Invert them, "),
         (inverted_mask, "mask/003.png: 1 of 8 masks are inverted, unlike the others: 003.png. Invert them, "),
-        (white_masks, "mask: all masks are white everywhere, and say nothing about the object. Remove the mask folder"),
         (small_mask, "mask/003.png: the mask has 5×4 pixels, its image 48×36. Give masks the size of their images"),
         (singular, "cameras_sphere.npz: world_mat_2 is singular"),
         (no_cameras, ": there is no cameras_sphere.npz or cameras.npz. "),

@@ -548,11 +548,6 @@ IDR_ROWS = [
         refused=r"mask/003.png: the mask is a named pipe",
     ),
     Row(
-        "opaque alpha instead of masks",
-        in_order(no_splits, no_sphere, alpha_for_masks(lambda mask: mask.point(lambda value: 255))),
-        refused=r"DATA/image: all images have an alpha channel that is opaque everywhere, .* Save the images",
-    ),
-    Row(
         "alpha instead of masks",
         in_order(no_splits, no_sphere, alpha_for_masks(lambda mask: mask)),
         right=lambda found: alpha_agrees(*found),
@@ -642,6 +637,33 @@ def test_files_that_belong_together(row, base_scene, tmp_path, capsys):
     assert_ends_as_it_should(
         row, lambda: (parser.setup().get_dataparser_outputs("train"), base_scene.written), capsys, folder=folder
     )
+
+
+def has_no_masks(manager: Any) -> None:
+    assert "mask" not in manager.first_batch[1] and not manager.train_dataset.metadata["has_masks"]
+
+
+WITHOUT_MASKS = [
+    Row(
+        "opaque alpha instead of masks",
+        in_order(no_splits, no_sphere, alpha_for_masks(lambda mask: mask.point(lambda value: 255))),
+        right=has_no_masks,
+    ),
+    Row(
+        "white masks, as NeuS's preparation writes them",
+        lambda folder: [Image.new("L", (40, 40), 255).save(file) for file in (folder / "mask").iterdir()],
+        right=has_no_masks,
+        warns="all masks are white everywhere, and say nothing: the data has no masks",
+    ),
+]
+
+
+@pytest.mark.parametrize("row", WITHOUT_MASKS, ids=ids(WITHOUT_MASKS))
+def test_masks_that_say_nothing_are_none(row, base_scene, tmp_path, capsys):
+    folder = base_scene.copy("idr", tmp_path)
+    row.make(folder)
+    options = {} if (folder / "splits.json").exists() else {"eval_mode": "all"}
+    assert_ends_as_it_should(row, lambda: datamanager("hash-neus-small", folder, **options), capsys, folder=folder)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
