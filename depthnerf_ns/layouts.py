@@ -21,7 +21,9 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from common_ns.data.checks import check_pose, require_path
+from common_ns.data.damaged import damage_explained
 from common_ns.data.depth.contract import map_header
+from common_ns.data.files import require_file
 from common_ns.data.formats import advice
 from common_ns.data.images import photo_header
 from common_ns.errors import InputError
@@ -104,18 +106,18 @@ def read_scannet(data: Path) -> Rewritten:
             continue
         check_pose(pose, name, data / "pose" / f"{name}.txt")
         pose = pose * np.array([1.0, -1.0, -1.0, 1.0])  # OpenCV axes to OpenGL's
-        depth = require_path(data / "depth" / f"{name}.png", "depth map")
+        depth = require_file(data / "depth" / f"{name}.png", "depth map")
         frames.append(_frame(images[name], depth, pose))
     if not frames:
         raise InputError("no frame has a finite pose", "Extract the poses again", data / "pose")
-    color = _read_matrix(data / "intrinsic" / "intrinsic_color.txt")
+    color = _read_intrinsics(data / "intrinsic" / "intrinsic_color.txt")
     size = _image_size(Path(frames[0]["file_path"]))
     intrinsics = _intrinsics(color[0, 0], color[1, 1], color[0, 2], color[1, 2], size)
 
     pixel_map = None
     shape, _ = map_header(Path(frames[0]["depth_file_path"]))
     if shape[1::-1] != size:
-        depth = _read_matrix(data / "intrinsic" / "intrinsic_depth.txt")
+        depth = _read_intrinsics(data / "intrinsic" / "intrinsic_depth.txt")
         a, c = depth[0, 0] / color[0, 0], depth[1, 1] / color[1, 1]
         pixel_map = (a, depth[0, 2] - a * color[0, 2], c, depth[1, 2] - c * color[1, 2])
     note = f"Left out {lost} frames whose pose is not finite." if lost else ""
@@ -136,7 +138,9 @@ def read_matterport(data: Path) -> Rewritten:
     frames: list[dict[str, Any]] = []
     intrinsics: dict[str, float] = {}
     size = None
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    with damage_explained(require_file(file), "camera file"):
+        lines = file.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
         words = line.split()
         try:
             if words[:1] == ["intrinsics_matrix"]:
@@ -149,7 +153,7 @@ def read_matterport(data: Path) -> Rewritten:
                 # Positions in these images count from the bottom.
                 frame = {**intrinsics, "cy": size[1] - intrinsics["cy"]}
                 check_pose(pose, words[2], file)
-                frames.append({**frame, **_frame(color, require_path(depth, "depth map"), pose)})
+                frames.append({**frame, **_frame(color, require_file(depth, "depth map"), pose)})
         except InputError:
             raise
         except (ValueError, KeyError, IndexError) as error:
@@ -195,9 +199,18 @@ def _image_size(file: Path) -> tuple[int, int]:
 def _read_matrix(file: Path) -> Float[ndarray, "4 4"]:
     """A 4×4 matrix from a text file."""
     try:
-        matrix = np.loadtxt(require_path(file, "file"), dtype=np.float64)
+        matrix = np.loadtxt(require_file(file), dtype=np.float64)
     except ValueError as error:
         raise InputError(f"is not a table of numbers ({error})", "Extract it again", file) from error
     if matrix.shape != (4, 4):
         raise InputError(f"holds a table of shape {matrix.shape}", "It must hold a 4×4 matrix", file)
+    return matrix
+
+
+def _read_intrinsics(file: Path) -> Float[ndarray, "4 4"]:
+    """A 4×4 matrix with focal lengths in pixels and the principal point."""
+    matrix = _read_matrix(file)
+    if not np.isfinite(matrix).all() or not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
+        problem = f"the focal lengths are {matrix[0, 0]:g} and {matrix[1, 1]:g} pixels"
+        raise InputError(problem, "Extract the intrinsics again", file)
     return matrix

@@ -18,7 +18,8 @@ from numpy import ndarray
 from PIL import Image
 
 from common_ns.cameras.projection import decompose_projection
-from common_ns.data.checks import require_path
+from common_ns.data.damaged import damage_explained
+from common_ns.data.files import require_file
 from common_ns.data.images import photo_header
 from common_ns.errors import InputError
 
@@ -50,7 +51,7 @@ def read_monosdf(folder: Path, original_size: tuple[int, int] | None = None) -> 
         raise InputError(f"has no {' or '.join(CAMERA_FILES)} and NAME_rgb.png", "Correct the path", folder)
     images = sorted(folder.glob("*_rgb.png"))
     frames, size = [], (0, 0)
-    with np.load(require_path(file)) as matrices:
+    with damage_explained(file, "camera file"), np.load(require_file(file, "camera file")) as matrices:
         count = sum(name.startswith("world_mat_") and "inv" not in name for name in matrices.files)
         numbers = [int(m[0]) if (m := re.search(r"\d+(?=_rgb$)", image.stem)) else -1 for image in images]
         if not all(0 <= number < count for number in numbers):  # other names: in their order

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -160,6 +161,16 @@ def npz_bomb(file: Path, _: np.ndarray) -> None:
     np.lib.format.write_array_header_1_0(header, fields)  # type: ignore[arg-type]
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("depth.npy", header.getvalue() + bytes(2**20))
+
+
+def exr_bomb(file: Path, depth: np.ndarray) -> None:
+    """An EXR of 60000×60000 pixels, as its header says."""
+    exr(lambda d: {"Z": d})(file, depth)
+    content = file.read_bytes()
+    for name in (b"dataWindow", b"displayWindow"):
+        start = content.index(name + b"\0box2i\0") + len(name) + 11
+        content = content[:start] + np.array([0, 0, 59999, 59999], "<i4").tobytes() + content[start + 16 :]
+    file.write_bytes(content)
 
 
 class Malicious:
@@ -397,6 +408,7 @@ ROWS = [
     ),
     Row("a PNG bomb", first(png_bomb), r"train_0000\.png: the depth map states the size 60000×60000"),
     Row("an npz bomb", first(npz_bomb, ".npz"), r"train_0000\.npz: the depth map states the size 60000×60000"),
+    Row("an EXR bomb", first(exr_bomb, ".exr"), r"train_0000\.exr: the depth map states the size 60000×60000"),
     Row("a named pipe", first(lambda f, d: fifo(f)), r"train_0000\.png: the depth map is a named pipe"),
     Row("a folder", first(lambda f, d: f.mkdir()), r"train_0000\.png: the depth map is a folder\. Name a file"),
     Row(
@@ -492,6 +504,90 @@ def test_depth_files(row: Row, base_scene: BaseScene, tmp_path: Path, capsys):
         else:
             file = Path(outputs.metadata["depth_filenames"][index])
             depth = load_depth(file, contract, (SIZE, SIZE)).astype(np.float32) * contract.unit
+        return SimpleNamespace(outputs=outputs, depth=depth, truth=truth)
+
+    assert_ends_as_it_should(row, product, capsys, folder)
+
+
+def as_scannet(folder: Path, pixels: int = SIZE) -> Path:
+    """The capture in ScanNet's layout, with depth of so many rows and columns, and intrinsics of its own for it."""
+    content = json.loads((folder / "transforms.json").read_text())
+    for name in ("color", "depth", "pose", "intrinsic"):
+        (folder / "scan" / name).mkdir(parents=True)
+    for number, frame in enumerate(content["frames"]):
+        Image.open(folder / frame["file_path"]).convert("RGB").save(folder / f"scan/color/{number}.jpg")
+        depth = Image.open(folder / frame["depth_file_path"])
+        depth.resize((pixels, pixels), Image.Resampling.NEAREST).save(folder / f"scan/depth/{number}.png")
+        np.savetxt(folder / f"scan/pose/{number}.txt", np.array(frame["transform_matrix"]) @ np.diag([1, -1, -1, 1]))
+    matrix = np.eye(4)
+    matrix[[0, 1, 0, 1], [0, 1, 2, 2]] = content["fl_x"], content["fl_y"], content["cx"], content["cy"]
+    np.savetxt(folder / "scan/intrinsic/intrinsic_color.txt", matrix)
+    np.savetxt(folder / "scan/intrinsic/intrinsic_depth.txt", np.diag([pixels / SIZE, pixels / SIZE, 1, 1]) @ matrix)
+    return folder / "scan"
+
+
+def scan(change: Callable[[Path], Any], pixels: int = SIZE) -> Callable[[Path], None]:
+    return lambda folder: change(as_scannet(folder, pixels))
+
+
+def halved(found: SimpleNamespace) -> None:
+    """Each number stands for 2×2 pixels."""
+    np.testing.assert_allclose(found.depth[::2, ::2], found.depth[1::2, 1::2])
+    near = (found.depth > 0) & (found.truth > 0)
+    assert near.sum() > 200 and np.median(np.abs(found.depth - found.truth)[near]) < 0.05
+
+
+SCANS = [
+    Row("plain", scan(lambda data: None), right=assumed("")),
+    Row("depth of half the size", scan(lambda data: None, SIZE // 2), right=halved),
+    Row(
+        "a lost pose",
+        scan(lambda data: (data / "pose/0.txt").write_text("-inf " * 4 + "\n" + "-inf " * 12)),
+        r"table of",
+    ),
+    Row(
+        "tracking lost",
+        scan(lambda data: np.savetxt(data / "pose/0.txt", np.full((4, 4), -np.inf))),
+        right=assumed(""),
+        warns="Left out 1 frames whose pose is not finite",
+    ),
+    Row(
+        "words in a pose",
+        scan(lambda data: (data / "pose/3.txt").write_text("none")),
+        r"pose/3\.txt: is not a table of",
+    ),
+    Row(
+        "a pose in bytes",
+        scan(lambda data: (data / "pose/3.txt").write_bytes(b"\xff\xfe\0")),
+        r"3\.txt: is not a table",
+    ),
+    Row(
+        "a pose that is a pipe", scan(lambda data: fifo(data / "pose/3.txt")), r"pose/3\.txt: the file is a named pipe"
+    ),
+    Row(
+        "depth that is gone",
+        scan(lambda data: (data / "depth/3.png").unlink()),
+        r"3\.png: the depth map does not exist",
+    ),
+    Row(
+        "focal length 0",
+        scan(lambda data: np.savetxt(data / "intrinsic/intrinsic_color.txt", np.zeros((4, 4)))),
+        r"intrinsic_color\.txt: the focal lengths are 0 and 0 pixels",
+    ),
+]
+
+
+@pytest.mark.parametrize("row", SCANS, ids=ids(SCANS))
+def test_folders_of_scannet(row: Row, base_scene: BaseScene, tmp_path: Path, capsys):
+    folder = base_scene.copy("nerfstudio", tmp_path)
+    frames = json.loads((folder / "transforms.json").read_text())["frames"]
+    row.make(folder)
+
+    def product() -> SimpleNamespace:
+        outputs = RgbdDataParserConfig(data=folder / "scan").setup().get_dataparser_outputs("train")
+        truth = meters(folder / frames[int(Path(outputs.image_filenames[0]).stem)]["depth_file_path"])
+        contract = outputs.metadata["depth_contract"]
+        depth = load_depth(Path(outputs.metadata["depth_filenames"][0]), contract, (SIZE, SIZE)) * contract.unit
         return SimpleNamespace(outputs=outputs, depth=depth, truth=truth)
 
     assert_ends_as_it_should(row, product, capsys, folder)

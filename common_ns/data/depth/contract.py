@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
+from common_ns.data.damaged import damage_explained
 from common_ns.data.files import require_file
 from common_ns.errors import InputError
 
@@ -54,10 +54,6 @@ UNIT_RANGE = (1e-9, 1e9)
 MAX_NUMBERS = 2**30
 """In a file: none has more, but some that are small state more."""
 FORMATS = "a 16-bit PNG or TIFF of one channel, or floats as .npy, .npz, EXR or TIFF"
-
-_DAMAGES = (OSError, EOFError, ValueError, TypeError, LookupError, SyntaxError, struct.error, zipfile.BadZipFile)
-_DAMAGES += (zlib.error, RuntimeError, NotImplementedError, RecursionError, MemoryError, Image.DecompressionBombError)
-"""What readers raise on files that are cut off or otherwise damaged."""
 
 
 @dataclass(frozen=True)
@@ -148,13 +144,11 @@ def decode_map(file: Path, what: str = "depth map", vectors: bool = False) -> Sh
 def _readable(file: Path, what: str) -> Iterator[None]:
     """Raises: InputError where the file is no file, or whatever reads it finds it damaged."""
     require_file(file, what)
-    try:
-        yield
-    except InputError:
-        raise
-    except _DAMAGES as error:
-        problem = f"the {what} cannot be read ({str(error) or type(error).__name__})"
-        raise InputError(problem, "Write it again; it may be cut off or of another format", file) from error
+    with damage_explained(file, what):
+        try:
+            yield
+        except Image.DecompressionBombError as error:
+            raise ValueError(str(error)) from error
 
 
 def _only_name(file: Path, names: list[str]) -> str:
