@@ -264,10 +264,11 @@ def with_masks(
         poses, projections: of the images' cameras; see `cameras_of`.
     Raises: InputError if nothing tells which belong together, or a mask has another size.
     """
-    masks = files.unpaired_masks
-    if masks is not None and are_white(masks):
-        note_once(f"{masks[0].parent}: all masks are white everywhere, and say nothing: the data has no masks.")
+    there = files.masks or files.unpaired_masks
+    if there is not None and are_white(there):
+        note_once(f"{there[0].parent}: all masks are white everywhere, and say nothing: the data has no masks.")
         return replace(files, masks=None, unpaired_masks=None)
+    masks = files.unpaired_masks
     if masks is not None:
 
         def agreement(images: Sequence[int], positions: Sequence[int]) -> float:
