@@ -49,7 +49,10 @@ def read_mesh(path: Path | str) -> MeshArrays:
 
     Raises: InputError if it cannot be read, has no triangles, or a vertex is not finite.
     """
-    path = require_file(require_path(path, "mesh"), "mesh")
+    path = require_path(path, "mesh")
+    if path.is_dir():
+        raise InputError("is a folder", "Name one mesh file", path)
+    require_file(path, "mesh")
     if path.suffix.lower() not in MESH_SUFFIXES:
         raise InputError(f"the suffix {path.suffix!r} is no mesh format", f"Use {', '.join(MESH_SUFFIXES)}", path)
     # The file is read whole; vertices and triangles take at least as much again.
@@ -234,7 +237,9 @@ def kept_as(path: Path, keep_values: bool = False) -> tuple[np.dtype, int]:
 
 
 def _require_volume(path: Path) -> None:
-    require_file(require_path(path, "volume"), "volume")
+    if require_path(path, "volume").is_dir():
+        raise InputError("is a folder", "Name one volume file", path)
+    require_file(path, "volume")
     if path.suffix.lower() not in VOLUME_SUFFIXES:
         raise InputError(f"the suffix {path.suffix!r} is no volume format", f"Use {', '.join(VOLUME_SUFFIXES)}", path)
 

@@ -298,7 +298,7 @@ def test_a_volume_all_outside_or_all_inside_trains(tmp_path, value):
 def test_an_open_mesh_is_said_to_be_open_and_trains(tmp_path, capsys):
     run = train(volume_config(made(tmp_path / "open.obj", cube_without_a_face), tmp_path / "runs"))
     shown = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"open\.obj is not closed: it has 4 open edges; --votes 9 ", shown)
+    assert re.search(r"open\.obj: the mesh is not closed: it has 4 open edges; --votes 9 ", shown)
     assert results(run, tmp_path)["psnr"] > 0
 
 

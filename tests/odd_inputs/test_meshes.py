@@ -330,7 +330,7 @@ ROWS = [
     ),
     Row("another suffix", text("", "mesh.fbx"), refused=r"mesh.fbx: the suffix '.fbx' is no mesh format. Use .obj"),
     Row("missing", lambda folder: folder / "mesh.ply", refused="mesh.ply: the mesh does not exist"),
-    Row("a folder", spoilt(folder), refused="mesh.ply: the mesh is a folder"),
+    Row("a folder", spoilt(folder), refused="mesh.ply: is a folder. Name one mesh file"),
     Row("a pipe", spoilt(pipe), refused="mesh.ply: the mesh is a named pipe"),
     Row("a loop of links", spoilt(link_loop), refused="mesh.ply: the mesh"),
 ]
