@@ -140,7 +140,8 @@ def draw(shown: Sequence[Shown], title: str) -> Figure:
     axes = figure.subplots(len(shown), 3, squeeze=False)
     for row, one in zip(axes, shown):
         step = max(1, -(-max(one.depth.shape) // SHOWN_SIDE))
-        row[0].imshow(decode_image(one.image, one.depth.shape[::-1])[::step, ::step, :3])
+        height, width = one.depth.shape
+        row[0].imshow(decode_image(one.image, (width, height))[::step, ::step, :3])
         row[0].set_title(f"{one.stats.name}: {one.stats.status}", fontsize=9)
         for axis, values, name, colors in ((row[1], one.depth, "depth", "viridis"), (row[2], one.sigma, "σ", "magma")):
             small = _thinned(values, step)
