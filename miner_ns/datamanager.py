@@ -17,6 +17,7 @@ from nerfstudio.model_components.ray_generators import RayGenerator
 from torch import Tensor
 
 from common_ns.data import checks
+from common_ns.data.gate import check_outputs
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 from miner_ns.signal import Signal, SignalLoader
 
@@ -84,6 +85,7 @@ class SignalDataManager(VanillaDataManager[SignalDataset]):
         checks.require_path(data)
         with checks.explained(data):
             super().__init__(config, *args, **kwargs)
+            check_outputs(self.train_dataparser_outputs, data)
 
     def create_train_dataset(self) -> SignalDataset:
         return SignalDataset(self.train_dataparser_outputs)

@@ -119,7 +119,7 @@ def test_bad_data_is_named(scene, spoil: Callable[[Path], None], line):
         ({"downscale_factor": 60}, "image/000001.png: the image has 48×36 pixels, fewer than --downscale-factor 60."),
         ({"eval_interval": 1}, ": --eval-interval is 1. Choose a whole number, 2 or more."),
         ({"cameras": "linear-init"}, "cameras_linear_init.npz: the file does not exist."),
-        ({"cameras_file": Path("other.npz")}, "other.npz: the file does not exist. Correct the path."),
+        ({"cameras_file": Path("other.npz")}, "other.npz: the file does not exist. "),
     ],
 )
 def test_options_that_do_not_fit_are_named(scene, options, line):

@@ -112,8 +112,37 @@ def test_transforms_frames(tmp_path):
         checks.check_transforms(file)
 
 
-def test_defects_outside_of_dataparsers_are_not_explained_away():
+def test_defects_of_the_suite_keep_their_traceback_and_are_called_so(capsys):
     with pytest.raises(KeyError), checks.explained("data"):
         {}["bug"]
-    with pytest.raises(InputError, match="gone"), checks.explained("data"):
+    assert "a defect of fieldsuite, not of the data" in capsys.readouterr().err
+
+
+def test_what_readers_of_nerfstudio_raise_is_one_line(tmp_path, capsys):
+    from nerfstudio.data.utils.colmap_parsing_utils import read_cameras_text
+
+    file = tmp_path / "cameras.txt"
+    file.write_text("1 PINHOLE 40\n")
+    with pytest.raises(InputError) as error, checks.explained(tmp_path):
+        read_cameras_text(file)
+    assert str(error.value).startswith(f"{tmp_path}: colmap_parsing_utils cannot read it (")
+    assert "\n" not in str(error.value) and "defect" not in capsys.readouterr().err
+    with pytest.raises(InputError, match="looks for 'k', and does not find it"), checks.explained(tmp_path):
+        read_cameras_text(Missing("k"))
+
+
+class Missing:
+    """Raises KeyError when it is opened, amid nerfstudio's code."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __fspath__(self) -> str:
+        raise KeyError(self.key)
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(InputError, match=r"^gone: the file does not exist\. Put it there"), checks.explained("data"):
+        Path("gone").read_text()
+    with pytest.raises(InputError, match="Look elsewhere"), checks.explained("data", lambda: "Look elsewhere"):
         Path("gone").read_text()
