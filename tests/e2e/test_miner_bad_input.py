@@ -308,6 +308,7 @@ def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(full, capture_output=True, text=True, cwd=folder, env=environment, check=False, timeout=300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["miner-image", "miner-occupancy"])
 def test_the_command_ends_with_one_line(tmp_path, method):
     if method == "miner-image":

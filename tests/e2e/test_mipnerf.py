@@ -172,6 +172,7 @@ def test_command_line_trains(scene, tmp_path):
     assert list((tmp_path / "out").rglob("step-000000001.ckpt"))
 
 
+@pytest.mark.slow
 def test_command_line_error_is_one_line(tmp_path):
     result = command("ns-train", "mip-nerf-small", "--data", "nowhere", "--vis", "tensorboard", folder=tmp_path)
     assert result.returncode == 1

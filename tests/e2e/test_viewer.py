@@ -50,7 +50,9 @@ CHECKS: dict[str, tuple[str, Callable[[Page, Picture], None]]] = {
 
 
 @needs_browser
-@pytest.mark.parametrize("method", RUNS)
+@pytest.mark.parametrize(
+    "method", [name if name == "mip-nerf-small" else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
+)
 def test_browser_shows_the_render_and_its_controls_work_while_it_trains(method, tmp_path):
     (scene, options), (output, try_control) = RUNS[method], CHECKS[method]
     layout = "blender" if scene == "blender" else "nerfstudio"

@@ -23,7 +23,7 @@ def miner_data(method: str, folder: Path) -> tuple[Path, int, tuple[str, ...]]:
 
 
 @needs_browser
-@pytest.mark.parametrize("method", ["miner-image", "miner-occupancy"])
+@pytest.mark.parametrize("method", [pytest.param("miner-image", marks=pytest.mark.slow), "miner-occupancy"])
 def test_browser_shows_a_miner_fit_after_its_end_and_its_controls_work(method, tmp_path):
     """The viewer shows the result of training without being touched, and goes on serving."""
     data, num_levels, parser = miner_data(method, tmp_path)

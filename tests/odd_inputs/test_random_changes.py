@@ -97,6 +97,8 @@ def change(content: Any, at: tuple, how: str, value: Any) -> None:
         owner[at[-1]] = value
 
 
+pytestmark = pytest.mark.slow
+
 HOW = st.sampled_from(["replace", "replace", "replace", "remove", "twice", "nest", "text"])
 
 
