@@ -172,10 +172,10 @@ FORMATS: tuple[Format, ...] = (
         "sdfstudio-data",
     ),
     Format(
-        "a scene of D-NeRF, Phototourism or another research set",
-        "see nerfstudio's documentation",
+        "a scene of D-NeRF",
+        "D-NeRF (others likewise: phototourism-data, dycheck-data, scannetpp-data, nerfosr-data)",
         "as published",
-        "ns-train METHOD --data DATA dnerf-data (phototourism-data, dycheck-data, scannetpp-data, nerfosr-data, …)",
+        "ns-train METHOD --data DATA dnerf-data",
         RADIANCE,
         lambda path: False,
     ),

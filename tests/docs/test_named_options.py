@@ -108,7 +108,7 @@ def test_what_it_names_exists(text):
         assert place == len(words) or accepts(words[place], words[place + 1 :])
     elif first in SCRIPTS:
         owner = first
-        if words and re.fullmatch(r"[a-z][a-z-]+", words[0]):
+        if words and re.fullmatch(r"[a-z][a-z0-9-]+", words[0]):
             assert words[0] in help_of(first)
             owner = f"{first} {words[0]}"
         assert accepts(owner, [word for word in words if word.startswith("--")])

@@ -126,7 +126,7 @@ def test_changes_of_a_capture(workplace: Path):
 
     @times(400)
     @given(
-        st.lists(st.tuples(place, HOW, ODD), min_size=1, max_size=3),
+        st.lists(st.tuples(place, HOW, ODD), min_size=1, max_size=2),
         st.sampled_from(["nerfstudio-data", "rgbd-data", "instant-ngp-data"]),
     )
     def run(changes: list[tuple], parser: str) -> None:
