@@ -78,7 +78,8 @@ def _all(folder: Path, *names: str) -> bool:
     return all((folder / name).exists() for name in names)
 
 
-RADIANCE = "mip-nerf…, depth-…, hash-neus…, hash-idr…, nffb-…"
+RADIANCE = "mip-nerf…, hash-neus…, hash-idr…, nffb-…"
+"""Families that need no depth."""
 
 FORMATS: tuple[Format, ...] = (
     Format(
@@ -172,12 +173,13 @@ FORMATS: tuple[Format, ...] = (
         "sdfstudio-data",
     ),
     Format(
-        "a scene of D-NeRF",
-        "D-NeRF (others likewise: phototourism-data, dycheck-data, scannetpp-data, nerfosr-data)",
-        "as published",
-        "ns-train METHOD --data DATA dnerf-data",
+        "a scene of Phototourism",
+        "the image matching challenge (others likewise: scannetpp-data, nerfosr-data)",
+        "`dense/images/`, `dense/sparse/`",
+        "ns-train METHOD --data DATA phototourism-data",
         RADIANCE,
-        lambda path: False,
+        lambda path: _all(path, "dense/images", "dense/sparse"),
+        "phototourism-data",
     ),
     Format(
         "an export of Polycam",
