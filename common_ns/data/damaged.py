@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import UnidentifiedImageError
+
 from common_ns.errors import InputError
 
 DAMAGES = (
@@ -32,6 +34,10 @@ def damage_explained(path: Path, what: str) -> Iterator[None]:
         yield
     except InputError:
         raise
+    except UnidentifiedImageError:
+        raise InputError(
+            f"the {what} cannot be read (not an image)", "Name an image, or write it again", path
+        ) from None
     except DAMAGES as error:
         reason = str(error) or type(error).__name__
         problem = f"the {what} cannot be read ({reason})"

@@ -128,6 +128,14 @@ FORMATS: tuple[Format, ...] = (
         "multiscale-blender-data",
     ),
     Format(
+        "a folder of MonoSDF",
+        "MonoSDF's preprocessing",
+        "`NAME_rgb.png`, `NAME_depth.npy`, `cameras.npz`",
+        "ns-depth-prepare DATA --source mono --output-path OUT, then ns-train depth-hash --data OUT",
+        "depth-…",
+        lambda path: (path / "cameras.npz").is_file() and any(e.name.endswith("_rgb.png") for e in _entries(path)),
+    ),
+    Format(
         "a data set in the layout of IDR and NeuS",
         "DTU as IDR and NeuS prepare it, BlendedMVS, ns-idr-cameras",
         "`image/`, `mask/`, `cameras_sphere.npz` or `cameras.npz`",

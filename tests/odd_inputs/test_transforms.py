@@ -636,6 +636,11 @@ def written(name: str, **content: Any) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_text(json.dumps(content)) and None
 
 
+def monosdf(folder: Path) -> None:
+    np.savez(folder / "cameras.npz", world_mat_0=np.eye(4))
+    Image.new("RGB", (4, 4)).save(folder / "000000_rgb.png")
+
+
 HINTS = [
     Row(
         "a Blender scene",
@@ -647,6 +652,7 @@ HINTS = [
     Row("COLMAP in colmap/sparse/0", colmap("colmap/sparse/0"), refused="ns-train METHOD --data DATA colmap"),
     Row("Polycam", polycam, refused="an export of Polycam: ns-process-data polycam --data DATA"),
     Row("Record3D", record3d, refused="an export of Record3D: ns-process-data record3d"),
+    Row("MonoSDF", monosdf, refused="a folder of MonoSDF: ns-depth-prepare DATA --source mono"),
     Row("IDR", idr, refused="layout of IDR and NeuS: ns-train hash-neus"),
     Row("photographs", photographs, refused="photographs without poses: ns-process-data images"),
     Row(
