@@ -34,11 +34,7 @@ def damage_explained(path: Path, what: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except UnidentifiedImageError:
-        raise InputError(
-            f"the {what} cannot be read (not an image)", "Name an image, or write it again", path
-        ) from None
     except DAMAGES as error:
-        reason = str(error) or type(error).__name__
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         problem = f"the {what} cannot be read ({reason})"
         raise InputError(problem, "Write it again; it may be cut off or of another format", path) from error
