@@ -34,7 +34,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from jaxtyping import Shaped
-from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
@@ -44,6 +43,7 @@ from common_ns.data.files import require_file
 from common_ns.data.formats import advice
 from common_ns.data.images import ORIENTATION, formats_of, is_transparent, pixel_limit
 from common_ns.data.memory import require_memory
+from common_ns.data.notes import note
 from common_ns.data.pixels import scratch_folder
 from common_ns.errors import InputError
 from miner_ns.arrays import array_header, load_array
@@ -202,7 +202,7 @@ def read_image(path: Path | str, on_disk: bool = False) -> Signal:
 
 
 def _say(path: Path, text: str) -> None:
-    CONSOLE.print(f"{path}: {text}.", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    note(f"{path}: {text}.")
 
 
 def _read_header(path: Path, start: bytes) -> ImageHeader:

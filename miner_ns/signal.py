@@ -191,7 +191,7 @@ def to_stored(
 class SignalLoader:
     """A signal whose size is known and whose samples are read when they are first asked for.
 
-    Rendering a trained model needs the size alone: no gigapixel is decoded and no mesh voxelised for it.
+    Rendering a trained model needs the size alone: no gigapixel is decoded and no mesh voxelized for it.
 
     Args:
         spatial_shape: number of samples along each axis.

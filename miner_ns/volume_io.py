@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
-from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
@@ -30,6 +29,7 @@ from common_ns.data.checks import require_path
 from common_ns.data.damaged import damage_explained
 from common_ns.data.files import require_file, written_whole
 from common_ns.data.memory import require_memory
+from common_ns.data.notes import note
 from common_ns.errors import InputError
 from common_ns.meshing.reading import load_geometry, require_finite
 from miner_ns.arrays import array_header, load_array, load_member
@@ -72,7 +72,7 @@ def voxelize_file(
     cache_dir: Path | None = None,
     progress: bool = False,
 ) -> Voxels:
-    """Occupancy of a mesh, from the cache if the same mesh was voxelised with the same options before.
+    """Occupancy of a mesh, from the cache if the same mesh was voxelized with the same options before.
 
     Args:
         mesh: what `read_mesh` gave.
@@ -90,20 +90,20 @@ def voxelize_file(
         try:
             return read_volume(file, keep_values=options.fractions)
         except InputError as error:
-            CONSOLE.print(f"[yellow]Voxelising again: {error}")
+            note(f"Voxelizing again: {error}")
     voxels = voxelize(*mesh, options, progress, path)
     for line in _remarks(voxels, options):
-        CONSOLE.print(f"{path}: {line}.", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        note(f"{path}: {line}.")
     if use_cache:
         try:
             write_volume(voxels, file)
         except InputError as error:  # it works without, only slower the next time
-            CONSOLE.print(f"[yellow]Not cached: {error}")
+            note(f"Not cached: {error}")
     return voxels
 
 
 def _remarks(voxels: Voxels, options: VoxelizeOptions) -> list[str]:
-    """What a user should know about a mesh that was voxelised, in a line each."""
+    """What a user should know about a mesh that was voxelized, in a line each."""
     mending, lines = voxels.mending, []
     assert mending is not None
     if mending.dropped:

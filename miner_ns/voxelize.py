@@ -172,7 +172,7 @@ def voxelize(
     undecided = 0
     result = np.empty((n, n, result_bytes // (n * n)), dtype=np.uint8)
     starts = range(0, n, slab)
-    for start in track(starts, "Voxelising", transient=True, disable=not progress):
+    for start in track(starts, "Voxelizing", transient=True, disable=not progress):
         rows = range(start, min(start + slab, n))
         inside, open_voxels = _decide([axis.votes(rows) for axis in axes], options.fractions)
         undecided += open_voxels

@@ -97,28 +97,6 @@ def check_pose(pose: np.ndarray, name: str, file: Path | None = None, tolerance:
         )
 
 
-def check_transforms(path: Path) -> None:
-    """Check a Blender or nerfstudio `transforms*.json`: frames with a file path and a rigid, finite pose.
-
-    Raises: InputError naming file, frame and remedy.
-    """
-    content = read_json(path, required=["frames"])
-    frames = content["frames"]
-    if not isinstance(frames, list) or not frames:
-        raise InputError("the list of frames is empty", "Add frames, or choose another split", file=path)
-    for index, frame in enumerate(frames):
-        for key in ("file_path", "transform_matrix"):
-            if not isinstance(frame, dict) or key not in frame:
-                raise InputError(f'frame {index} lacks the field "{key}"', "Add it", file=path)
-        try:
-            pose = np.array(frame["transform_matrix"], dtype=np.float64)
-        except (TypeError, ValueError):
-            raise InputError(
-                f"the pose of {frame['file_path']} is not a matrix of numbers", "Correct this frame", file=path
-            ) from None
-        check_pose(pose, frame["file_path"], path)
-
-
 @contextmanager
 def explained(source: Path | str, if_missing: Callable[[], str | None] = lambda: None) -> Iterator[None]:
     """Turn whatever a dataparser or reader raises on bad input into an `InputError` of one line.

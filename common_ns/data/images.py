@@ -27,13 +27,13 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
-from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from common_ns.data.damaged import DAMAGES
 from common_ns.data.files import require_file
 from common_ns.data.memory import available_memory, require_memory
+from common_ns.data.notes import note
 from common_ns.errors import InputError
 
 ORIENTATION = 0x0112
@@ -334,7 +334,7 @@ def _say(files: list[Path], total: int, what: str) -> None:
     """Warn in one line of images that have something in common."""
     if files:
         text = f"{len(files)} of {total} images are {what} (the first: {files[0]})."
-        CONSOLE.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        note(text)
 
 
 def _no_image(start: bytes) -> str:

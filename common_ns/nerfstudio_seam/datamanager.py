@@ -264,7 +264,7 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         if not missing:
             return outputs
         names = ", ".join(str(outputs.image_filenames[index]) for index in missing)
-        CONSOLE.print(f"[yellow]Left out {len(missing)} frames whose image is missing: {names}")
+        note(f"Left out {len(missing)} frames whose image is missing: {names}")
         return select_frames(outputs, keep)
 
     def setup_train(self) -> None:
@@ -311,7 +311,7 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
                 raise InputError(problem, "Mark valid pixels white", self.config.data)
             if dataset.empty_masks:
                 warning = empty_masks_warning(dataset.empty_masks, len(dataset))
-                CONSOLE.print(f"Masks: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+                note(f"Masks: {warning}")
             CONSOLE.print(f"Loaded {len(dataset)} images: {len(store):,} pixels, {store.nbytes / 2**20:.0f} MiB.")
             return store
 

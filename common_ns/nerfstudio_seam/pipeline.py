@@ -24,6 +24,7 @@ from torch.cuda.amp.grad_scaler import GradScaler
 from torch.nn import Parameter
 from typing_extensions import Self
 
+from common_ns.data.notes import note
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import compat, distributed, runs
 from common_ns.nerfstudio_seam.model_hooks import ModelHooks, hooks_of
@@ -230,7 +231,7 @@ class FieldPipeline(VanillaPipeline):
         self.max_rays_per_chunk = (size + 1) // 2
         torch.cuda.empty_cache()
         text = f"Step {step}: out of GPU memory; {self.max_rays_per_chunk} rays at once from now on, instead of {size}."
-        CONSOLE.print(text, style="yellow", markup=False, soft_wrap=True)
+        note(text)
 
     def _problem(
         self,

@@ -17,6 +17,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from common_ns.data.files import require_writable, sweep, written_whole
+from common_ns.data.notes import note
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import compat, distributed, launch, runs
 from common_ns.nerfstudio_seam.pipeline import FieldPipeline
@@ -24,11 +25,6 @@ from common_ns.nerfstudio_seam.renames import SuiteConfig, accept_old_words
 from common_ns.nerfstudio_seam.viewer import here_by_default
 
 MAX_SKIPPED_STEPS = 10
-
-
-def _warn(text: str) -> None:
-    """Print one line in yellow, however long it is and whatever brackets its file names hold."""
-    CONSOLE.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def save_whole(state: Any, path: Path) -> None:
@@ -136,7 +132,7 @@ class SafeTrainerConfig(SuiteConfig, TrainerConfig):
             except OSError as error:
                 raise InputError(f"cannot be made ({error.strerror})", "Choose another --output-dir", folder) from error
         if self.timestamp != asked:
-            _warn(f"There is a run {asked} already; this one is {self.get_base_dir()}")
+            note(f"There is a run {asked} already; this one is {self.get_base_dir()}")
 
     def setup(self, **kwargs: Any) -> Any:
         """The trainer, or what starts the processes that have one each."""
@@ -181,7 +177,7 @@ class SafeTrainer(Trainer):
             if scheduled is not None and abs(scheduled - steps) > 0.01 * steps:
                 option = f"--optimizers.{group.replace('_', '-')}.scheduler.max-steps {steps}"
                 lengths = f"scheduled over {scheduled} steps, and the run has {steps}"
-                _warn(f"The learning rate of {group} is {lengths}. To make them agree: {option}")
+                note(f"The learning rate of {group} is {lengths}. To make them agree: {option}")
 
     @profiler.time_function
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
@@ -225,7 +221,7 @@ class SafeTrainer(Trainer):
         self.skipped_steps += 1
         self.skipped_in_a_row += 1
         if distributed.rank() == 0:
-            _warn(f"Step {step} is left out: {problem}. {self.skipped_steps} left out so far.")
+            note(f"Step {step} is left out: {problem}. {self.skipped_steps} left out so far.")
         if self.skipped_in_a_row < getattr(self.config, "max_skipped_steps", MAX_SKIPPED_STEPS):
             return
         self._save_if_none(step)

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 import tyro
 from jaxtyping import Shaped
-from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
 
 from common_ns.data.files import require_writable
+from common_ns.data.notes import note
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from common_ns.scripts.mesh import load_pipeline
@@ -69,7 +69,7 @@ class DecodeCommand:
                 tags = read_tags(source).at_level(self.level)
             except InputError as error:  # the run needs the image no longer
                 text = f"Written without color profile, EXIF and place on the earth: {error}"
-                CONSOLE.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+                note(text)
         write_image(self.output_path, shape, dtype, read, progress=True, tags=tags)
         print(f"Wrote {shape[1]}×{shape[0]} pixels to {self.output_path}")
         return self.output_path

@@ -31,7 +31,7 @@ class VoxelizeCommand(VoxelizeOptions):
     mesh's name with .npz in the current folder."""
 
     def main(self) -> Path:
-        """Voxelise, write the result, print what it is, and return where it is."""
+        """Voxelize, write the result, print what it is, and return where it is."""
         output_path = Path(f"{self.mesh.stem}.npz") if self.output_path is None else self.output_path
         if output_path.suffix.lower() not in VOLUME_SUFFIXES:
             problem = f"the suffix {output_path.suffix!r} is no volume format"

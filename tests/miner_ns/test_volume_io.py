@@ -140,7 +140,7 @@ def test_a_cache_that_fails_costs_only_time(mesh_file: Path, tmp_path: Path, cap
     file = cache_file(mesh, mesh_file, OPTIONS)
     file.write_bytes(file.read_bytes()[:-40])
     voxels = voxelize_file(mesh, mesh_file, OPTIONS)
-    assert "Voxelising again" in capsys.readouterr().out
+    assert "Voxelizing again" in capsys.readouterr().out
     np.testing.assert_array_equal(voxels.signal.array, expected.signal.array)
     assert read_volume(file).grid == expected.grid
 

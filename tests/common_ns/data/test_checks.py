@@ -1,6 +1,5 @@
 """Every mistake a user can make with input gives one line that names file, value and remedy."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -97,19 +96,6 @@ def test_bad_poses(change, message):
     change(pose)
     with pytest.raises(InputError, match=message):
         checks.check_pose(pose, "a.png")
-
-
-def test_transforms_frames(tmp_path):
-    file = tmp_path / "transforms.json"
-    file.write_text(json.dumps({"frames": []}))
-    with pytest.raises(InputError, match="list of frames is empty"):
-        checks.check_transforms(file)
-    file.write_text(json.dumps({"frames": [{"file_path": "a.png"}]}))
-    with pytest.raises(InputError, match='frame 0 lacks the field "transform_matrix"'):
-        checks.check_transforms(file)
-    file.write_text(json.dumps({"frames": [{"file_path": "a.png", "transform_matrix": [["x"]]}]}))
-    with pytest.raises(InputError, match=r"the pose of a\.png is not a matrix"):
-        checks.check_transforms(file)
 
 
 def test_defects_of_the_suite_keep_their_traceback_and_are_called_so(capsys):
