@@ -151,7 +151,7 @@ def mesh_figures(source: Mesh, fitting: Fitting) -> dict[str, Any]:
     """The mesh of an occupancy as ns-mesh extracts it with as many voxels, and its distance to the source.
 
     Args:
-        source: what was voxelised, in units of voxels.
+        source: what was voxelized, in units of voxels.
         fitting: the fitted occupancy.
     Returns: figures; Chamfer distances in voxels of the mesh's own, also at half and a quarter of the resolution.
     """

@@ -33,7 +33,7 @@ def whole(signal) -> np.ndarray:
 
 
 def no_voxelizing(*args) -> None:
-    pytest.fail("voxelised")
+    pytest.fail("voxelized")
 
 
 @pytest.mark.parametrize("suffix", [".obj", ".off", ".ply", ".stl", ".glb"])
