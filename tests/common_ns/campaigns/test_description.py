@@ -135,7 +135,7 @@ MISTAKES = {
     "scenes: {path: a}": "scenes is a mapping. Give a list",
     "scenes: [{name: a}]": r"scenes\[0\].path is missing",
     "scenes: [{path: a, optoins: x}]": r"scenes\[0\].optoins is no key of a campaign. Did you mean options?",
-    "scenes: [{path: a}, {path: b, name: A}]": "scenes has two of the name 'a' and 'A', one folder",
+    "scenes: [{path: a}, {path: b, name: A}]": "scenes has two of the name 'a' and 'A', which are one folder",
     "scenes: [{path: '*.jpg', get: from there}]": r"scenes\[0\].path fits nothing: .*Get it: from there",
     "scenes: [{path: '*.png', name: x}]": r"scenes\[0\].name is given beside a path with a pattern",
     "methods: [{method: 3.5, options: 7}]": r"methods\[0\].options is 7. Give a text or a list of words",
