@@ -76,7 +76,7 @@ class Method:
     """Names of the scenes that it runs on; None: all."""
     stages: tuple[str, ...] | None = None
     """Those of the campaign's stages that it takes part in; None: all."""
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     """What was chosen of each thing that is varied."""
 
 
