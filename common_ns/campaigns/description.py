@@ -27,7 +27,7 @@ from common_ns.errors import InputError
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 STAGES = ("train", "eval", "eval-train", "render", "mesh", "eval-mesh")
 """What can be done for each run, in this order."""
@@ -76,7 +76,7 @@ class Method:
     """Names of the scenes that it runs on; None: all."""
     stages: tuple[str, ...] | None = None
     """Those of the campaign's stages that it takes part in; None: all."""
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     """What was chosen of each thing that is varied."""
 
 
@@ -276,11 +276,11 @@ class _Loader(yaml.SafeLoader):
     """YAML without keys that are given twice, of which the first would be lost without a word."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
         if twice is not None:
             problem = f"the key {twice!r} is given twice"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, problem, node.value[keys.index(twice)][0].start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -317,7 +317,9 @@ class _Reader:
         data = Path(given.data) if data_dir is None else Path(data_dir)
         stages = self.stages(given.stages, "stages")
         scenes = tuple(
-            scene for number, entry in enumerate(given.scenes) for scene in self.scenes(entry, data, f"scenes[{number}]")
+            scene
+            for number, entry in enumerate(given.scenes)
+            for scene in self.scenes(entry, data, f"scenes[{number}]")
         )
         self.distinct([scene.name for scene in scenes], "scenes")
         names = [scene.name for scene in scenes]
@@ -369,9 +371,7 @@ class _Reader:
         same = (entry.dataparser, entry.options, reference, entry.eval_mesh, entry.needs, entry.get)
         return [Scene(name, path, *same) for name, path in paths.items()]
 
-    def methods(
-        self, entry: _MethodEntry, scenes: list[str], stages: tuple[str, ...], key: str
-    ) -> list[Method]:
+    def methods(self, entry: _MethodEntry, scenes: list[str], stages: tuple[str, ...], key: str) -> list[Method]:
         """One method of each combination of what is varied."""
         for name in entry.scenes or ():
             self.choice(name, scenes, f"{key}.scenes")
@@ -385,24 +385,23 @@ class _Reader:
             if entry.name is None:
                 name = " ".join(filter(None, [entry.method, *labels.values()]))
             else:
-                name = re.sub(r"\{(\w*)\}", lambda found: self.label(found[1], labels, f"{key}.name"), entry.name)
+                for axis in re.findall(r"\{(\w*)\}", entry.name):
+                    if axis not in labels:
+                        remedy = f"Name one of: {', '.join(labels) or 'none'}"
+                        self.fail(f"{key}.name", f"has {{{axis}}}, which is not varied", remedy)
+                name = entry.name.format(**labels)
             options = tuple(itertools.chain(entry.options, *(words for _, words in chosen)))
             methods.append(Method(" ".join(name.split()), entry.method, options, entry.scenes, entry.stages, labels))
         return methods
 
-    def label(self, axis: str, labels: Mapping[str, str], key: str) -> str:
-        if axis not in labels:
-            self.fail(key, f"has {{{axis}}}, which is not varied", f"Name one of: {', '.join(labels) or 'none'}")
-        return labels[axis]
-
     def distinct(self, names: Sequence[str], key: str) -> None:
         """Raises: InputError if two names, or the folders they stand for, are the same."""
-        seen: dict[str, str] = {}
-        for name in names:
-            other = seen.setdefault(slug(name).lower(), name)
-            if other is not name:
-                called = f"{name!r}" if name == other else f"{other!r} and {name!r}, one folder"
-                self.fail(key, f"has two of the name {called}", "Give each a name of its own (in name, or by {labels})")
+        slugs = [slug(name).lower() for name in names]
+        for number, name in enumerate(names):
+            first = slugs.index(slugs[number])
+            if first < number:
+                called = repr(name) if names[first] == name else f"{names[first]!r} and {name!r}, which are one folder"
+                self.fail(key, f"has two of the name {called}", "Give each a name of its own (name, with {labels})")
 
     def check_choices(self, given: _File, scenes: list[str]) -> None:
         for name in given.stage_options:
@@ -447,9 +446,7 @@ class _Reader:
             required = each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
             if required and each.name not in content:
                 self.fail(_joined(key, each.name), "is missing", "Add it")
-        return kind(
-            **{name: self.value(hints[name], value, _joined(key, name)) for name, value in content.items()}
-        )
+        return kind(**{name: self.value(hints[name], value, _joined(key, name)) for name, value in content.items()})
 
     def value(self, kind: Any, value: Any, key: str) -> Any:
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -465,7 +462,7 @@ class _Reader:
         if origin is tuple:
             if not isinstance(value, list):
                 self.wrong(key, value, "a list")
-            if not value and key in ("scenes", "methods", "seeds", "stages") or (not value and key.endswith(".scenes")):
+            if not value and (key in ("scenes", "methods", "seeds") or key.endswith(".scenes")):
                 self.fail(key, "is empty", "Name at least one")
             return tuple(self.value(arguments[0], each, f"{key}[{number}]") for number, each in enumerate(value))
         if origin is not None:  # a mapping

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,11 +112,15 @@ def command_of(campaign: Campaign, run: Run, stage: str, steps: int | None = Non
 
 
 def program_words(words: list[str], programs: Path | None = None) -> list[str]:
-    """A command's words as they are started: with the interpreter's, or the script's, path.
+    """A command's words as `common_ns.campaigns.watched` takes them.
 
     Args:
         words: of `command_of`.
-        programs: folder of console scripts; None: that of this interpreter.
+        programs: folder of Python scripts, by name of the console script, or of the module without its packages, that
+            take their places; None: those that are installed.
     """
-    folder = Path(sys.executable).parent if programs is None else programs
-    return [sys.executable, *words] if words[0] == "-m" else [str(folder / words[0]), *words[1:]]
+    if programs is None:
+        return words
+    module = words[0] == "-m"
+    name = words[1].rpartition(".")[2] if module else words[0]
+    return [str(programs / name), *words[1 + module :]]

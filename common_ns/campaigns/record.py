@@ -48,6 +48,8 @@ class StageRecord:
     """Its words."""
     attempts: list[Attempt] = field(default_factory=list)
     """All since it last became out of date."""
+    parts: dict[str, str] = field(default_factory=dict)
+    """Hashes of command, data and sources, which say what has changed when the fingerprint has."""
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Files it made, relative to the run's folder, with `bytes` and `sha256`."""
 
