@@ -5,7 +5,6 @@ Its words and its style are in report.html.jinja. Its size is bounded: the pictu
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -32,6 +31,7 @@ from common_ns.campaigns.table import (
     sources_of,
     tables_of,
 )
+from common_ns.campaigns.watched import read_progress
 from common_ns.data.files import written_whole
 from common_ns.pages import data_uri, fill, panels, pixels
 
@@ -49,7 +49,7 @@ CURVE_POINTS = 80
 """Of each run's curve, each the geometric mean of those it stands for."""
 LOG_LINES, LOG_BYTES = 20, 16_384
 """Of a failed run's log, from its end."""
-WIDTH, HEIGHT, LEFT, BOTTOM = 520, 260, 46, 36
+WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 520, 260, 46, 24, 36
 """Of a chart, and the margins that its axes are labelled in."""
 
 
@@ -129,7 +129,7 @@ def write_report(campaign: Campaign, folder: Path) -> Path:
         ],
         again=again,
         sections=[_section(campaign, scene, entries) for scene in campaign.scenes],
-        size=(WIDTH, HEIGHT, LEFT, BOTTOM),
+        size=(WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM),
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     )
     with written_whole(folder / "report.html", remedy="Free space, or choose another --output-dir") as partial:
@@ -150,31 +150,15 @@ def last_lines(log: Path) -> str:
     return "\n".join([line for line in lines if line][-LOG_LINES:])
 
 
-def read_curve(file: Path) -> list[tuple[int, float, float]]:
-    """Step, core-seconds and loss of a run from its progress.jsonl, in order of steps.
+def read_curve(file: Path, clock: str = "core_seconds") -> list[tuple[int, float, float]]:
+    """Step, time and loss of a run from its progress.jsonl; losses that a logarithm does not have are left out.
 
-    Where training went on from a checkpoint, steps that were done twice count once, and the time of both. Losses that a
-    logarithm does not have are left out, as is a line that a killed process left unfinished.
+    Args:
+        file: which may not be there.
+        clock: the time: core_seconds, or seconds of the wall clock.
     """
-    points: list[tuple[int, float, float]] = []
-    before = last = 0.0
-    try:
-        text = file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    for line in text.splitlines():
-        try:
-            content = json.loads(line)
-            step, seconds, loss = int(content["step"]), float(content["core_seconds"]), float(content["loss"])
-        except (ValueError, TypeError, KeyError):
-            continue
-        before += last if seconds < last else 0.0  # another process began to count
-        last = seconds
-        while points and points[-1][0] >= step:
-            points.pop()
-        if math.isfinite(loss) and loss > 0.0:
-            points.append((step, before + seconds, loss))
-    return points
+    points = [(int(each["step"]), float(each[clock]), float(each["loss"])) for each in read_progress(file)]
+    return [point for point in points if math.isfinite(point[2]) and point[2] > 0.0]
 
 
 def thinned(points: Sequence[tuple[int, float, float]]) -> list[tuple[int, float, float]]:
@@ -189,11 +173,14 @@ def thinned(points: Sequence[tuple[int, float, float]]) -> list[tuple[int, float
 def _section(campaign: Campaign, scene: Scene, entries: Sequence[Entry]) -> Section:
     here = [entry for entry in entries if entry.run.scene.name == scene.name]
     methods = {method.name: number for number, method in enumerate(campaign.methods)}
+    on_gpu = any(entry.record.machine.get("gpu", "none") != "none" for entry in here)
+    clock = "seconds" if on_gpu else "core_seconds"  # CPU time says little about work on a GPU
     curves = [
-        (methods[entry.run.method.name], entry.run, thinned(read_curve(entry.run.folder / PROGRESS))) for entry in here
+        (methods[entry.run.method.name], entry.run, thinned(read_curve(entry.run.folder / PROGRESS, clock)))
+        for entry in here
     ]
     curves = [each for each in curves if len(each[2]) > 1]
-    charts = [_chart(over, curves, place) for place, over in enumerate(("step", "core-seconds"))] if curves else []
+    charts = [_chart(over, curves, place) for place, over in enumerate(("step", clock))] if curves else []
     return Section(scene.name, _picture_rows(campaign, scene, here), charts)
 
 
@@ -304,7 +291,7 @@ def _chart(over: str, curves: Sequence[tuple[int, Run, list[tuple[int, float, fl
     right = max(points[-1][place] for _, _, points in curves) or 1.0
 
     def x(value: float) -> float:
-        return round(LEFT + (WIDTH - LEFT - 12) * value / right, 1)
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * value / right, 1)
 
     def y(logarithm: float) -> float:
         return round(10 + (HEIGHT - BOTTOM - 10) * (high - logarithm) / (high - low), 1)
@@ -329,6 +316,7 @@ def _decades(low: float, high: float) -> list[tuple[float, str]]:
     """Ticks of a logarithmic axis between two logarithms: of each decade 1, or 1, 2 and 5; both ends if that is few."""
     parts = (1,) if high - low > 2.5 else (1, 2, 5)
     powers = range(math.floor(low), math.ceil(high) + 1)
-    values = [part * 10.0**power for power in powers for part in parts if low <= math.log10(part) + power <= high]
+    values = [part * 10.0**power for power in powers for part in parts]
+    values = [value for value in values if low - 1e-9 <= math.log10(value) <= high + 1e-9]
     values = values if len(values) > 1 else [10.0**low, 10.0**high]
     return [(math.log10(value), f"{value:.3g}") for value in values]

@@ -26,6 +26,10 @@ LOWER = {"lpips", "chamfer", "accuracy", "completeness", "overall", "outliers", 
 LOWER |= {"loss", "seconds", "memory", "params", "bits"}
 """A word of a figure's name that says whether the highest or the lowest value is the best. ns-eval-mesh's accuracy and
 completeness are distances."""
+OF_TRAINING = ("steps", "core_seconds", "seconds", "peak_memory_mb")
+"""Figures that no evaluation is needed for."""
+TIMED = "timing"
+"""The stage that finds out how many steps a budget of core-seconds is; a record has it until it is done."""
 DECIMALS = {"psnr": 2, "ssim": 3, "lpips": 3, "iou": 3}
 """Digits after the point that papers give; of other figures, as many as make three significant digits."""
 
@@ -39,22 +43,36 @@ class Entry:
     stages: Sequence[str]
     """That are carried out for it, in order."""
 
-    def value(self, figure: str) -> float | None:
+    def figure(self, name: str) -> float | None:
+        """A figure, finite or not; None if there is none, or it comes from a stage that is not done any more."""
+        there = all(stage in self.stages and self.end_of(stage) == "done" for stage in _stages_behind(name))
+        return self.record.figures.get(name) if there else None
+
+    def value(self, name: str) -> float | None:
         """A figure, if there is a finite one."""
-        value = self.record.figures.get(figure)
+        value = self.figure(name)
         return value if value is not None and math.isfinite(value) else None
 
     def reason(self, figure: str) -> str:
-        """Why there is no such figure, in a few words; nothing if it is not measured for this run."""
-        if figure in self.record.figures:
-            return "not finite"
+        """Why there is no such figure, in a few words; nothing if there is one, or it is not measured for this run."""
+        if (value := self.figure(figure)) is not None:
+            return "" if math.isfinite(value) else "not finite"
         for stage in _stages_behind(figure):
             if stage not in self.stages:
                 return ""
-            state = how(self.record.stages.get(stage, StageRecord()))
-            if state != "done":
-                return "running" if state == "waiting" and self.record.state == "running" else state
-        return ""
+            if self.end_of(stage) != "done":
+                return self.end_of(stage)
+        return self.record.state if self.record.state in ("running", "waiting") else ""
+
+    def end_of(self, stage: str) -> str:
+        """How a stage stands, in words: done, running, waiting, or how it has ended."""
+        known = self.record.stages.get(stage) or self.record.stages.get(TIMED) or StageRecord()
+        if known.state == "done":
+            return "done"
+        if self.record.state == "running" and known.state != "failed":
+            return "running"
+        ended = known.attempts[-1].end.replace("_", " ") if known.attempts else "failed"
+        return ended if known.attempts or self.record.state == "failed" else "waiting"
 
 
 @dataclass(frozen=True)
@@ -126,13 +144,6 @@ def entries_of(campaign: Campaign, folder: Path) -> list[Entry]:
     ]
 
 
-def how(stage: StageRecord) -> str:
-    """How a stage stands, in words: done, running, waiting, or how it ended."""
-    if stage.state in ("done", "running") or not stage.attempts or stage.attempts[-1].end == "done":
-        return stage.state
-    return stage.attempts[-1].end.replace("_", " ")
-
-
 def number_words(figure: str, value: float) -> str:
     """A figure of one run, as it is shown."""
     return _number(value, _decimals(figure, [value]))
@@ -154,8 +165,11 @@ def direction(campaign: Campaign, figure: str) -> int:
 
 
 def tables_of(campaign: Campaign, entries: Sequence[Entry]) -> list[Table]:
-    """One scene: one table, methods × figures. Several: one for each figure, methods × scenes and their mean. Then the
-    worst run of each method, if it has several."""
+    """What there is to show.
+
+    Returns: for one scene, a table of methods × figures; for several, one for each figure, methods × mean and scenes.
+        Then one of the worst run of each method, if there are several of each.
+    """
     figures, scenes = campaign.table.figures, [scene.name for scene in campaign.scenes]
     titles = {figure: figure + ["", " ↑", " ↓"][direction(campaign, figure)] for figure in figures}
     places = {
@@ -190,9 +204,9 @@ def tables_of(campaign: Campaign, entries: Sequence[Entry]) -> list[Table]:
     if len(scenes) == 1:
         tables = [Table(scenes[0], list(titles.values()), rows([(figure, scenes[0]) for figure in figures]))]
     else:
-        over = [*scenes, None]
+        over = [None, *scenes]
         tables = [
-            Table(titles[figure], [*scenes, "mean"], rows([(figure, each) for each in over])) for figure in figures
+            Table(titles[figure], ["mean", *scenes], rows([(figure, each) for each in over])) for figure in figures
         ]
     compared = [figure for figure in figures if direction(campaign, figure) and not is_timing(figure)]
     if compared and len(scenes) * len(campaign.seeds) > 1:
@@ -255,13 +269,17 @@ def facts_of(campaign: Campaign, entries: Sequence[Entry]) -> list[tuple[str, st
 
 
 def failures_of(entries: Sequence[Entry]) -> list[Failure]:
-    """Stages that failed, in the tables' order."""
-    return [
-        Failure(entry.run, name, how(stage), len(stage.attempts), stage.attempts[-1].detail if stage.attempts else "")
-        for entry in entries
-        for name, stage in entry.record.stages.items()
-        if stage.state == "failed"
-    ]
+    """Stages that have failed, in the tables' order."""
+    found = []
+    for entry in entries:
+        record = entry.record
+        broken = {"failed": ("failed", "running", "waiting"), "running": ("failed",)}.get(record.state, ())
+        stages = [name for name, stage in record.stages.items() if stage.state in broken]
+        for name in stages or (["start"] if record.state == "failed" else []):
+            attempts = record.stages[name].attempts if name in record.stages else []
+            detail = attempts[-1].detail if attempts else ""
+            found.append(Failure(entry.run, name, entry.end_of(name), len(attempts), detail))
+    return found
 
 
 def markdown_of(campaign: Campaign, entries: Sequence[Entry]) -> str:
@@ -306,12 +324,12 @@ def csv_of(campaign: Campaign, entries: Sequence[Entry]) -> str:
     writer.writerow(["scene", "method", "seed", "state", "reason", *figures, *machine, *versions, *timing])
     for entry in entries:
         record = entry.record
-        states = [how(record.stages[stage]) for stage in entry.stages if stage in record.stages]
-        reason = next((state for state in states if state not in ("done", "running", "waiting")), "")
+        ends = [entry.end_of(stage) for stage in entry.stages]
+        reason = next((end for end in ends if end not in ("done", "running", "waiting")), "")
         row = [record.scene, record.method, record.seed, record.state, reason]
-        row += [record.figures.get(figure, "") for figure in figures]
+        row += [_exact(entry.figure(figure)) for figure in figures]
         row += [record.machine.get(key, "") for key in machine] + [record.versions.get(key, "") for key in versions]
-        writer.writerow([*row, *(record.figures.get(figure, "") for figure in timing)])
+        writer.writerow([*row, *(_exact(entry.figure(figure)) for figure in timing)])
     return text.getvalue()
 
 
@@ -341,12 +359,12 @@ def write_table(campaign: Campaign, folder: Path) -> Path:
 
 
 def _stages_behind(figure: str) -> tuple[str, ...]:
-    """The stages that a figure comes from."""
+    """The stages that a figure comes from: its name says which."""
     if figure.startswith("mesh_"):
         return "train", "mesh", "eval-mesh"
     if figure.startswith("train_"):
         return "train", "eval-train"
-    return ("train",) if figure in (*TIMING[:2], "steps") else ("train", "eval")
+    return ("train",) if figure in OF_TRAINING else ("train", "eval")
 
 
 def _cell(entries: Sequence[Entry], figure: str, places: int) -> Cell:
@@ -410,6 +428,10 @@ def _decimals(figure: str, values: Iterable[float]) -> int:
             return DECIMALS[word]
     largest = max(map(abs, values), default=0.0)
     return 0 if largest == 0.0 else min(max(2 - math.floor(math.log10(largest)), 0), 8)
+
+
+def _exact(value: float | None) -> str:
+    return "" if value is None else repr(value)
 
 
 def _number(value: float, places: int) -> str:

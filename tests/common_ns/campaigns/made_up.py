@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from common_ns.campaigns.description import Campaign, Method, Scene, TableOptions
-from common_ns.campaigns.plan import OUTPUTS, Run, runs_of, stages_of
+from common_ns.campaigns.plan import Run, runs_of, stages_of
 from common_ns.campaigns.record import LOG, PROGRESS, Attempt, RunRecord, StageRecord
 
 MACHINE = {"cpu": "A CPU", "cores": 2, "gpu": "none", "threads": 1}
@@ -43,10 +43,7 @@ def run_of(campaign: Campaign, folder: Path, scene: str, method: str, seed: int 
 def finish(campaign: Campaign, run: Run, figures: dict[str, float], day: str = "2026-11-29") -> RunRecord:
     """Write the record of a run that is done."""
     attempt = Attempt(f"{day}T01:02:03+00:00", 12.3, 11.9, "done")
-    stages = {
-        name: StageRecord("done", "a", ["ns-" + name], [attempt], {OUTPUTS[name]: {}})
-        for name in stages_of(campaign, run)
-    }
+    stages = {name: StageRecord("done", attempts=[attempt]) for name in stages_of(campaign, run)}
     record = RunRecord(run.scene.name, run.method.name, run.seed, "done", stages, {}, figures, MACHINE, VERSIONS)
     record.write(run.folder)
     return record
