@@ -7,6 +7,8 @@ import io
 import json
 import math
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,6 +23,7 @@ from common_ns.campaigns.report import last_lines, read_curve, thinned, write_re
 from common_ns.pages import data_uri
 from tests.common_ns.campaigns.made_up import campaign_of, draw, fail, finish, log_progress, run_of
 
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 BLACK, GRAY, WHITE = ([value] * 3 for value in (0, 128, 255))
 
 
@@ -206,6 +209,28 @@ def test_the_size_of_the_page_is_bounded(tmp_path, monkeypatch):
 def test_a_campaign_that_has_not_begun_has_a_page(tmp_path):
     page = Page(write_report(campaign_of(tmp_path, ["a"], ["one"]), tmp_path))
     assert "1 run: 1 waiting" in page.text and "No pictures yet." in page.text and "svg" not in page.tags
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium on PATH")
+def test_a_picture_is_enlarged_by_a_click_and_the_keys_change_it(tmp_path):
+    campaign = campaign_of(tmp_path, ["a"], ["one", "two"], figures=("psnr",))
+    for name, color in (("one", GRAY), ("two", WHITE)):
+        run = run_of(campaign, tmp_path, "a", name)
+        finish(campaign, run, {"psnr": 30.0})
+        draw(run, "img", 0, panel(color))
+    file = write_report(campaign, tmp_path)
+    does = """<script>
+    document.querySelectorAll(".side button")[1].click();
+    const first = [box.open, words.textContent, large.src === row[1].src];
+    box.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight"}));
+    const second = [words.textContent, large.src === row[0].src];
+    large.click();
+    document.title = [...first, ...second, box.open].join("; ");
+    </script></body>"""
+    file.write_text(file.read_text().replace("</body>", does))
+    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom"]
+    page = subprocess.run([*command, file.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "<title>true; two: psnr 30.00; true; one: psnr 30.00; true; false</title>" in page
 
 
 @pytest.mark.parametrize("side", [200, 600])
