@@ -39,6 +39,8 @@ PATIENCE = 10.0
 MOST_PATIENCE = 300.0
 FREE = 64 << 20
 """Bytes that have to be free on a disk that was full, beyond two checkpoints."""
+SLURM_LOOK = 30
+"""Seconds between two questions to SLURM, for jobs that have ended without a result."""
 YEARS = 60 * 24 * 365 * 10
 """Minutes that submitit gives a local job: stages have limits of their own."""
 
@@ -74,6 +76,8 @@ class Engine:
         contents = Contents(self.folder)
         self.results = {run.name: "done" for run in runs}
         waiting = [run for run in runs if not is_up_to_date(self.campaign, run, self.folder, contents)]
+        for run in waiting:  # read here, once, and not by each job
+            contents.of(run.scene.path)
         contents.save()
         gpus = self._gpus()
         self.limit = self._most_at_once(gpus)
@@ -152,6 +156,7 @@ class Engine:
             for (run, _), seen in zip(chosen, visible)
         ]
         import submitit
+        from submitit.core.utils import FailedJobError
 
         folder = self.handed_out
         if self.place == "debug":
@@ -166,7 +171,7 @@ class Engine:
             except RuntimeError as error:
                 remedy = "Run it on a machine that submits to a cluster, or give --on local"
                 raise InputError("there is no SLURM here (no srun)", remedy) from error
-            submitit.SlurmJob.watcher.delay_s = 30
+            submitit.SlurmJob.watcher._delay_s = SLURM_LOOK
             asked = {name: getattr(slurm, name) for name in ("partition", "account", "qos", "constraint")}
             asked |= {"job_name": self.campaign.name, "time": slurm.time_minutes, "array_parallelism": slurm.array}
             asked |= {"cpus_per_task": resources.cores, "gpus_per_node": resources.gpus or None}
@@ -176,7 +181,7 @@ class Engine:
         with _sigint_blocked():  # Ctrl-C reaches this process alone, which then ends the others in order
             try:
                 return executor.submit_array(calls)
-            except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
+            except (FailedJobError, subprocess.CalledProcessError) as error:
                 said = " ".join(str(error.args[0] if error.args else error).split())
                 raise InputError(f"SLURM takes no jobs ({said[:300]})", "Mend slurm in the file") from error
 
