@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,13 +25,15 @@ from common_ns.campaigns.fingerprint import Contents
 from common_ns.campaigns.plan import Run, runs_of
 from common_ns.campaigns.progress import Display
 from common_ns.campaigns.record import read_record
-from common_ns.campaigns.work import Job, is_taken, judge, known_steps
+from common_ns.campaigns.work import Job, is_taken, judge, known_steps, locked
 from common_ns.cores import available_cores
 from common_ns.data.memory import available_memory
 from common_ns.errors import InputError
 
 Place = Literal["local", "slurm", "debug"]
 """Where runs are carried out: on this machine, on a cluster, or one after the other in this process."""
+DRIVER = "driver.lock"
+"""Beside the jobs: locked as long as the process that has handed them out is there."""
 LOOK = 0.2
 """Seconds between two looks at jobs."""
 PATIENCE = 10.0
@@ -88,7 +90,8 @@ class Engine:
         self.deaths: Counter[str] = Counter()
         self.pause, self.resume_at = self.patience, 0.0
         display = self.display or Display(quiet=True)
-        with display.showing(self.campaign, runs, waiting), _interruptible():
+        alive = locked(self.handed_out, DRIVER) if waiting else nullcontext()
+        with display.showing(self.campaign, runs, waiting), _interruptible(), alive:
             try:
                 self._loop(display)
             except KeyboardInterrupt:
@@ -122,14 +125,14 @@ class Engine:
         if self.resume_at and not self._has_space():
             self.resume_at = time.monotonic() + self.pause
             return
+        self.resume_at = 0.0
         chosen: list[tuple[Run, list[str]]] = []
         each = self.campaign.resources.gpus if self.place == "local" and self.free else 0
         gpus_of_each = 1 if each is None else each
         while self.queue and (self.place == "slurm" or len(self.jobs) + len(chosen) < self.limit):
             run = self.queue.popleft()
             if is_taken(run):
-                display.tell(run, "is carried out by another process", once=True)
-                self.later[run] = time.monotonic() + 1.0
+                self._leave(run, display)
                 continue
             chosen.append((run, [self.free.popleft() for _ in range(min(gpus_of_each, len(self.free)))]))
         if not chosen:
@@ -147,7 +150,7 @@ class Engine:
     def _hand_out(self, chosen: list[tuple[Run, list[str]]]) -> list[Any]:
         """Submit runs, with the GPUs of each."""
         resources = self.campaign.resources
-        driver = os.getpid() if self.place == "local" else None
+        driver = self.handed_out / DRIVER if self.place == "local" else None
         visible: list[str | None] = [None] * len(chosen)
         if self.place != "slurm" and (resources.gpus == 0 or self.all_gpus):
             visible = [",".join(gpus) for _, gpus in chosen]
@@ -204,9 +207,8 @@ class Engine:
         """Take in what a job has come to."""
         if outcome in ("done", "failed"):
             self.results[run.name] = outcome
-            self.pause, self.resume_at = self.patience, 0.0
         elif outcome == "taken":
-            self.later[run] = time.monotonic() + 1.0
+            self._leave(run, display)
         elif outcome == "disk_full":
             self.queue.appendleft(run)
             self._wait_for_space(display, "No space left on device")
@@ -230,6 +232,11 @@ class Engine:
                 record.state = "failed"
                 with suppress(InputError):
                     record.write(run.folder)
+
+    def _leave(self, run: Run, display: Display) -> None:
+        """Leave a run to another process that is at it, and see later what has become of it."""
+        display.tell(run, "is carried out by another process", once=True)
+        self.later[run] = time.monotonic() + 1.0
 
     def _wait_for_space(self, display: Display, problem: str) -> None:
         if self.resume_at <= time.monotonic():

@@ -70,8 +70,9 @@ class Job:
     """Folder of scripts that take the places of commands."""
     gpus: str | None = None
     """What CUDA_VISIBLE_DEVICES is to be; None: as it is."""
-    driver: int | None = None
-    """Process that it does not outlive; None: it does."""
+    driver: Path | None = None
+    """File that the process that hands it out has locked: when it is free, that has gone, and the run stops. None: it
+    goes on."""
 
     def __call__(self) -> str:
         """Carry the run out, as far as it is missing or out of date.
@@ -125,19 +126,20 @@ def _names(run: Run) -> tuple[str, str, int]:
 
 
 @contextmanager
-def locked(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[int | None]:
+def locked(folder: Path, name: str = LOCK, wait: bool = False, shared: bool = False) -> Iterator[int | None]:
     """Within it, a folder is this process's and its children's: gives the lock's file descriptor, None if it is taken.
 
     Args:
         folder: it is made if need be.
         name: of the file.
         wait: until it is free.
+        shared: with others that only look whether it is.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield None
         else:
@@ -148,9 +150,13 @@ def locked(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[int |
 
 def is_taken(run: Run) -> bool:
     """Whether somebody is carrying a run out."""
-    if not (run.folder / LOCK).exists():
+    return _is_locked(run.folder / LOCK)
+
+
+def _is_locked(file: Path) -> bool:
+    if not file.exists():
         return False
-    with locked(run.folder) as lock:
+    with locked(file.parent, file.name, shared=True) as lock:
         return lock is None
 
 
@@ -488,7 +494,9 @@ class Work:
     def _left_alone(self) -> bool:
         """Whether the process that wanted the run has gone, or what started this one for it."""
         driver = self.job.driver
-        return driver is not None and (os.getppid() != self.parent or not _is_alive(driver))
+        if driver is None:
+            return False
+        return os.getppid() != self.parent or not driver.exists() or not _is_locked(driver)
 
     def _outputs(self, stage: str) -> dict[str, dict[str, Any]]:
         """Files that a stage made.
@@ -645,16 +653,6 @@ def _end_group(process: subprocess.Popen) -> None:
                 process.wait(SECONDS_TO_END)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _core_seconds_of_children() -> float:

@@ -28,14 +28,15 @@ process = Process("train", Path(option("--output-dir")).parent)
 total, every, pace = int(option("--max-num-iterations", "12")), int(option("--every", "4")), float(option("--pace", 0))
 checkpoints = run / "nerfstudio_models"
 checkpoints.mkdir(parents=True, exist_ok=True)
-(run / "config.yml").write_text("method_name: x\\n  eval_num_rays_per_chunk: 4096\\n")
+chunk = option("--pipeline.model.eval-num-rays-per-chunk", "4096")
+(run / "config.yml").write_text(f"method_name: x\\n  eval_num_rays_per_chunk: {chunk}\\n")
 start, value = 0, float(option("--machine.seed")) + float(option("--gain", "1"))
 if option("--load-dir"):
     last = max(Path(option("--load-dir")).glob("*.ckpt"))
     with zipfile.ZipFile(last) as archive:
         state = json.loads(archive.read("state"))
     start, value = state["step"] + 1, state["value"]
-process.say(f"from {start}", chunk=option("--pipeline.model.eval-num-rays-per-chunk"))
+process.say(f"from {start}", chunk=int(chunk))
 progress = Path(os.environ["FIELDSUITE_PROGRESS"])
 lines = progress.read_text().splitlines() if progress.exists() else []
 kept = [line for line in lines if json.loads(line)["step"] < start]
