@@ -424,7 +424,7 @@ class _Reader:
             of = f"the options of {owner.name}"
             if has_one and "--max-num-iterations" in " ".join(owner.options):
                 self.fail("budget", f"is given, and --max-num-iterations in {of}", "Leave out one of them")
-            if not has_one and "{steps}" in " ".join(owner.options):
+            if not has_one and "{steps" in " ".join(owner.options):
                 self.fail("budget", f"is missing, and {of} have {{steps}}", "Add a budget")
 
     def choice(self, name: str, choices: Sequence[str], key: str) -> None:

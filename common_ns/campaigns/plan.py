@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ OUTPUTS = {
     "eval-mesh": "eval-mesh.json",
 }
 """What each stage writes, in the run's folder. Beside it, eval writes pictures into `renders`."""
+STEPS = re.compile(r"\{steps(?:\*([0-9.]+))?\}")
+"""In options: the steps of the training, or a fraction of them, rounded."""
 USES = {
     "train": (),
     "eval": ("train",),
@@ -105,10 +108,12 @@ def command_of(campaign: Campaign, run: Run, stage: str, steps: int | None = Non
     else:
         words = ["ns-eval-mesh", str(run.folder / OUTPUTS["mesh"]), str(scene.reference), *output]
         words += [*scene.eval_mesh, *more]
-    filled = {"{steps}": str(steps), "{scene}": scene.name, "{data}": str(campaign.data)}
+    filled = {"{scene}": scene.name, "{data}": str(campaign.data)}
     for mark, value in filled.items():
         words = [word.replace(mark, value) for word in words]
-    return words
+    if steps is None:
+        return words
+    return [STEPS.sub(lambda found: str(max(1, round(float(found[1] or 1.0) * steps))), word) for word in words]
 
 
 def program_words(words: list[str], programs: Path | None = None) -> list[str]:
