@@ -53,6 +53,8 @@ class MultiscaleBlenderDataParserConfig(SuiteConfig, DataParserConfig):
     """Color that transparent images are blended with; None hands RGBA images to the model as they are."""
     scales: tuple[int, ...] = (1, 2, 4, 8)
     """Which images to use, by the factor that they are smaller than the original: 1 alone is single-scale training."""
+    train_scales: tuple[int, ...] | None = None
+    """The same for training images alone: (1,) trains at full size and evaluates at all scales. None: as scales."""
 
 
 @dataclass
@@ -67,11 +69,14 @@ class MultiscaleBlender(DataParser):
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         table = read_split(self.config.data / METADATA_FILE, split)
         file = self.config.data / METADATA_FILE
-        keep = [i for i, label in enumerate(table["label"]) if 2**label in self.config.scales]
+        option, scales = "--scales", self.config.scales
+        if split == "train" and self.config.train_scales is not None:
+            option, scales = "--train-scales", self.config.train_scales
+        keep = [i for i, label in enumerate(table["label"]) if 2**label in scales]
         if not keep:
             there = ", ".join(str(2**label) for label in sorted(set(table["label"])))
-            problem = f"split {split!r} has no image at the chosen scales {self.config.scales}"
-            raise InputError(problem, f"Choose --scales from {there}", file)
+            problem = f"split {split!r} has no image at the chosen scales {scales}"
+            raise InputError(problem, f"Choose {option} from {there}", file)
 
         filenames = [self.config.data / table["file_path"][i] for i in keep]
         poses = torch.tensor([table["cam2world"][i] for i in keep], dtype=torch.float32)[:, :3, :4].clone()

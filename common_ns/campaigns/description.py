@@ -71,7 +71,9 @@ class Method:
     method: str
     """As ns-train knows it."""
     options: Words = ()
-    """Of ns-train, those that are varied included."""
+    """Of ns-train, those that are varied included. In the file, words after `--` are those of the dataparser."""
+    dataparser: Words = ()
+    """Options of the dataparser, beyond those of the scene; its name before them if the scene has none."""
     scenes: tuple[str, ...] | None = None
     """Names of the scenes that it runs on; None: all."""
     stages: tuple[str, ...] | None = None
@@ -252,14 +254,20 @@ def slug(name: str) -> str:
 
 
 def find_missing(campaign: Campaign) -> str | None:
-    """What of the scenes' data is not there, with where to get it, as one line for each scene; None if all is."""
-    lines = []
+    """What of the scenes' data is not there, in one line with where to get it; None if all is."""
+    found: dict[str, list[str]] = {}
+    """By where to get it, since many scenes come from one place."""
     for scene in campaign.scenes:
-        wanted = [scene.path, *(scene.path / each for each in scene.needs)]
+        wanted = [scene.path / each for each in scene.needs] if scene.path.exists() else [scene.path]
         wanted += [scene.reference] if scene.reference is not None and "eval-mesh" in campaign.stages else []
         missing = [str(path) for path in wanted if not path.exists()]
         if missing:
-            lines.append(f"scene {scene.name}: {', '.join(missing)}" + (f" ({scene.get})" if scene.get else ""))
+            found.setdefault(scene.get, []).extend(missing)
+    lines = []
+    for get, paths in found.items():
+        paths = list(dict.fromkeys(paths))
+        more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
+        lines.append(f"{', '.join(paths[:4])}{more}" + (f" ({get})" if get else ""))
     return "; ".join(lines) or None
 
 
@@ -331,6 +339,7 @@ class _Reader:
         self.distinct([method.name for method in methods], "methods")
         if len(set(given.seeds)) < len(given.seeds):
             self.fail("seeds", "names one twice", "Name each once")
+        self.check_dataparsers(scenes, methods)
         self.check_choices(given, names)
         self.check_budget(given, scenes, methods)
         own = {each.name for each in dataclasses.fields(_File)} - {"scenes", "methods", "name", "data", "stages"}
@@ -390,9 +399,39 @@ class _Reader:
                         remedy = f"Name one of: {', '.join(labels) or 'none'}"
                         self.fail(f"{key}.name", f"has {{{axis}}}, which is not varied", remedy)
                 name = entry.name.format(**labels)
-            options = tuple(itertools.chain(entry.options, *(words for _, words in chosen)))
-            methods.append(Method(" ".join(name.split()), entry.method, options, entry.scenes, entry.stages, labels))
+            options, dataparser = self.divided([entry.options, *(words for _, words in chosen)], key)
+            name = " ".join(name.split())
+            methods.append(Method(name, entry.method, options, dataparser, entry.scenes, entry.stages, labels))
         return methods
+
+    def divided(self, given: Sequence[Words], key: str) -> tuple[Words, Words]:
+        """Options of ns-train, and, of words after `--`, the dataparser's, with its name first if there is one."""
+        options: list[str] = []
+        names: list[str] = []
+        parser: list[str] = []
+        for words in given:
+            at = words.index("--") if "--" in words else len(words)
+            options += words[:at]
+            rest = list(words[at + 1 :])
+            names += [rest.pop(0)] if rest and not rest[0].startswith("-") else []
+            parser += rest
+        if len(set(names)) > 1:
+            self.fail(f"{key}.options", f"name the dataparsers {' and '.join(sorted(set(names)))}", "Name one")
+        return tuple(options), (*names[:1], *parser)
+
+    def check_dataparsers(self, scenes: Sequence[Scene], methods: Sequence[Method]) -> None:
+        """Raises: InputError if a scene and a method that runs on it name two dataparsers, or options and none."""
+        for method in methods:
+            for scene in scenes if method.dataparser else ():
+                if method.scenes is not None and scene.name not in method.scenes:
+                    continue
+                own = method.dataparser[0]
+                if scene.dataparser and not own.startswith("-") and own != scene.dataparser[0]:
+                    problem = f"of {method.name} name {own}, and the scene {scene.name} {scene.dataparser[0]}"
+                    self.fail("the options", problem, "Name one")
+                if not scene.dataparser and own.startswith("-"):
+                    problem = f"of {method.name} have options of a dataparser ({own}) without its name"
+                    self.fail("the options", problem, "Write its name before them, after --")
 
     def distinct(self, names: Sequence[str], key: str) -> None:
         """Raises: InputError if two names, or the folders they stand for, are the same."""

@@ -17,7 +17,7 @@ from functools import lru_cache
 from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 
-from common_ns.campaigns.plan import USES, Run
+from common_ns.campaigns.plan import USES, Run, dataparser_of
 from common_ns.data.files import written_whole
 
 PACKAGES = ("fieldsuite", "nerfstudio", "torch", "numpy")
@@ -119,7 +119,12 @@ def parts_of(run: Run, stage: str, command: list[str], contents: Contents) -> di
     modules = []
     entry = method_entry(run.method.method) if stage == "train" else None
     if stage == "train":
-        named = [entry for word in run.scene.dataparser[:1] for entry in entry_points(name=word) if _is_parser(entry)]
+        named = [
+            entry
+            for word in dataparser_of(run.scene, run.method)[:1]
+            for entry in entry_points(name=word)
+            if _is_parser(entry)
+        ]
         modules = [each.module for each in ([entry] if entry else []) + named]
     elif command[0] == "-m":
         modules = [command[1]]

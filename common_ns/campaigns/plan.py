@@ -78,6 +78,12 @@ def stages_of(campaign: Campaign, run: Run) -> list[str]:
     return [stage for stage in chosen if stage != "eval-mesh" or run.scene.reference is not None]
 
 
+def dataparser_of(scene: Scene, method: Method) -> list[str]:
+    """Name and options of the dataparser for a scene and a method; none: the method's own."""
+    named = bool(method.dataparser) and not method.dataparser[0].startswith("-")
+    return [*scene.dataparser, *method.dataparser[named and bool(scene.dataparser) :]]
+
+
 def command_of(campaign: Campaign, run: Run, stage: str, steps: int | None = None) -> list[str]:
     """The words of a stage's command; the first is a console script, or `-m` and a module of this package.
 
@@ -93,7 +99,7 @@ def command_of(campaign: Campaign, run: Run, stage: str, steps: int | None = Non
         words = ["ns-train", method.method, "--data", str(scene.path), *scene.options, *method.options, *more]
         words += [] if steps is None else ["--max-num-iterations", str(steps)]
         words += ["--machine.seed", str(run.seed), "--vis", "tensorboard", "--output-dir", str(run.folder / "model")]
-        words += ["--experiment-name", slug(scene.name), "--timestamp", "run", *scene.dataparser]
+        words += ["--experiment-name", slug(scene.name), "--timestamp", "run", *dataparser_of(scene, method)]
     elif stage == "eval":
         words = ["ns-eval", *load, *output, "--render-output-path", str(run.folder / "renders"), *more]
     elif stage == "eval-train":

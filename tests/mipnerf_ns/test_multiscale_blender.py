@@ -177,6 +177,14 @@ def test_scales_choose_images(tmp_path):
         outputs_of(output, scales=(3,))
 
 
+def test_training_images_may_have_scales_of_their_own(tmp_path):
+    output = convert(write_scene(tmp_path / "scene", 16, 16))
+    assert outputs_of(output, train_scales=(1,)).metadata["image_scale"] == [1, 1]
+    assert outputs_of(output, "test", train_scales=(1,)).metadata["image_scale"] == [1, 2, 4, 8] * 2
+    with pytest.raises(InputError, match="Choose --train-scales from 1, 2, 4, 8"):
+        outputs_of(output, train_scales=(3,))
+
+
 def test_missing_splits_are_skipped_and_stood_in_for(tmp_path, capsys):
     output = convert(write_scene(tmp_path / "scene", 8, 8, splits=("train", "test")))
     assert "transforms_val.json does not exist" in capsys.readouterr().out

@@ -119,7 +119,7 @@ def test_what_is_missing_is_said_with_where_to_get_it(tmp_path: Path, data: Path
     text = f"data: {data}\nmethods: [{{method: x}}]\nscenes:\n  - {{path: a, needs: [m.ply, image]}}\n"
     campaign = read_campaign(write(tmp_path, text + "  - {path: b, get: 'https://b.example'}\n"))
     missing = find_missing(campaign)
-    assert missing == f"scene a: {data}/a/image; scene b: {data}/b (https://b.example)"
+    assert missing == f"{data}/a/image; {data}/b (https://b.example)"
     with pytest.raises(InputError, match=r"some\.yaml: data is missing: .*--data-dir"):
         require_data(campaign)
     (data / "a/image").mkdir()
