@@ -178,7 +178,7 @@ def test_scales_choose_images(tmp_path):
 
 
 def test_training_images_may_have_scales_of_their_own(tmp_path):
-    output = convert(write_scene(tmp_path / "scene", 16, 16))
+    output = convert(write_scene(tmp_path / "scene", 16, 16, splits=("train", "val", "test")))
     assert outputs_of(output, train_scales=(1,)).metadata["image_scale"] == [1, 1]
     assert outputs_of(output, "test", train_scales=(1,)).metadata["image_scale"] == [1, 2, 4, 8] * 2
     with pytest.raises(InputError, match="Choose --train-scales from 1, 2, 4, 8"):
