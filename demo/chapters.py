@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from common_ns.meshing.pictures import MeshPictures, as_bytes
+from common_ns.pages import panels, pixels
 from demo.chapter import Chapter, Settings, evaluated
-from demo.page import panels, pixels
 
 NO_NORMALS = "--pipeline.model.compute-normals False"
 """Where normals are not shown, rendering takes half the time without them."""

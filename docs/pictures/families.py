@@ -13,8 +13,8 @@ import tyro
 from PIL import Image, ImageDraw, ImageFont
 
 from common_ns.meshing.pictures import MeshPictures, as_bytes
+from common_ns.pages import panels, pixels
 from demo.chapters import first_frame
-from demo.page import panels, pixels
 
 LABEL = 26
 """Height of a label in pixels."""

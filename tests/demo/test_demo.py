@@ -20,12 +20,12 @@ from PIL import Image
 
 from common_ns.errors import InputError
 from common_ns.meshing.pictures import write_film
+from common_ns.pages import panels, pixels
 from demo import progress as progress_module
 from demo import workers as workers_module
 from demo.__main__ import Demo, show
 from demo.chapter import Chapter, Settings
 from demo.chapters import CHAPTERS, SCENES, Scene
-from demo.page import panels, pixels
 from demo.progress import Progress, clock, seconds_until_done
 from demo.workers import Workers
 
