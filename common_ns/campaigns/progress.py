@@ -137,6 +137,12 @@ class Display:
 
     def _tell_new(self, run: Run, record: RunRecord) -> None:
         before = self._counts[run.name]
+        timed = record.budget.get("core_seconds_per_step")
+        if timed and "train" not in before:
+            text = (
+                f"{record.budget['steps']:,} steps of {timed:.3g} s for {record.budget['core_seconds']:g} core-seconds"
+            )
+            self.tell(run, text, once=True)
         self._counts[run.name] = _counts(record)
         for stage, known in record.stages.items():
             begun, ended = before.get(stage, (0, 0))

@@ -101,7 +101,7 @@ class Watch:
             self.write()
         if self.calibration is None:
             return False
-        self._steps.append(core_seconds())
+        self._steps.append(core_seconds() - self._core)
         return len(self._steps) > 2 * FIRST_STEPS and self._steps[-1] - self._steps[FIRST_STEPS] >= self.calibration
 
     def leave_out(self, core: float, seconds: float) -> None:

@@ -6,7 +6,6 @@ import difflib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
@@ -16,6 +15,8 @@ from common_ns.campaigns.fingerprint import Contents, known_methods
 from common_ns.campaigns.plan import runs_of
 from common_ns.campaigns.progress import Display
 from common_ns.campaigns.record import LOG, RunRecord, read_record
+from common_ns.campaigns.report import write_report
+from common_ns.campaigns.table import write_table
 from common_ns.campaigns.work import is_taken, judge, known_steps, versions
 from common_ns.data.files import require_writable
 from common_ns.errors import InputError
@@ -79,8 +80,9 @@ class Run(CampaignCommand):
         try:
             results = engine.run()
         except KeyboardInterrupt:
-            print(f"Interrupted. To continue: ns-campaign run {self.file}")
+            print("Interrupted; the same command continues")
             raise SystemExit(130) from None
+        print(f"Written: {write_table(campaign, self.folder)}, {write_report(campaign, self.folder)}")
         failed = [run for run in runs_of(campaign, self.folder) if results[run.name] == "failed"]
         if failed:
             raise InputError(
@@ -88,6 +90,26 @@ class Run(CampaignCommand):
                 "Read the end of its log; run goes on from where it ended",
                 failed[0].folder / LOG,
             )
+
+
+@dataclass
+class Table(CampaignCommand):
+    """Write the table of what is done so far, as Markdown and CSV, and print it."""
+
+    def main(self) -> None:
+        """Write and print it."""
+        file = write_table(self.read(), self.folder)
+        print(file.read_text(encoding="utf-8"))
+        print(f"Written: {file}, {file.with_suffix('.csv')}")
+
+
+@dataclass
+class Report(CampaignCommand):
+    """Write a page of what is done so far: figures, pictures side by side, curves, failures."""
+
+    def main(self) -> None:
+        """Write it."""
+        print(f"Written: {write_report(self.read(), self.folder)}")
 
 
 @dataclass
@@ -146,13 +168,13 @@ def state_of(record: RunRecord | None, taken: bool, reasons: dict[str, str]) -> 
     return ("interrupted", f"interrupted ({why})") if begun else ("out of date", f"out of date ({why})")
 
 
-Command = Annotated[Run, tyro.conf.subcommand("run")] | Annotated[Status, tyro.conf.subcommand("status")]
+SUBCOMMANDS = {"run": Run, "status": Status, "table": Table, "report": Report}
 
 
 def entrypoint() -> None:
     """Entry point of the console command."""
     report_input_errors()
-    tyro.cli(Command, prog="ns-campaign", description=__doc__).main()
+    tyro.extras.subcommand_cli_from_dict(SUBCOMMANDS, prog="ns-campaign", description=__doc__).main()
 
 
 if __name__ == "__main__":

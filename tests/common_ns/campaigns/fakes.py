@@ -10,6 +10,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -124,9 +126,9 @@ class Process:
             return
         if what == "kill":
             os.kill(os.getpid(), 9)
-        if what == "hang":
-            import time
-
+        if what == "kill-job":  # which takes this process along
+            os.kill(os.getppid(), 9)
+        if what in ("hang", "kill-job"):
             time.sleep(600)
         raise SystemExit({"disk": "OSError: [Errno 28] No space left on device"}.get(what, what))
 
@@ -158,3 +160,74 @@ class Fakes:
     def forget(self) -> None:
         """Begin a new ledger."""
         (self.folder / "ledger").unlink(missing_ok=True)
+
+
+SBATCH = """
+import os, re, subprocess, sys
+from pathlib import Path
+
+folder, script = Path(__file__).parent, sys.argv[1]
+number = 4200 + len(list(folder.glob("script-*")))
+(folder / f"script-{number}").write_text(Path(script).read_text())
+output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+runner = [sys.executable, str(folder / "runner"), str(number)]
+subprocess.Popen(runner, start_new_session=True, **output)
+print("Submitted batch job", number)
+"""
+RUNNER = """
+import os, re, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+folder, number = Path(__file__).parent, sys.argv[1]
+script = folder / f"script-{number}"
+array = re.search(r"--array=0-([0-9]+)%([0-9]+)", script.read_text())
+
+def carry_out(index):
+    name = number if index is None else f"{number}_{index}"
+    environment = {**os.environ, "SLURM_JOB_ID": number, "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
+    if index is not None:
+        environment |= {"SLURM_ARRAY_JOB_ID": number, "SLURM_ARRAY_TASK_ID": str(index)}
+    process = subprocess.Popen(["bash", str(script)], env=environment, start_new_session=True)
+    (folder / f"process-{name}").write_text(str(process.pid))
+    (folder / f"state-{name}").write_text("FAILED" if process.wait() else "COMPLETED")
+
+with ThreadPoolExecutor(2 if array is None else min(2, int(array[2]))) as pool:
+    list(pool.map(carry_out, [None] if array is None else range(int(array[1]) + 1)))
+"""
+SRUN = """
+import os, sys
+
+words = sys.argv[1:]
+while words[0].startswith("--"):
+    words = words[2 if words[0] in ("--output", "--error") else 1 :]
+os.execvp(words[0], words)
+"""
+SACCT = """
+from pathlib import Path
+
+folder = Path(__file__).parent
+print("JobID|State|NodeList")
+for file in folder.glob("process-*"):
+    state = folder / file.name.replace("process", "state")
+    print(f"{file.name.partition('-')[2]}|{state.read_text() if state.exists() else 'RUNNING'}|here")
+"""
+SCANCEL = """
+import os, sys
+from pathlib import Path
+
+file = Path(__file__).parent / f"process-{sys.argv[-1]}"
+(Path(__file__).parent / f"cancelled-{sys.argv[-1]}").touch()
+if file.exists():
+    os.killpg(int(file.read_text()), 15)
+"""
+
+
+def write_slurm(folder: Path) -> Path:
+    """The commands of a cluster that runs its jobs here, two at once, to be put on PATH."""
+    folder.mkdir()
+    scripts = {"sbatch": SBATCH, "runner": RUNNER, "srun": SRUN, "sacct": SACCT, "scancel": SCANCEL}
+    for name, text in scripts.items():
+        (folder / name).write_text(f"#!{sys.executable}{text}")
+        (folder / name).chmod(0o755)
+    return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -25,9 +26,10 @@ from common_ns.campaigns.plan import Run, runs_of
 from common_ns.campaigns.progress import Display
 from common_ns.campaigns.record import TIMING, read_record
 from common_ns.campaigns.work import is_taken
+from common_ns.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fakes import Fakes
+from fakes import Fakes, write_slurm
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="campaigns need the locks of Unix")
 FILE: dict = {
@@ -231,15 +233,16 @@ from common_ns.campaigns.progress import Display
 engine.LOOK = 0.03
 engine.available_cores = lambda: 2
 try:
-    results = engine.Engine(read_campaign(sys.argv[1]), Path(sys.argv[2]), "local", Display(), Path(sys.argv[3])).run()
+    file, folder, programs, place = sys.argv[1:]
+    results = engine.Engine(read_campaign(file), Path(folder), place, Display(), Path(programs)).run()
 except KeyboardInterrupt:
     sys.exit(130)
 sys.exit(int("failed" in results.values()))
 """
 
 
-def start_driver(folder: Path, fakes: Fakes) -> subprocess.Popen:
-    words = [sys.executable, "-c", DRIVER, str(folder / "some.yaml"), str(folder / "out"), str(fakes.programs)]
+def start_driver(folder: Path, fakes: Fakes, place: str = "local") -> subprocess.Popen:
+    words = [sys.executable, "-c", DRIVER, str(folder / "some.yaml"), str(folder / "out"), str(fakes.programs), place]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
@@ -294,29 +297,21 @@ def test_twenty_runs_and_random_kills_lose_nothing_and_do_nothing_twice(tmp_path
     rng, killed, over = random.Random(0), Counter(), threading.Event()
 
     def kill() -> None:
-        """At random: stages' processes, and submitit's jobs and their controllers."""
-        while sum(killed.values()) < 30 and not over.wait(rng.uniform(0.2, 1.0)):
+        """At random: stages' processes, and submitit's jobs and their controllers, of each kind as many."""
+        marks = {"stage": str(fakes.programs), "job": "submitit.core._submit", "controller": "local._local"}
+        while sum(killed.values()) < 24 and not over.wait(0.02):
+            kind = min(marks, key=lambda kind: killed[kind])
             found = []
-            for entry in Path("/proc").iterdir():
-                if entry.name.isdigit():
-                    try:
-                        words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    except OSError:
-                        continue
-                    kinds = {"stage": str(fakes.programs), "job": "submitit.core._submit", "controller": "local._local"}
-                    kind = next(
-                        (kind for kind, mark in kinds.items() if mark in words and str(tmp_path) in words), None
-                    )
-                    if kind is not None and "-c" not in words.split()[:2]:
-                        found.append((kind, int(entry.name)))
+            for entry in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    words = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    if marks[kind] in words and str(tmp_path) in words and " -c " not in words:
+                        found.append(int(entry.parent.name))
             if found:
-                rarest = min({kind for kind, _ in found}, key=lambda kind: killed[kind])
-                kind, process = rng.choice(sorted(each for each in found if each[0] == rarest))
-                try:
-                    os.kill(process, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-                killed[kind] += 1
+                over.wait(rng.uniform(0.0, 0.5))
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(rng.choice(found), signal.SIGKILL)
+                    killed[kind] += 1
 
     driver = start_driver(tmp_path, fakes)
     thread = threading.Thread(target=kill)
@@ -356,3 +351,43 @@ def test_one_after_the_other_in_this_process(tmp_path: Path, fakes: Fakes):
     results, _ = carry_out(campaign, fakes, folder, "debug")
     assert set(results.values()) == {"done"} and ends_of(runs_of(campaign, folder)[0]) == ["killed", "done"]
     figures_of(campaign, folder)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = write_slurm(tmp_path / "slurm")
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(engine_module, "SLURM_LOOK", 1)
+    return folder
+
+
+def test_a_cluster_gets_one_array_and_what_it_loses_again(tmp_path: Path, fakes: Fakes, slurm: Path):
+    asked = {"partition": "gpu", "time_minutes": 30, "array": 2, "setup": ["export FAKE_SETUP=1"], "account": "me"}
+    campaign = campaign_of(tmp_path, slurm=asked, stages=["train", "eval"])
+    fakes.plan({"train two/fake-low/seed-42": ["kill-job@6"], "eval one/fake-low/seed-42": ["it broke"]})
+    results, printed = carry_out(campaign, fakes, tmp_path / "out", "slurm")
+    assert list(results.values()) == ["failed", "done", "done", "done"]
+    first, second = sorted(slurm.glob("script-*"))
+    script = first.read_text()
+    wanted = ("partition=gpu", "time=30", "array=0-3%2", "account=me", "cpus-per-task=1", "job-name=some")
+    assert all(f"#SBATCH --{each}\n" in script for each in wanted) and "\nexport FAKE_SETUP=1\n" in script
+    assert "--array" not in second.read_text()  # the one that was lost
+    assert "two, fake low, seed 42: its process was ended, again" in printed
+    assert ends_of(runs_of(campaign, tmp_path / "out")[2]) == ["killed", "done"]
+
+
+def test_ctrl_c_cancels_jobs_of_a_cluster(tmp_path: Path, fakes: Fakes, slurm: Path):
+    campaign, folder = campaign_of(tmp_path, **{**SLOW, "methods": [{"method": "fake", "options": "--pace 1"}]}), "out"
+    driver = start_driver(tmp_path, fakes, "slurm")
+    runs = runs_of(campaign, tmp_path / folder)
+    wait_for(lambda: all(is_taken(run) and fakes.said("from 0") for run in runs))
+    driver.send_signal(signal.SIGINT)
+    driver.communicate(timeout=20)
+    assert driver.returncode == 130 and len(list(slurm.glob("cancelled-*"))) == 2
+    wait_for(lambda: not any(is_taken(run) for run in runs), 5.0)
+    assert [ends_of(run) for run in runs] == [["interrupted"], ["interrupted"]]
+
+
+def test_without_a_cluster_it_is_said_in_one_line(tmp_path: Path, fakes: Fakes):
+    with pytest.raises(InputError, match=r"no SLURM here \(no srun\)\. .*--on local"):
+        carry_out(campaign_of(tmp_path), fakes, tmp_path / "out", "slurm")
