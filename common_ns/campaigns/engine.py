@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from common_ns.campaigns.description import Campaign
 from common_ns.campaigns.fingerprint import Contents
-from common_ns.campaigns.plan import Run, runs_of
+from common_ns.campaigns.plan import Run, matching, runs_of
 from common_ns.campaigns.progress import Display
 from common_ns.campaigns.record import read_record
 from common_ns.campaigns.work import Job, is_taken, judge, known_steps, locked
@@ -60,6 +60,8 @@ class Engine:
     display: Display | None = None
     programs: Path | None = None
     """Folder of scripts that take the places of commands."""
+    only: tuple[str, ...] = ()
+    """Patterns of the names of runs to carry out; none: all."""
     patience: float = PATIENCE
     limit: int = field(init=False, default=0)
     """Runs at once."""
@@ -71,7 +73,7 @@ class Engine:
         Raises: InputError if a cluster cannot be reached; KeyboardInterrupt when it was interrupted, after everything
             has been stopped.
         """
-        runs = runs_of(self.campaign, self.folder)
+        runs = matching(runs_of(self.campaign, self.folder), self.only)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.since = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         self.handed_out = self.folder / "jobs" / f"{self.since.partition('+')[0].replace(':', '')}-{os.getpid()}"

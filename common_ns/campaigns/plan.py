@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from common_ns.campaigns.description import Campaign, Method, Scene, slug
+from common_ns.errors import InputError
 
 OUTPUTS = {
     "train": "model",
@@ -70,6 +72,18 @@ def runs_of(campaign: Campaign, folder: Path) -> list[Run]:
         for method in campaign.methods
         if method.scenes is None or scene.name in method.scenes
     ]
+
+
+def matching(runs: list[Run], patterns: tuple[str, ...]) -> list[Run]:
+    """Those of some runs whose name fits one of the patterns, as a shell's; all if there are none.
+
+    Raises: InputError if a pattern fits none.
+    """
+    for pattern in patterns:
+        if not any(fnmatch(run.name, pattern) for run in runs):
+            names = "; ".join(run.name for run in runs[:3])
+            raise InputError(f"--only {pattern!r} fits no run", f"Runs are called {names}, …: use * and ?")
+    return [run for run in runs if not patterns or any(fnmatch(run.name, pattern) for pattern in patterns)]
 
 
 def stages_of(campaign: Campaign, run: Run) -> list[str]:

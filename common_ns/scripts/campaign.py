@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tyro
@@ -12,7 +12,7 @@ import tyro
 from common_ns.campaigns.description import Campaign, read_campaign, require_data, slug
 from common_ns.campaigns.engine import Engine, Place
 from common_ns.campaigns.fingerprint import Contents, known_methods
-from common_ns.campaigns.plan import runs_of
+from common_ns.campaigns.plan import matching, runs_of
 from common_ns.campaigns.progress import Display
 from common_ns.campaigns.record import LOG, RunRecord, read_record
 from common_ns.campaigns.report import write_report
@@ -70,20 +70,23 @@ class Run(CampaignCommand):
     on: Place = "local"
     """Where: as many at once as this machine has cores and GPUs for, on a SLURM cluster, or one after the other in this
     process."""
+    only: tuple[str, ...] = ()
+    """Carry out these runs only, by patterns of their names, such as "lego, *" or "*, seed 0". Default: all."""
 
     def main(self) -> None:
         """Carry it out, and write the table and the report."""
         campaign = self.read()
-        require_data(campaign)
+        scenes = tuple(dict.fromkeys(run.scene for run in matching(runs_of(campaign, self.folder), self.only)))
+        require_data(replace(campaign, scenes=scenes))
         require_writable(self.folder, "--output-dir", folder=True)
-        engine = Engine(campaign, self.folder, self.on, Display())
+        engine = Engine(campaign, self.folder, self.on, Display(), only=self.only)
         try:
             results = engine.run()
         except KeyboardInterrupt:
             print("Interrupted; the same command continues")
             raise SystemExit(130) from None
         print(f"Written: {write_table(campaign, self.folder)}, {write_report(campaign, self.folder)}")
-        failed = [run for run in runs_of(campaign, self.folder) if results[run.name] == "failed"]
+        failed = [run for run in runs_of(campaign, self.folder) if results.get(run.name) == "failed"]
         if failed:
             raise InputError(
                 f"{len(failed)} of {len(results)} runs have failed, the first: {failed[0].name}",
