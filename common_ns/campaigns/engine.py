@@ -215,9 +215,9 @@ class Engine:
             self.queue.appendleft(run)
             self._wait_for_space(display, "No space left on device")
         elif outcome == "out_of_memory":
-            if self.limit > 1:
-                self.limit -= 1
-            display.tell(run, f"out of memory: {self.limit} at once from now on")
+            self.limit = max(1, self.limit - 1)
+            fewer = f": {self.limit} at once from now on" if self.place == "local" else ""
+            display.tell(run, f"out of memory{fewer}")
             self.queue.append(run)
         elif outcome == "interrupted" and self.place == "debug":
             raise KeyboardInterrupt

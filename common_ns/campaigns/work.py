@@ -328,22 +328,27 @@ class Work:
         budget = self.campaign.budget.core_seconds
         assert budget is not None
         scratch = Run(self.run.scene, self.run.method, self.run.seed, self.folder / "timing")
-        shutil.rmtree(scratch.folder, ignore_errors=True)
-        scratch.folder.mkdir(parents=True)
         words = command_of(self.campaign, scratch, "train", CALIBRATION_STEPS)
         progress = scratch.folder / PROGRESS
         more = {CALIBRATION: str(max(10.0, 0.05 * budget)), PROGRESS_VARIABLE: str(progress)}
-        stage = StageRecord(state="running", command=words)
-        self.record.stages["timing"] = stage
-        self._set_state("running")
-        attempt = self._attempt("timing", stage, words, more)
-        lines = read_progress(progress)
-        seconds = lines[-1].get("core_seconds_per_step") if lines else None
-        if attempt.end == "interrupted":
-            raise Interrupted
-        if attempt.end != "done" or not seconds:
-            problem = f"the steps of {self.run.name} could not be timed ({attempt.end}: {attempt.detail})"
-            raise InputError(problem, "Read the end of the log", self.folder / LOG)
+        stage = self.record.stages["timing"] = StageRecord(state="running", command=words)
+        while True:
+            shutil.rmtree(scratch.folder, ignore_errors=True)
+            scratch.folder.mkdir(parents=True)
+            self._set_state("running")
+            attempt = self._attempt("timing", stage, words, more)
+            lines = read_progress(progress)
+            seconds = lines[-1].get("core_seconds_per_step") if lines else None
+            if attempt.end == "done" and seconds:
+                break
+            if attempt.end == "interrupted":
+                raise Interrupted
+            if attempt.end == "disk_full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if sum(each.end == attempt.end for each in stage.attempts) > self.campaign.retry.get(attempt.end, 0):
+                why = attempt.detail or "it has too few steps"
+                problem = f"the steps of {self.run.name} could not be timed ({attempt.end.replace('_', ' ')}: {why})"
+                raise InputError(problem, "Read the end of the log", self.folder / LOG)
         shutil.rmtree(scratch.folder, ignore_errors=True)
         del self.record.stages["timing"]
         steps = max(1, round(budget / seconds))
@@ -610,8 +615,7 @@ def _text(file: Path, start: int = 0) -> str:
     """The end of a text file, from a place on; "" if there is none."""
     try:
         with file.open("rb") as opened:
-            size = opened.seek(0, os.SEEK_END)
-            opened.seek(max(start, size - (1 << 20)))
+            opened.seek(max(start, file.stat().st_size - (1 << 20)))  # files of /proc are said to be empty
             return opened.read().decode(errors="replace")
     except OSError:
         return ""

@@ -211,9 +211,12 @@ def test_a_full_disk_pauses_and_goes_on(tmp_path: Path, fakes: Fakes, monkeypatc
 def test_steps_of_a_budget_in_core_seconds_are_timed_once(tmp_path: Path, fakes: Fakes):
     campaign = campaign_of(tmp_path, budget={"core_seconds": 10}, seeds=[0, 1], scenes=[{"path": "one"}])
     folder = tmp_path / "out"
-    assert set(carry_out(campaign, fakes, folder)[0].values()) == {"done"}
-    starts = Counter(line["what"] for line in fakes.said("start"))
-    assert sum(count for what, count in starts.items() if "timing start" in what) == 2  # one of each method
+    fakes.plan({"train fake-low/seed-0/timing": ["kill@3"]})
+    results, printed = carry_out(campaign, fakes, folder)
+    assert set(results.values()) == {"done"}
+    assert printed.count("20 steps of 0.5 s for 10 core-seconds") >= 2
+    starts = Counter(line["what"] for line in fakes.said("timing start"))
+    assert sum(starts.values()) == 3  # once of each method, and again where it was killed
     record = read_record(runs_of(campaign, folder)[3].folder)
     assert record is not None and record.budget == {"core_seconds": 10.0, "core_seconds_per_step": 0.5, "steps": 20}
     assert record.figures["steps"] == 20 and "--max-num-iterations 20" in " ".join(record.stages["train"].command)
@@ -386,6 +389,15 @@ def test_ctrl_c_cancels_jobs_of_a_cluster(tmp_path: Path, fakes: Fakes, slurm: P
     assert driver.returncode == 130 and len(list(slurm.glob("cancelled-*"))) == 2
     wait_for(lambda: not any(is_taken(run) for run in runs), 5.0)
     assert [ends_of(run) for run in runs] == [["interrupted"], ["interrupted"]]
+
+
+def test_steps_that_cannot_be_timed_fail_their_run_in_one_line(tmp_path: Path, fakes: Fakes):
+    campaign = campaign_of(tmp_path, budget={"core_seconds": 10}, scenes=[{"path": "one"}])
+    fakes.plan({"train fake-low/seed-42/timing": ["it broke"]})
+    results, _ = carry_out(campaign, fakes, tmp_path / "out", "debug")
+    assert list(results.values()) == ["failed", "done"]
+    log = (runs_of(campaign, tmp_path / "out")[0].folder / "log.txt").read_text()
+    assert "Error: " in log and "steps of one, fake low, seed 42 could not be timed (failed: it broke)" in log
 
 
 def test_without_a_cluster_it_is_said_in_one_line(tmp_path: Path, fakes: Fakes):

@@ -18,7 +18,7 @@ from nerfstudio.engine.trainer import Trainer
 
 from common_ns.campaigns import watched
 from common_ns.campaigns.watched import Watch, core_seconds, read_progress, watch_trainings
-from common_ns.campaigns.work import end_of
+from common_ns.campaigns.work import _text, end_of
 
 
 def burn(seconds: float) -> None:
@@ -168,3 +168,9 @@ def test_ends_that_the_text_does_not_tell():
     assert end_of(-signal.SIGKILL, "", True, True)[0] == "out_of_memory"
     assert end_of(-signal.SIGKILL, "", False, True)[0] == "killed"
     assert end_of(0, "KeyboardInterrupt", False, False) == ("failed", "it has ended before its last step")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by /proc")
+def test_files_of_the_system_are_read_although_they_are_said_to_be_empty():
+    assert _text(Path("/proc/self/status")).startswith("Name:")
+    assert _text(Path("/proc/self/status"), 1 << 30) == ""
