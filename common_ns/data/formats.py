@@ -6,6 +6,8 @@ The hints in error messages and the table of docs/data.md are made from the one 
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -252,8 +254,11 @@ FORMATS: tuple[Format, ...] = (
 
 
 def formats_of(path: Path) -> list[Format]:
-    """Formats that a folder or file looks like, the most likely one first."""
-    return [each for each in FORMATS if each.signs(path)]
+    """Formats that a folder or file looks like, the most likely one first; none of what may not be looked at."""
+    try:
+        return [each for each in FORMATS if each.signs(path)]
+    except OSError:
+        return []
 
 
 def suggestion(path: Path, dataparser: str) -> str | None:
@@ -263,14 +268,20 @@ def suggestion(path: Path, dataparser: str) -> str | None:
         path: the data.
         dataparser: which has failed, as ns-train names it.
     """
+    around = formats_of(path.parent) if os.path.isfile(path) else []
+    if any(each.dataparser == dataparser for each in around):
+        return f"Give its folder: --data {shlex.quote(str(path.parent))}"
     found = next((each for each in formats_of(path) if each.dataparser != dataparser), None)
+    if found is None and path.suffix.lower() == ".json" and around:
+        found = min(around, key=lambda each: f"`{path.name}`" not in each.files)  # the one that names the file
+        path = path.parent
     if found is not None:
-        command = found.command.replace("METHOD", _asked_for()).replace("DATA", str(path))
+        command = found.command.replace("METHOD", _asked_for()).replace("DATA", shlex.quote(str(path)))
         return f"This looks like {found.name}: {command}"
-    for entry in sorted(entry for entry in _entries(path) if entry.is_dir())[:FOLDERS_LOOKED_AT]:
+    for entry in sorted(entry for entry in _entries(path) if os.path.isdir(entry))[:FOLDERS_LOOKED_AT]:
         inner = formats_of(entry)
         if inner and inner[0].dataparser is not None:
-            return f"There is {inner[0].name} in its folder {entry.name}: give --data {entry}"
+            return f"There is {inner[0].name} in its folder {entry.name}: give --data {shlex.quote(str(entry))}"
     return None
 
 
