@@ -6,10 +6,12 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
 from nerfstudio.configs.dataparser_configs import all_dataparsers
 from nerfstudio.configs.method_configs import all_methods
 
 from common_ns.data.formats import FORMATS, advice, as_table, formats_of, suggestion
+from common_ns.errors import InputError
 from tests.odd_inputs.kit import as_a_user, lock
 
 PAGE = Path(__file__).parents[3] / "docs" / "data.md"
@@ -72,13 +74,18 @@ def test_a_file_in_place_of_its_folder(tmp_path: Path):
         assert suggestion(path, dataparser) == hint, path
 
 
-def test_what_may_not_be_looked_at_has_no_format(tmp_path: Path):
+def test_what_may_not_be_looked_at(tmp_path: Path):
     folder = tmp_path / "locked"
     folder.mkdir()
     (folder / "transforms.json").write_text('{"frames": []}')
+    (tmp_path / "capture" / "images").mkdir(parents=True)
+    (tmp_path / "capture" / "images" / "1.png").touch()
+    (tmp_path / "capture" / "sparse").symlink_to(folder)
     lock(folder)
     with as_a_user():
-        assert formats_of(folder) == [] and formats_of(folder / "transforms.json") == []
+        for path in (folder, tmp_path / "capture"):
+            with pytest.raises(InputError, match=f"may not be read .*enter the folder {folder} "):
+                formats_of(path)
         assert suggestion(tmp_path, "idr-data") is None
         assert advice(folder, "idr-data", "a folder").startswith("Give a folder; docs/data.md")
     folder.chmod(0o700)
