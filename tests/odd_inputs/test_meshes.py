@@ -14,7 +14,7 @@ import trimesh
 from common_ns.meshing.pictures import MeshPictures
 from hashnffb_sdf_ns.mesh_evaluation.surface_points import read_geometry
 from hashnffb_sdf_ns.object_sphere.scene_sources import read_points
-from miner_ns.volume_io import read_mesh, voxelize_file
+from miner_ns.volume_io import read_mesh, read_volume, voxelize_file
 from miner_ns.voxelize import VoxelizeOptions, Voxels
 from tests.odd_inputs.kit import DENIED, Row, assert_ends_as_it_should, ids, link_loop, lock
 
@@ -371,3 +371,13 @@ def test_other_readers_of_meshes(
     row = Row("damaged", spoilt(spoil), refused=f"mesh.ply: .*{DENIED}" if spoil is lock else "mesh.ply: ")
     path = row.make(tmp_path)
     assert_ends_as_it_should(row, lambda: read(path), capfd, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["volume.npz", "volume.npy"])
+@pytest.mark.parametrize("spoil", [cut, pipe, folder, link_loop, lock, Path.unlink], ids=lambda spoil: spoil.__name__)
+def test_volumes(name: str, spoil: Callable[[Path], Any], tmp_path: Path, capfd) -> None:
+    path = tmp_path / name
+    (np.savez if name.endswith("z") else np.save)(path, np.ones((4, 4, 4), bool))
+    spoil(path)
+    row = Row("damaged", spoil, refused=f"{name}: the volume {DENIED}read it" if spoil is lock else f"{name}: ")
+    assert_ends_as_it_should(row, lambda: read_volume(path), capfd, tmp_path)

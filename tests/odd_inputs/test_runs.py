@@ -381,11 +381,11 @@ def alone_elsewhere(run: Path) -> None:
     shutil.rmtree(run / "nerfstudio_models")
 
 
-def without_data(run: Path) -> None:
+def without_data(run: Path, data: str = "old/place") -> None:
     """Let the config name data that has moved."""
     file = run / "config.yml"
     config = read_run_config(file)
-    config.data = config.pipeline.datamanager.data = config.pipeline.datamanager.dataparser.data = Path("old/place")
+    config.data = config.pipeline.datamanager.data = config.pipeline.datamanager.dataparser.data = Path(data)
     file.write_text(yaml.dump(config))
 
 
@@ -407,6 +407,11 @@ EVALUATIONS = [
         "the run has no checkpoint: there is neither .*/old/place/.*nerfstudio_models beside this file",
     ),
     Row("data that has moved", without_data, r"data set 'old/place' does not exist.*ln -s WHERE_IT_IS_NOW /"),
+    Row(
+        "data that has moved from a path with a space",
+        lambda run: without_data(run, "old place"),
+        r"data set 'old place' does not exist.*ln -s WHERE_IT_IS_NOW '/.*old place'\.$",
+    ),
     Row("odd files beside", lambda run: (run / "nerfstudio_models" / ".DS_Store").touch(), right=evaluated(3)),
     Row("a copy beside", beside("step-000000009 (copy).ckpt"), right=evaluated(3)),
     Row("evaluated, cut", latest(cut), f"{UNREAD}.*{BEFORE}, is whole"),
