@@ -9,7 +9,8 @@ Tools differ in what they write, and nerfstudio's dataparsers each read a part o
 - Lenses: a frame's `distortion_params` or its `k1` … `p2`, else the file's. instant-ngp's `is_fisheye` and
   `equirectangular` are camera models, and so are COLMAP's names of models that nerfstudio has under another one.
 - Poses: 3×4 or 4×4 camera to world, rigid, finite. `applied_transform` likewise.
-- File names: with a slash or a backslash, with or without their suffix, in upper or lower case.
+- File names: with a slash or a backslash, with or without their suffix, in upper or lower case; absolute names of the
+  machine that a capture comes from.
 - Splits: where `val_filenames` or `test_filenames` is missing, the other stands in, else the frames that no list names.
 
 What was changed is said in notes; what cannot be meant is an error with file, frame, field, value and remedy.
@@ -20,14 +21,16 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
 from common_ns.data.checks import check_pose, read_json
+from common_ns.data.files import spelled_on_disk
 from common_ns.errors import InputError
 
 INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
@@ -177,41 +180,41 @@ def _short(value: Any) -> str:
 # Names of files
 
 
-@lru_cache(maxsize=64)
-def _by_lower_case(folder: Path, changed: float) -> dict[str, list[str]]:
-    """Names in a folder, by their lower case. `changed` is when it last was, so that the cache notices."""
-    names: dict[str, list[str]] = {}
-    for entry in folder.iterdir():
-        names.setdefault(entry.name.lower(), []).append(entry.name)
-    return names
-
-
 def find_file(folder: Path, name: str, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> str | None:
     """The name, relative to a folder, of the file that is meant; None if there is none.
 
-    Tried in this order: the name as it is; with slashes for backslashes; with a suffix; in another case.
+    Tried in this order: the name as it is; with slashes for backslashes; with a suffix; in another case; of an absolute
+    name, of this machine's or another's, as much of its end as names a file in the folder.
 
     Args:
         folder: from which the name starts.
         name: as it is stated.
         suffixes: that a name without its suffix may have.
     """
-    for spelled in dict.fromkeys((name, name.replace("\\", "/"))):
+    slashes = name.replace("\\", "/")
+    for spelled in dict.fromkeys((name, slashes)):
         path = folder / spelled
-        try:
+        with suppress(OSError, ValueError):  # a name too long, or with a zero byte
             if path.is_file() or path.is_fifo() or path.is_char_device() or path.is_symlink():
                 return spelled
-            if not path.parent.is_dir():
-                continue
-            there = _by_lower_case(path.parent, path.parent.stat().st_mtime)
-        except (OSError, ValueError):  # a name too long, or with a zero byte
-            continue
+    is_absolute = PurePosixPath(slashes).is_absolute() or bool(PureWindowsPath(name).drive)
+    parts = PureWindowsPath(slashes).parts[1:] if is_absolute else ()
+    for spelled in (slashes, *("/".join(parts[start:]) for start in range(len(parts)))):
         for ending in ("", *suffixes):
-            found = there.get((path.name + ending).lower(), [])
-            found = [path.name + ending] if path.name + ending in found else found
-            if len(found) == 1 and (path.parent / found[0]).is_file():
-                return (Path(spelled).parent / found[0]).as_posix()
+            with suppress(OSError, ValueError):
+                found = _on_disk(folder, f"{spelled}{ending}")
+                if found is not None and (folder / found).is_file():
+                    return found
     return None
+
+
+def _on_disk(folder: Path, name: str) -> str | None:
+    """`spelled_on_disk` for absolute names too."""
+    path = PurePosixPath(name)
+    if not path.is_absolute():
+        return spelled_on_disk(folder, name)
+    found = spelled_on_disk(Path(path.anchor), str(path.relative_to(path.anchor)))
+    return None if found is None else f"{path.anchor}{found}"
 
 
 def _mend_names(transforms: Transforms, folder: Path, blender: bool) -> None:

@@ -368,6 +368,23 @@ ROWS = [
         ),
         right=count(16, 1),
     ),
+    *(
+        Row(
+            f"absolute names of another machine, {system}",
+            every(lambda f, place=place: rename(f, lambda n: place + n.replace("/", place[-1]))),
+            right=count(16, 1),
+            warns="17 names of files are read with the spelling on disk",
+        )
+        for system, place in (("Windows", "C:\\Users\\me\\scene\\"), ("another folder", "/home/me/scene/"))
+    ),
+    Row(
+        "a folder in another case",
+        lambda folder: (folder / "images").rename(folder / "Images"),
+        right=lambda m: (
+            {file.parent.name for file in m.train_dataset.image_filenames} == {"Images"} or pytest.fail("folder")
+        ),
+        warns="17 names of files are read with the spelling on disk",
+    ),
     Row(
         "an image twice", of_json(lambda c: c["frames"].append(dict(c["frames"][0]))), warns="1 images are listed more"
     ),
