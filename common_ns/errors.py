@@ -21,4 +21,6 @@ class InputError(ValueError):
     def __init__(self, problem: str, remedy: str, file: Path | str | None = None) -> None:
         self.problem, self.remedy, self.file = problem, remedy, file
         where = f"{file}: " if file is not None else ""
-        super().__init__(" ".join(f"{where}{problem.rstrip('.')}. {remedy.rstrip('.')}.".split()))
+        # Spaces in paths stay as they are.
+        text = f"{where}{problem.rstrip('.')}. {remedy.rstrip('.')}."
+        super().__init__(" ".join(line.strip() for line in text.splitlines() if line.strip()))

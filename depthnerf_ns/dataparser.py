@@ -23,7 +23,7 @@ import math
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -112,6 +112,7 @@ class RgbdDataParser(NerfstudioReader):
     """
 
     config: RgbdDataParserConfig
+    needed_copies: ClassVar = {**NerfstudioReader.needed_copies, "depth_file_path": "depths_"}
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         config = self.config

@@ -23,7 +23,7 @@ from numpy import ndarray
 from common_ns.data.checks import check_pose, require_path
 from common_ns.data.damaged import damage_explained
 from common_ns.data.depth.contract import map_header
-from common_ns.data.files import require_file
+from common_ns.data.files import entries_of, require_file
 from common_ns.data.formats import advice
 from common_ns.data.images import photo_header
 from common_ns.errors import InputError
@@ -95,7 +95,7 @@ def read_scannet(data: Path) -> Rewritten:
 
     Raises: InputError if there are no frames, or files are missing or damaged.
     """
-    images = {file.stem: file for file in (data / "color").iterdir() if file.suffix.lower() in (".jpg", ".png")}
+    images = {file.stem: file for file in entries_of(data / "color") if file.suffix.lower() in (".jpg", ".png")}
     if not images:
         raise InputError("holds no .jpg or .png", "Extract the frames of the .sens file", data / "color")
     frames, lost = [], 0
@@ -129,7 +129,7 @@ def read_matterport(data: Path) -> Rewritten:
 
     Raises: InputError if there is not one .conf file, or it cannot be read.
     """
-    files = sorted((data / "undistorted_camera_parameters").glob("*.conf"))
+    files = sorted(f for f in entries_of(data / "undistorted_camera_parameters") if f.suffix == ".conf")
     if len(files) != 1:
         problem = f"holds {len(files)} .conf files"
         raise InputError(problem, "Keep the one of this house", data / "undistorted_camera_parameters")

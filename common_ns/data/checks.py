@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from common_ns.data.files import require_file
+from common_ns.data.files import is_there, refusal, require_file
 from common_ns.errors import InputError
 
 LARGEST_JSON = 2**29
@@ -28,16 +29,28 @@ SUITE = ("common_ns", "miner_ns", "mipnerf_ns", "depthnerf_ns", "hashnffb_sdf_ns
 
 
 def require_path(path: Path | str, what: str = "data path") -> Path:
-    """Return `path` if it exists.
+    """Return `path` if it exists and, being a folder, may be entered.
 
     Raises: InputError that names the nearest existing parent, so that a typing error is found at once.
     """
     path = Path(path)
-    if path.exists():
+    try:
+        os.stat(os.path.join(path, "."))  # of which a folder's own rights decide
         return path
-    parent = next((p for p in path.absolute().parents if p.exists()), Path("/"))
-    listing = sorted(p.name for p in parent.iterdir())[:6] if parent.is_dir() else []
-    seen = f"; {parent} exists and holds: {', '.join(listing) or 'nothing'}"
+    except NotADirectoryError:
+        if path.exists():
+            return path
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise refusal(error, path, what) from None
+    parent = next(p for p in path.absolute().parents if is_there(p, "folder"))
+    seen = f"; {parent} is no folder"
+    if parent.is_dir():
+        try:
+            seen = f"; {parent} exists and holds: {', '.join(sorted(os.listdir(parent))[:6]) or 'nothing'}"
+        except PermissionError:
+            seen = f"; {parent} exists"
     raise InputError(f"the {what} does not exist{seen}", "Correct the path", file=path)
 
 
@@ -102,6 +115,7 @@ def explained(source: Path | str, if_missing: Callable[[], str | None] = lambda:
     """Turn whatever a dataparser or reader raises on bad input into an `InputError` of one line.
 
     What is raised by this suite itself, and not on purpose, is a defect of it: it keeps its traceback and is called so.
+    A file that the system does not open is none.
 
     Args:
         source: the data folder or file, named where the exception itself names none.
@@ -116,6 +130,8 @@ def explained(source: Path | str, if_missing: Callable[[], str | None] = lambda:
         remedy = if_missing() or "Put it there, or correct the data set"
         raise InputError(problem, remedy, error.filename or source) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None and (file := _file_of(error)) is not None:
+            raise refusal(error, file) from error
         culprit = _reader_of(error)
         if culprit is None:
             where = "This is a defect of fieldsuite, not of the data; please report it with what follows."
@@ -138,7 +154,9 @@ def _reader_of(error: BaseException) -> str | None:
 
 
 def _file_of(error: BaseException) -> str | None:
-    return str(error.filename) if isinstance(error, OSError) and error.filename else None
+    """The file that an error of the system names; of a descriptor, which is a number, None."""
+    name = error.filename if isinstance(error, OSError) else None
+    return os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) and name else None
 
 
 def _in_words(error: Exception, reader: str) -> tuple[str, str]:

@@ -228,7 +228,7 @@ def find_model(data: Path, largest: bool = True) -> Path | None:
     """
     for name in PARENTS:
         parent = data / name
-        numbered = [folder for folder in _numbered(parent) if _is_model(folder)] if name else []
+        numbered = [folder for folder in _numbered(parent) if is_model(folder)] if name else []
         if len(numbered) > 1 and largest:
             counts = [_count_images(folder) for folder in numbered]
             best = numbered[max(range(len(numbered)), key=lambda index: counts[index])]
@@ -237,7 +237,7 @@ def find_model(data: Path, largest: bool = True) -> Path | None:
             return best
         if numbered:
             return numbered[0]
-        if _is_model(parent):
+        if is_model(parent):
             return parent
     return None
 
@@ -308,7 +308,8 @@ def _has_form(folder: Path, form: str) -> bool:
     return all((folder / f"{name}{form}").exists() for name in ("cameras", "images"))
 
 
-def _is_model(folder: Path) -> bool:
+def is_model(folder: Path) -> bool:
+    """Whether a folder holds the cameras and images of a COLMAP model."""
     return any(_has_form(folder, form) for form in FORMS)
 
 

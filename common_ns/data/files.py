@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
 import stat
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PurePath
 
 from common_ns.errors import InputError
 
@@ -22,6 +25,10 @@ _KINDS = {
 }
 
 
+_OF_THE_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EINVAL)
+"""Errors of the system that another path mends."""
+
+
 def require_file(path: Path | str, what: str = "file") -> Path:
     """Return `path` if it is a regular file, or a link to one. Everything that opens a file that a user has named goes
     through here first: opening a named pipe waits forever, and a device has no end.
@@ -29,24 +36,135 @@ def require_file(path: Path | str, what: str = "file") -> Path:
     Args:
         path: the file.
         what: it is, for the error: "image", "mask", "depth map".
-    Raises: InputError if it does not exist, is of another kind, or cannot be looked at.
+    Raises: InputError if it does not exist, is of another kind, or may not be read.
     """
     path = Path(path)
     try:
         mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            os.close(os.open(path, os.O_RDONLY))  # which knows more about rights than asking for them
     except FileNotFoundError:
         problem = f"the {what} is a link to {os.readlink(path)}, which" if path.is_symlink() else f"the {what}"
         raise InputError(f"{problem} does not exist", "Put it there, or remove what names it", path) from None
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # a loop of links, a name too long, a locked folder
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"the {what} cannot be opened ({reason})", "Replace it by a file", path) from None
+    except (OSError, ValueError) as error:
+        raise refusal(error, path, what) from None
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "no file")
         raise InputError(f"the {what} is {kind}", "Name a file", path)
     return path
+
+
+def is_there(path: Path | str, what: str = "file") -> bool:
+    """Whether anything is at a path, be it a link to nothing.
+
+    Raises: InputError if that cannot be found out.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise refusal(error, path, what) from None
+    return True
+
+
+def entries_of(folder: Path, what: str = "folder") -> list[Path]:
+    """Files and folders in a folder, in no order.
+
+    Raises: InputError if it may not be read.
+    """
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise refusal(error, folder, what) from None
+
+
+def refusal(error: OSError | ValueError, path: Path | str, what: str = "file") -> InputError:
+    """What to say of a file or folder that the system does not open: because of missing rights, a name too long, a loop
+    of links, a folder where a file should be, or the reverse.
+
+    Args:
+        error: that the system raised about it.
+        path: the file or folder.
+        what: it is, for the error.
+    """
+    path = Path(path)
+    if isinstance(error, PermissionError):
+        problem = f"the {what} may not be read (permission denied)"
+        real = Path(os.path.realpath(path))
+        if not _is_reached(real):
+            locked = next((parent for parent in real.parents if _is_reached(parent)), real.parent)
+            return InputError(problem, f"Give yourself the right to enter the folder {locked} (chmod u+x)", path)
+        if not os.path.lexists(path):
+            problem = f"the {what} may not be written (permission denied)"
+            return InputError(problem, "Give yourself the right to write there, or choose another folder", path)
+        if not path.is_dir():
+            return InputError(problem, "Give yourself the right to read it (chmod u+r)", path)
+        problem = problem.replace("the file", "the folder")
+        return InputError(problem, "Give yourself the right to read it (chmod u+rx)", path)
+    if isinstance(error, IsADirectoryError):
+        return InputError(f"the {what} is a folder", "Name a file", path)
+    reason = getattr(error, "strerror", None) or error
+    remedies = {errno.ELOOP: "Replace it by a file"} | dict.fromkeys((None, *_OF_THE_PATH), "Correct the path")
+    remedy = remedies.get(getattr(error, "errno", None), "Check the disk that it is on")
+    return InputError(f"the {what} cannot be opened ({reason})", remedy, path)
+
+
+def _is_reached(path: Path) -> bool:
+    """Whether all folders above a path may be entered."""
+    try:
+        path.lstat()
+    except PermissionError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def spelled_on_disk(folder: Path, name: str) -> str | None:
+    """A relative name as the disk spells it, with slashes; None if it is not there.
+
+    Each part is taken as it is where that is there, else in another case, or with its accents composed otherwise, where
+    exactly one entry of its folder is the same but for that.
+
+    Args:
+        folder: from which the name starts.
+        name: of a file or folder, such as "images/0001.png".
+    """
+    pure = PurePath(name)
+    if not pure.parts or pure.is_absolute():
+        return None
+    place, spelled = folder, []
+    for part in pure.parts:
+        if not os.path.lexists(place / part):
+            found = _entries(place).get(_folded(part), ())
+            if len(found) != 1:
+                return None
+            part = found[0]
+        place = place / part
+        spelled.append(part)
+    return "/".join(spelled)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _entries(folder: Path) -> dict[str, list[str]]:
+    """Names in a folder, by what they are but for case; none of what cannot be listed."""
+    try:
+        return _listed(folder, folder.stat().st_mtime_ns)
+    except (OSError, ValueError):
+        return {}
+
+
+@lru_cache(maxsize=64)
+def _listed(folder: Path, changed: int) -> dict[str, list[str]]:
+    """As `_entries`. `changed` is when the folder last was, in nanoseconds, so that the cache notices."""
+    names: dict[str, list[str]] = {}
+    for name in os.listdir(folder):
+        names.setdefault(_folded(name), []).append(name)
+    return names
 
 
 def require_writable(path: Path | str, option: str = "--output-path", folder: bool = False) -> Path:

@@ -6,6 +6,8 @@ The hints in error messages and the table of docs/data.md are made from the one 
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +15,9 @@ from itertools import islice
 from pathlib import Path
 
 from common_ns.data.colmap import find_model
+from common_ns.data.files import refusal
 from common_ns.data.transforms import IMAGE_SUFFIXES
+from common_ns.errors import InputError
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".insv")
 MESH_SUFFIXES = (".ply", ".obj", ".stl", ".glb", ".gltf", ".off")
@@ -252,8 +256,28 @@ FORMATS: tuple[Format, ...] = (
 
 
 def formats_of(path: Path) -> list[Format]:
-    """Formats that a folder or file looks like, the most likely one first."""
-    return [each for each in FORMATS if each.signs(path)]
+    """Formats that a folder or file looks like, the most likely one first.
+
+    Raises: InputError if it looks like none that a dataparser reads, and something in it may not be looked at.
+    """
+    found, refused = [], None
+    for each in FORMATS:
+        try:
+            if each.signs(path):
+                found.append(each)
+        except OSError as error:
+            refused = error
+    if refused is not None and not any(each.dataparser for each in found):
+        raise refusal(refused, refused.filename or path)
+    return found
+
+
+def _likely(path: Path) -> list[Format]:
+    """As `formats_of`; none of what may not be looked at."""
+    try:
+        return formats_of(path)
+    except InputError:
+        return []
 
 
 def suggestion(path: Path, dataparser: str) -> str | None:
@@ -263,14 +287,20 @@ def suggestion(path: Path, dataparser: str) -> str | None:
         path: the data.
         dataparser: which has failed, as ns-train names it.
     """
-    found = next((each for each in formats_of(path) if each.dataparser != dataparser), None)
+    around = _likely(path.parent) if os.path.isfile(path) else []
+    if any(each.dataparser == dataparser for each in around):
+        return f"Give its folder: --data {shlex.quote(str(path.parent))}"
+    found = next((each for each in _likely(path) if each.dataparser != dataparser), None)
+    if found is None and path.suffix.lower() == ".json" and around:
+        found = min(around, key=lambda each: f"`{path.name}`" not in each.files)  # the one that names the file
+        path = path.parent
     if found is not None:
-        command = found.command.replace("METHOD", _asked_for()).replace("DATA", str(path))
+        command = found.command.replace("METHOD", _asked_for()).replace("DATA", shlex.quote(str(path)))
         return f"This looks like {found.name}: {command}"
-    for entry in sorted(entry for entry in _entries(path) if entry.is_dir())[:FOLDERS_LOOKED_AT]:
-        inner = formats_of(entry)
+    for entry in sorted(entry for entry in _entries(path) if os.path.isdir(entry))[:FOLDERS_LOOKED_AT]:
+        inner = _likely(entry)
         if inner and inner[0].dataparser is not None:
-            return f"There is {inner[0].name} in its folder {entry.name}: give --data {entry}"
+            return f"There is {inner[0].name} in its folder {entry.name}: give --data {shlex.quote(str(entry))}"
     return None
 
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from torch import Tensor
 
 from common_ns.cameras.geometry import positions
 from common_ns.data.checks import check_pose
+from common_ns.data.drawing import WHOLE_VIEWS
 from common_ns.data.transforms import positions_in_one_place
 from common_ns.errors import InputError
 
@@ -37,8 +38,10 @@ FOLDED = 0.05
 PIXELS_OFF = 0.5
 """Error, in pixels, of taking the distortion out, from which a ray counts as wrong."""
 FAR, TOO_FAR = 30.0, 1e4
+FEW = 0.05
 """Distance of a camera from the others, in their median distance from their middle, from which it is unusual, and from
-which single precision leaves the others in one place."""
+which single precision leaves the others in one place; share of the cameras up to which such ones are the outliers, and
+not the others in one cluster, as of a tripod."""
 STRETCHED = (1.7, 5.0)
 """Factor by which a lens changes the distance of a picture's corner from its middle from which it is unusual, and from
 which it is impossible."""
@@ -64,8 +67,8 @@ def check_outputs(outputs: DataparserOutputs, source: Path | str, split: str = "
     for name, pose in zip(names, _poses(cameras)):
         check_pose(pose, name, Path(source))
     return [
-        *_look_at_intrinsics(numbers, names, source),
-        *_look_at_lenses(cameras, names, source),
+        *_look_at_intrinsics(numbers, cameras.camera_type.reshape(-1).cpu().numpy(), names, source),
+        *_look_at_lenses(cameras, (outputs.metadata or {}).get("fisheye_crop_radius"), names, source),
         *(check_positions(positions(_poses(cameras)), names, source) if split == "train" else ()),
         *_look_at_names(images, split),
     ]
@@ -127,7 +130,7 @@ def _first(bad: Bool[np.ndarray, " n"], names: list[str]) -> str:
 
 
 def _look_at_intrinsics(
-    numbers: dict[str, Float[np.ndarray, " n"]], names: list[str], source: Path | str
+    numbers: dict[str, Float[np.ndarray, " n"]], kinds: Int[np.ndarray, " n"], names: list[str], source: Path | str
 ) -> Iterator[str]:
     fx, fy, cx, cy, width, height = (numbers[name] for name in ("fx", "fy", "cx", "cy", "width", "height"))
     for axis, center, size in (("cx", cx, width), ("cy", cy, height)):
@@ -141,14 +144,17 @@ def _look_at_intrinsics(
             index = int(bad.argmax())
             text = f"{axis} is {center[index]:g} in an image of {size[index]:g} pixels ({_first(bad, names)})"
             yield f"The principal point is far from the middle: {text}. Are the intrinsics those of another size?"
-    ratio = np.maximum(fx / fy, fy / fx)
+    # Of a panorama, these are no focal lengths in pixels of one size.
+    flat = ~np.isin(kinds, [CameraType.EQUIRECTANGULAR.value, *(kind.value for kind in WHOLE_VIEWS)])
+    ratio = np.where(flat, np.maximum(fx / fy, fy / fx), 1.0)
     if (ratio > UNEQUAL).any():
         index = int(ratio.argmax())
         yield f"fx is {fx[index]:g} and fy {fy[index]:g} ({_first(ratio > UNEQUAL, names)}): pixels are not square."
 
 
-def _look_at_lenses(cameras: Cameras, names: list[str], source: Path | str) -> Iterator[str]:
-    """Angles of view and distortion of perspective and fisheye cameras, each different one once."""
+def _look_at_lenses(cameras: Cameras, radius: float | None, names: list[str], source: Path | str) -> Iterator[str]:
+    """Angles of view and distortion of perspective and fisheye cameras, each different one once; `radius` is that of
+    fisheyes' pictures, in pixels, where it is known."""
     kinds = cameras.camera_type.reshape(-1).cpu().numpy()
     perspective, fisheye = kinds == CameraType.PERSPECTIVE.value, kinds == CameraType.FISHEYE.value
     columns = [getattr(cameras, name).double().cpu().reshape(len(kinds), -1) for name in ("fx", "fy", "cx", "cy")]
@@ -156,8 +162,15 @@ def _look_at_lenses(cameras: Cameras, names: list[str], source: Path | str) -> I
     if cameras.distortion_params is not None:
         columns.append(cameras.distortion_params.double().cpu().reshape(len(kinds), -1))
     table = torch.cat(columns, dim=1).numpy()
-    table, first = np.unique(np.column_stack([table, kinds]), axis=0, return_index=True)
-    for row, index in zip(table, first):
+    table, first, count = np.unique(np.column_stack([table, kinds]), axis=0, return_index=True, return_counts=True)
+    warnings: dict[str, tuple[str, int]] = {}
+    """The first warning of each kind, and how many images it is about."""
+
+    def warn(kind: str, text: str, images: int) -> None:
+        sentence, number = warnings.get(kind, (f"{text[0].upper()}{text[1:]}", 0))
+        warnings[kind] = sentence, number + images
+
+    for row, index, images in zip(table, first, count):
         fx, fy, cx, cy, width, height = row[:6]
         if perspective[index]:
             angles = [
@@ -169,35 +182,53 @@ def _look_at_lenses(cameras: Cameras, names: list[str], source: Path | str) -> I
             if angle > WIDEST:
                 raise InputError(text, "Give the focal length in pixels of this image, or a fisheye camera", source)
             if angle > WIDE or angle < NARROW:
-                yield f"{text[0].upper()}{text[1:]}. Is the focal length in pixels of this image?"
+                warn("angle", f"{text}. Is the focal length in pixels of this image?", images)
         lens = torch.tensor(row[6:-1])
         if not lens.any() or not (perspective[index] or fisheye[index]) or len(lens) != 6:
             continue
-        remedy = "Correct it: OpenCV's parameters, for coordinates divided by the focal length"
-        folded = folded_share(fx, fy, cx, cy, width, height, lens, bool(fisheye[index]))
         shown = ", ".join(
             f"{name} {value:g}" for name, value in zip(("k1", "k2", "k3", "k4", "p1", "p2"), lens.tolist())
         )
-        text = f"the distortion of {names[index]} ({shown}) folds {folded:.0%} of the picture over itself"
+        remedy = "Correct it: OpenCV's parameters, for coordinates divided by the focal length; or undistort the images"
+        text = f"the distortion of {names[index]} ({shown}) folds"
+        if fisheye[index]:
+            # What a fisheye shows is a circle; the corners outside of it are black, and have no rays.
+            within = 0.5 * min(width, height) if radius is None else radius
+            folded = folded_share(fx, fy, cx, cy, width, height, lens, True, within)
+            if folded > FOLDED:
+                raise InputError(f"{text} {folded:.0%} of the circle of the picture over itself", remedy, source)
+            beyond = 0.0 if radius is not None else folded_share(fx, fy, cx, cy, width, height, lens, True)
+            if beyond > FOLDED:
+                wrong = f"{beyond:.0%} of the picture over itself, outside of its circle: there, rays are wrong"
+                warn("folds", f"{text} {wrong}. Give fisheye_crop_radius, in pixels, or masks.", images)
+            continue
+        folded = folded_share(fx, fy, cx, cy, width, height, lens, False)
         if folded > FOLDED:
-            raise InputError(text, remedy, source)
+            raise InputError(f"{text} {folded:.0%} of the picture over itself", remedy, source)
         corner = torch.tensor([[max(cx, width - cx) / fx, max(cy, height - cy) / fy]], dtype=torch.float64)
-        found = float(undistorted(corner, lens).norm() / corner.norm())
-        stretch, text_of_stretch = (
-            max(found, 1.0 / found),
-            f"moves the corner of {names[index]} by a factor {found:.3g}",
-        )
+        factor = float(undistorted(corner, lens).norm() / corner.norm())
+        stretch = max(factor, 1.0 / factor)
+        moved = f"the distortion ({shown}) moves the corner of {names[index]} by a factor {factor:.3g}"
         if stretch > STRETCHED[1]:
-            remedy = "Correct it: OpenCV's parameters, for coordinates divided by the focal length"
-            raise InputError(f"the distortion ({shown}) {text_of_stretch}", remedy, source)
+            raise InputError(moved, remedy, source)
         if stretch > STRETCHED[0]:
-            yield f"The distortion ({shown}) {text_of_stretch}. Are these OpenCV's parameters?"
+            warn("stretch", f"{moved}. Are these OpenCV's parameters?", images)
         if folded > 0:
-            yield f"{text[0].upper()}{text[1:]}: there, rays are wrong."
+            warn("folds", f"{text} {folded:.0%} of the picture over itself: there, rays are wrong.", images)
+    for sentence, number in warnings.values():
+        yield sentence if number == 1 else f"{sentence} So for {number} images."
 
 
 def folded_share(
-    fx: float, fy: float, cx: float, cy: float, width: float, height: float, lens: Float[Tensor, "6"], fisheye: bool
+    fx: float,
+    fy: float,
+    cx: float,
+    cy: float,
+    width: float,
+    height: float,
+    lens: Float[Tensor, "6"],
+    fisheye: bool,
+    radius: float = float("inf"),
 ) -> float:
     """Share of a picture for which distortion is not monotone, so that it has no ray, or nerfstudio does not find it.
 
@@ -206,10 +237,12 @@ def folded_share(
         width, height: of the picture, in pixels.
         lens: k1, k2, k3, k4, p1, p2.
         fisheye: whether distortion is of the angle, and not of its tangent.
+        radius: in pixels, of the circle around the principal point that is looked at.
     """
     x = (torch.linspace(0, width, GRID, dtype=torch.float64) - cx) / fx
     y = (torch.linspace(0, height, GRID, dtype=torch.float64) - cy) / fy
     seen = torch.stack(torch.meshgrid(x, y, indexing="ij"), dim=-1).reshape(-1, 2)
+    seen = seen[(seen * torch.tensor([fx, fy])).norm(dim=-1) <= radius]
     if fisheye:
         seen = seen[seen.norm(dim=-1) < torch.pi]  # beyond there is no ray, and nerfstudio cuts it off
     found = undistorted(seen, lens).requires_grad_()
@@ -269,6 +302,8 @@ def check_positions(where: Float[np.ndarray, "n 3"], names: Sequence[str], sourc
     if len(where) < 4 or median == 0.0:
         return
     times = distance / median
+    if (times > FAR).sum() > max(1, FEW * len(where)):
+        return
     if times.max() > TOO_FAR:
         problem = f"the position of {names[int(times.argmax())]} is {times.max():.3g} times as far from the middle as "
         raise InputError(problem + "the others'", "Correct this frame or remove it", source)

@@ -237,22 +237,23 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         return self._dataset(self._present(outputs))
 
     def _check(self, outputs: DataparserOutputs, split: str) -> None:
-        """Look at what the dataparser returned, and say what is unusual about it where a training begins."""
+        """Look at what the dataparser returned, and say what is unusual about it where a training begins. A fisheye's
+        radius moves from the cameras to the metadata."""
         if "signal" in outputs.metadata:
             name = name_of(self.config.dataparser)
             problem = f"{name} describes one image or volume, and this method trains on photographs with poses"
             raise InputError(problem, "Use miner-image or miner-occupancy", self.config.dataparser.data)
+        crop = (outputs.cameras.metadata or {}).get("fisheye_crop_radius")
+        if crop is not None and "fisheye_crop_radius" not in outputs.metadata:
+            # It is stated for images of full size, whichever the dataparser takes.
+            smaller = getattr(self.dataparser, "downscale_factor", None) or 1
+            outputs.metadata["fisheye_crop_radius"] = crop_radius(crop, 1.0 / smaller, self.config.dataparser.data)
         warnings = check_outputs(outputs, Path(self.config.dataparser.data), split)
         for warning in warnings if self.test_mode == "val" and distributed.rank() == 0 else ():
             note(warning)
 
     def _dataset(self, outputs: DataparserOutputs) -> FieldDataset:
         scale = self.config.camera_res_scale_factor
-        crop = (outputs.cameras.metadata or {}).get("fisheye_crop_radius")
-        if crop is not None and "fisheye_crop_radius" not in outputs.metadata:
-            # It is stated for images of full size, whichever the dataparser takes.
-            smaller = getattr(self.dataparser, "downscale_factor", None) or 1
-            outputs.metadata["fisheye_crop_radius"] = crop_radius(crop, 1.0 / smaller, self.config.dataparser.data)
         return self.dataset_class(outputs, scale_factor=scale, check_files=self.test_mode != "inference")
 
     def _present(self, outputs: DataparserOutputs) -> DataparserOutputs:

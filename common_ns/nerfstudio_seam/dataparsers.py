@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,9 +34,10 @@ from nerfstudio.data.utils.dataparsers_utils import (
     get_train_eval_split_fraction,
     get_train_eval_split_interval,
 )
+from torch import Tensor
 
 from common_ns.data.checks import explained
-from common_ns.data.colmap import Reconstruction, check_model, find_model, parser_content
+from common_ns.data.colmap import Reconstruction, check_model, find_model, is_model, parser_content
 from common_ns.data.files import require_file
 from common_ns.data.formats import advice
 from common_ns.data.gate import check_outputs, check_positions
@@ -48,6 +49,8 @@ from common_ns.data.transforms import (
     FILE_FIELDS,
     INTRINSICS,
     Transforms,
+    far_from_origin,
+    number,
     positions_in_one_place,
     read_transforms,
 )
@@ -92,8 +95,8 @@ class TransformsReader:
 
     def _read(self, file: Path, blender: bool = False) -> Transforms:
         found = read_transforms(file, image_size, blender)
-        where = np.array([frame["transform_matrix"] for frame in found.frames])[:, :3, 3]
-        list(check_positions(where, [frame["file_path"] for frame in found.frames], file))  # its warnings come later
+        names = [frame["file_path"] for frame in found.frames]
+        list(check_positions(found.positions, names, file))  # its warnings come later
         for note in found.notes:
             note_once(f"{file}: {note}")
         return found
@@ -103,46 +106,220 @@ class NerfstudioReader(TransformsReader, Nerfstudio):
     """nerfstudio-data: a transforms.json of any tool."""
 
     config: NerfstudioDataParserConfig
+    needed_copies: ClassVar = {"file_path": "images_", "mask_path": "masks_"}
+    """Files that smaller copies are needed of, all or none, and where nerfstudio has them."""
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         transforms = self.transforms
         self._leave_a_test_view(transforms)
-        where = np.array([frame["transform_matrix"] for frame in transforms.frames])[:, :3, 3]
-        if self.config.auto_scale_poses and self.config.center_method == "poses" and positions_in_one_place(where):
-            problem = "all cameras stand in one place, so that there is no scale to give them"
-            raise InputError(problem, "Set --auto-scale-poses False", transforms.path)
-        for key in FILE_FIELDS[1:]:
-            files_of(transforms, key)
+        _require_scale(self.config, transforms.positions, transforms.path)
+        self._drop_incomplete_fields(transforms)
         self._choose_downscale_factor(transforms)
-        with _given_json(transforms.content):
-            return super()._generate_dataparser_outputs(split)
+        content = dict(transforms.content)
+        middle = _middle_to_subtract(transforms.positions, self.config.center_method, transforms.path)
+        if middle is not None:
+            content["frames"] = [
+                {**frame, "transform_matrix": _moved(np.array(frame["transform_matrix"]), middle)}
+                for frame in transforms.frames
+            ]
+        self._middle, self._names = middle, {}
+        with _given_json(content):
+            outputs = super()._generate_dataparser_outputs(split)
+        assert self.downscale_factor is not None
+        if self.downscale_factor > 1:
+            stated = {str(Path(frame["file_path"])): transforms.intrinsics(frame) for frame in transforms.frames}
+            full = [stated[self._names[Path(file)]] for file in outputs.image_filenames]
+            fit_to_copies(outputs, [(own["w"], own["h"]) for own in full], self.downscale_factor)
+        if middle is not None:
+            _move_back(outputs, middle, transforms.content.get("applied_transform"))
+        return outputs
+
+    def _drop_incomplete_fields(self, transforms: Transforms) -> None:
+        """Files beside the images that some frames have and others lack are of no use, and of no need: what needs them
+        says so. Masks are: without, what they hide would be learned.
+
+        Raises: InputError about masks.
+        """
+        check_mask_fields(transforms.frames, transforms.path)
+        for key in FILE_FIELDS[1:]:
+            lacking = [frame["file_path"] for frame in transforms.frames if key not in frame]
+            if 0 < len(lacking) < len(transforms.frames):
+                for frame in transforms.frames:
+                    frame.pop(key, None)
+                number = f"{len(lacking)} of {len(transforms.frames)} frames"
+                note_once(f'{transforms.path}: "{key}" is not used: {number} lack it, such as {lacking[0]}.')
+
+    def _get_fname(self, filepath: Path, data_dir: Path, downsample_folder_prefix: str = "images_") -> Path:
+        """The file of an image or mask, or its smaller copy: of a/b/c.png, the copy a_2/b/c.png if it is there, else
+        images_2/c.png as nerfstudio has them."""
+        factor = self.downscale_factor
+        assert factor is not None
+        file = data_dir / filepath if factor == 1 else copy_of(data_dir, filepath, factor, downsample_folder_prefix)
+        if downsample_folder_prefix == "images_" and self._names.setdefault(file, str(filepath)) != str(filepath):
+            problem = f"is the smaller copy of {self._names[file]} and of {filepath}"
+            raise InputError(problem, "Set --downscale-factor 1, or give copies of their own folders", file)
+        return file
+
+    @cached_property
+    def _names(self) -> dict[Path, str]:
+        """The `file_path` of each image's file."""
+        return {}
+
+    def _load_3D_points(self, ply_file_path: Path, transform_matrix: Tensor, scale_factor: float) -> Any:
+        if self._middle is None:
+            return super()._load_3D_points(ply_file_path, transform_matrix, scale_factor)
+        import trimesh
+
+        points: Any = trimesh.load(require_file(ply_file_path, "point cloud"), process=False)
+        moved = torch.from_numpy(np.asarray(points.vertices, dtype=np.float64) - self._middle).float()
+        return {
+            "points3D_xyz": (moved @ transform_matrix[:, :3].T + transform_matrix[:, 3]) * scale_factor,
+            "points3D_rgb": torch.from_numpy(np.asarray(points.visual.vertex_colors)[:, :3].copy()),
+        }
+
+    _middle: np.ndarray | None = None
+    """What was subtracted from all positions."""
 
     def _choose_downscale_factor(self, transforms: Transforms) -> None:
-        """As nerfstudio does, but that images may have any number of pixels: Pillow's limit is not asked."""
+        """As nerfstudio does, but that images may have any number of pixels: Pillow's limit is not asked. Smaller
+        copies are taken only if masks have them as well; they stand in where the images are not there.
+
+        Raises: InputError if there are no copies for the factor that is asked for.
+        """
+        folder, frames = transforms.path.parent, transforms.frames
         if self.downscale_factor is not None:
             return
+        there = [frame for frame in frames if (folder / frame["file_path"]).exists()]
+        example = (there or frames)[0]
+
+        def has_copies(factor: int) -> bool:
+            kinds = [(key, prefix) for key, prefix in self.needed_copies.items() if key in example]
+            return all(copy_of(folder, Path(example[key]), factor, prefix).exists() for key, prefix in kinds)
+
         if self.config.downscale_factor is not None:
-            self.downscale_factor = self.config.downscale_factor
+            factor = self.config.downscale_factor
+            copy = copy_of(folder, Path(example["file_path"]), factor, "images_")
+            if factor > 1 and not copy.parent.exists():
+                problem = f"there is no folder {copy.parent.name} with images {factor} times smaller"
+                raise InputError(problem, "Make it, or drop --downscale-factor", folder)
+            self.downscale_factor = factor
+            return
+        if not there:
+            factors = sorted(int(each.name[7:]) for each in folder.glob("images_*") if each.name[7:].isdecimal())
+            self.downscale_factor = next((factor for factor in factors if factor > 1 and has_copies(factor)), 1)
+            if self.downscale_factor > 1:
+                smaller = f"images_{self.downscale_factor}"
+                note_once(f"{folder}: the images themselves are not there; {smaller} stands in.")
             return
         # nerfstudio sorts the frames only after it has looked at the size of the first.
-        folder, power = transforms.path.parent, 0
-        names = [Path(frame["file_path"]) for frame in transforms.frames]
-        name = next((name for name in names if (folder / name).exists()), names[0])
-        longest = max(image_size(folder / name))
-        while longest / 2**power > LARGEST_IMAGE and (folder / f"images_{2 ** (power + 1)}" / name.name).exists():
+        longest, power = max(image_size(folder / example["file_path"])), 0
+        while longest / 2**power > LARGEST_IMAGE and has_copies(2 ** (power + 1)):
             power += 1
         self.downscale_factor = 2**power
 
     def _leave_a_test_view(self, transforms: Transforms) -> None:
-        """The default split rounds the training images up, so that fewer than ten frames leave none to test on;
-        nerfstudio then fails for want of them. Here one is kept."""
-        config, count = self.config, len(transforms.frames)
-        stated = "train_filenames" in transforms.content
-        if config.eval_mode != "fraction" or stated or math.ceil(count * config.train_split_fraction) < count:
-            return
-        if count < 2:
-            raise InputError("there is one frame, and none left to test on", "Set --eval-mode all", transforms.path)
-        self.config = replace(config, train_split_fraction=(count - 1.5) / count)
+        if "train_filenames" not in transforms.content:
+            self.config = leaving_a_test_view(self.config, len(transforms.frames), transforms.path)
+
+
+def leaving_a_test_view(config: Any, count: int, source: Path) -> Any:
+    """The default split rounds the training images up, so that fewer than ten leave none to test on; nerfstudio then
+    fails for want of them. Here one is kept.
+
+    Args:
+        config: of nerfstudio-data or colmap.
+        count: of images.
+        source: for the error.
+    Returns: the config, or one with another split.
+    Raises: InputError if there is one image only.
+    """
+    if count < 2 and config.eval_mode != "all":
+        raise InputError("there is one frame, and none left to test on", "Set --eval-mode all", source)
+    if config.eval_mode != "fraction" or math.ceil(count * config.train_split_fraction) < count:
+        return config
+    return replace(config, train_split_fraction=(count - 1.5) / count)
+
+
+def _require_scale(config: Any, positions: np.ndarray, source: Path) -> None:
+    """Raises: InputError if nerfstudio would divide by the size of a set of positions [n, 3] that has none."""
+    if config.auto_scale_poses and config.center_method == "poses" and positions_in_one_place(positions):
+        problem = "all cameras stand in one place, so that there is no scale to give them"
+        raise InputError(problem, "Set --auto-scale-poses False", source)
+
+
+def copy_of(folder: Path, name: Path, factor: int, prefix: str) -> Path:
+    """Where a file's copy of 1/factor of its size is: in the folder of the same name with _factor, else where
+    nerfstudio looks for it.
+
+    Args:
+        folder: of the data set.
+        name: of the file, from there.
+        factor: an integer above 1.
+        prefix: "images_", "masks_" or "depths_".
+    """
+    parts = name.parts
+    if len(parts) > 1 and not name.is_absolute() and parts[0] not in (".", ".."):
+        beside = folder.joinpath(f"{parts[0]}_{factor}", *parts[1:])
+        if beside.exists():
+            return beside
+    return folder / f"{prefix}{factor}" / name.name
+
+
+def fit_to_copies(outputs: DataparserOutputs, full: list[tuple[int, int]], factor: int) -> None:
+    """Give cameras the size of smaller copies that were rounded in another way than nerfstudio does, which differs by a
+    pixel: those of the mip-NeRF 360 scenes, for instance. Their lengths are then scaled by what the size says.
+
+    Args:
+        outputs: whose cameras are changed.
+        full: (width, height) of the images at full size.
+        factor: by which the copies are smaller.
+    """
+    cameras = outputs.cameras
+    for index, (file, whole) in enumerate(zip(outputs.image_filenames, full)):
+        if not Path(file).exists():
+            continue
+        size = image_size(Path(file))
+        given = int(cameras.width[index]), int(cameras.height[index])
+        if size == given or any(abs(side - each / factor) >= 1.0 for side, each in zip(size, whole)):
+            continue
+        x, y = (factor * side / each for side, each in zip(size, whole))
+        cameras.width[index], cameras.height[index] = size
+        cameras.fx[index], cameras.cx[index] = cameras.fx[index] * x, cameras.cx[index] * x
+        cameras.fy[index], cameras.cy[index] = cameras.fy[index] * y, cameras.cy[index] * y
+
+
+def _middle_to_subtract(positions: np.ndarray, center_method: str, source: Path) -> np.ndarray | None:
+    """What has to be subtracted from positions [n, 3] before they are handed over, since nerfstudio reads them in
+    single precision and centers them afterwards; None: nothing."""
+    middle = far_from_origin(positions)
+    if middle is not None and center_method == "none":
+        step = float(np.spacing(np.float32(np.abs(middle).max())))
+        text = f"the cameras are around {np.abs(middle).max():.6g}, where single precision has steps of {step:.2g}"
+        note_once(f"{source}: {text}. Subtract the middle from all positions, or let the data set be centered.")
+        return None
+    return middle
+
+
+def _moved(pose: np.ndarray, middle: np.ndarray) -> list[list[float]]:
+    pose = pose.copy()
+    pose[:3, 3] -= middle
+    return pose.tolist()
+
+
+def _move_back(outputs: DataparserOutputs, middle: np.ndarray, applied: Any = None) -> None:
+    """Let a data set's transform start from positions as they were before `middle` was subtracted.
+
+    Args:
+        outputs: whose transform is changed; it has double precision then.
+        middle: [3], in the coordinates in which it was subtracted.
+        applied: the `applied_transform` that leads to those coordinates from the original ones.
+    """
+    transform = outputs.dataparser_transform.double()
+    turn = transform[:, :3]
+    if applied is not None:  # the transform starts from before it
+        turn = turn @ torch.tensor(applied, dtype=torch.float64)[:3, :3].inverse()
+    transform[:, 3] -= turn @ torch.from_numpy(middle)
+    outputs.dataparser_transform = transform
 
 
 @contextmanager
@@ -168,8 +345,13 @@ def cameras_of(transforms: Transforms, scale: float) -> Cameras:
     poses = poses[:, :3].clone()
     poses[..., 3] *= scale
     columns = {key: torch.tensor([[row[key]] for row in rows], dtype=torch.float32) for key in INTRINSICS}
-    lens = torch.tensor([[row[key] or 0.0 for key in DISTORTION] for row in rows], dtype=torch.float32)
+    lens = [row["distortion_params"] or [row[key] or 0.0 for key in DISTORTION] for row in rows]
+    lens = torch.tensor(lens, dtype=torch.float32)
     model = transforms.content.get("camera_model")
+    kind = CameraType.PERSPECTIVE if model is None else CAMERA_MODEL_TO_TYPE[model]
+    metadata = {}  # ns-export cameras refuses cameras without metadata
+    if kind in (CameraType.FISHEYE, CameraType.FISHEYE624) and "fisheye_crop_radius" in transforms.content:
+        metadata["fisheye_crop_radius"] = transforms.content["fisheye_crop_radius"]
     return Cameras(
         camera_to_worlds=poses,
         fx=columns["fl_x"],
@@ -179,8 +361,8 @@ def cameras_of(transforms: Transforms, scale: float) -> Cameras:
         width=columns["w"].int(),
         height=columns["h"].int(),
         distortion_params=lens if bool(lens.any()) else None,
-        camera_type=CameraType.PERSPECTIVE if model is None else CAMERA_MODEL_TO_TYPE[model],
-        metadata={},  # ns-export cameras refuses cameras without metadata
+        camera_type=kind,
+        metadata=metadata,
     )
 
 
@@ -259,7 +441,10 @@ class InstantNgpReader(TransformsReader, InstantNGP):
         if len(held_out) == 0 and config.eval_mode == "fraction" and len(images) > 1:
             train, held_out = np.arange(len(images) - 1), np.arange(len(images) - 1, len(images))
         keep = [int(index) for index in (train if split == "train" else held_out)]
-        half = 0.5 * float(transforms.content.get("aabb_scale", 1))
+        scale = number(transforms.content.get("aabb_scale", 1), "aabb_scale", transforms.path)
+        if scale <= 0:
+            raise InputError(f"aabb_scale is {scale:g}", "It must be above 0", transforms.path)
+        half = 0.5 * scale
         return DataparserOutputs(
             image_filenames=[images[index] for index in keep],
             cameras=cameras_of(transforms, config.scene_scale)[torch.tensor(keep, dtype=torch.long)],
@@ -277,7 +462,7 @@ class ColmapReader(ColmapDataParser):
     def __init__(self, config: ColmapDataParserConfig) -> None:
         super().__init__(config)
         data = Path(config.data)
-        if not (data / config.colmap_path).exists() and config.colmap_path == ColmapDataParserConfig.colmap_path:
+        if not is_model(data / config.colmap_path) and config.colmap_path == ColmapDataParserConfig.colmap_path:
             folder = find_model(data)
             if folder is None:
                 wanted = "a folder with images/ and the model in sparse/0"
@@ -286,35 +471,110 @@ class ColmapReader(ColmapDataParser):
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         data = Path(self.config.data)
-        if not (data / self.config.images_path).is_dir():
-            problem = f"there is no folder {self.config.images_path} with the images of the COLMAP model"
+        self._require_images(data)
+        if not any((data / f"{name}_list.txt").exists() for name in ("train", "test", "validation")):
+            self.config = leaving_a_test_view(self.config, len(self.model.images), self.model.folder)
+        positions = np.array([frame["transform_matrix"] for frame in self._content["frames"]])[:, :3, 3]
+        applied = self._content.get("applied_transform")
+        _require_scale(self.config, positions, self.model.folder)
+        middle = _middle_to_subtract(positions, self.config.center_method, self.model.folder)
+        self._middle, self._full = middle, {}
+        outputs = super()._generate_dataparser_outputs(split, **kwargs)
+        if self._downscale_factor is not None and self._downscale_factor > 1:
+            fit_to_copies(outputs, [self._full[Path(file)] for file in outputs.image_filenames], self._downscale_factor)
+        if middle is not None:
+            _move_back(outputs, middle, applied)
+        return outputs
+
+    def _require_images(self, data: Path) -> None:
+        """Look for the folder of images, or one of smaller copies in its stead.
+
+        Raises: InputError if there is none.
+        """
+        name = self.config.images_path
+        if (data / name).is_dir():
+            return
+        found = [(each, each.name.rpartition("_")[2]) for each in data.glob(f"{name}_*") if each.is_dir()]
+        factors = sorted(int(factor) for _, factor in found if factor.isdecimal() and int(factor) > 1)
+        factor = self.config.downscale_factor or (factors[0] if factors else None)
+        if factor not in factors:
+            problem = f"there is no folder {name} with the images of the COLMAP model"
             raise InputError(problem, "Name it with --images-path", data)
-        _ = self.model
-        return super()._generate_dataparser_outputs(split, **kwargs)
+        if self.config.downscale_factor is None:
+            note_once(f"{data}: there is no folder {name}; {name}_{factor} stands in.")
+            self.config = replace(self.config, downscale_factor=factor)
 
     @cached_property
     def model(self) -> Reconstruction:
         """The model, which is read once for all splits."""
         return check_model(Path(self.config.data) / self.config.colmap_path, self.config.load_3D_points)
 
-    def _get_all_images_and_cameras(self, recon_dir: Path) -> dict[str, Any]:
+    @cached_property
+    def _content(self) -> dict[str, Any]:
         return parser_content(self.model, self.config)
+
+    def _get_all_images_and_cameras(self, recon_dir: Path) -> dict[str, Any]:
+        if self._middle is None:
+            return self._content
+        moved = [
+            {**frame, "transform_matrix": np.array(_moved(frame["transform_matrix"], self._middle))}
+            for frame in self._content["frames"]
+        ]
+        return {**self._content, "frames": moved}
+
+    def _load_3D_points(self, colmap_path: Path, transform_matrix: Tensor, scale_factor: float) -> dict[str, Any]:
+        result = super()._load_3D_points(colmap_path, transform_matrix, scale_factor)
+        if self._middle is not None:
+            applied = np.array(self._content.get("applied_transform", np.eye(4)[:3]))
+            # nerfstudio has read them in single precision; of the transform, which begins at COLMAP's axes, the turn
+            # is right, and the translation is that of positions without their middle.
+            turn = transform_matrix[:, :3].double() @ torch.from_numpy(applied[:, :3]).inverse()
+            shift = transform_matrix[:, 3].double() - turn @ torch.from_numpy(applied[:, 3])
+            points = self.model.points.xyz @ applied[:, :3].T + applied[:, 3] - self._middle
+            moved = torch.from_numpy(points) @ turn.T + shift
+            result["points3D_xyz"] = (moved * scale_factor).float()
+        return result
+
+    _middle: np.ndarray | None = None
+    """What was subtracted from all positions."""
+
+    @cached_property
+    def _full(self) -> dict[Path, tuple[int, int]]:
+        """(width, height) at full size of each image's file."""
+        return {}
 
     def _setup_downscale_factor(
         self, image_filenames: list[Path], mask_filenames: list[Path], depth_filenames: list[Path]
     ) -> Any:
-        if self._downscale_factor is None and self.config.downscale_factor is None and not sys.stdin.isatty():
+        if self._downscale_factor is None and self.config.downscale_factor is not None:
+            self._downscale_factor = self._require_copies(image_filenames, self.config.downscale_factor)
+        if self._downscale_factor is None and not sys.stdin.isatty():
             # nerfstudio asks whether it may make smaller copies; nobody is there to answer.
             width, height = image_size(image_filenames[0])
             factor = 1
             while max(width, height) / factor > LARGEST_IMAGE:
                 factor *= 2
-            folder = Path(self.config.data) / f"{self.config.images_path}_{factor}"
-            if factor > 1 and not folder.exists():
+            wanted = [self.config.images_path, *filter(None, (self.config.masks_path, self.config.depths_path))]
+            lacking = [f"{path}_{factor}" for path in wanted if not Path(self.config.data, f"{path}_{factor}").exists()]
+            if factor > 1 and lacking:
                 text = f"images of {width}×{height} pixels are used at full size, as there is no folder"
-                note_once(f"{image_filenames[0].parent}: {text} {folder.name} with smaller ones.")
+                note_once(f"{image_filenames[0].parent}: {text} {lacking[0]} with smaller ones.")
                 self._downscale_factor = 1
-        return super()._setup_downscale_factor(image_filenames, mask_filenames, depth_filenames)
+        result = super()._setup_downscale_factor(image_filenames, mask_filenames, depth_filenames)
+        sizes = [(int(frame["w"]), int(frame["h"])) for frame in self._content["frames"]]
+        self._full.update(zip(map(Path, result[0]), sizes))
+        return result
+
+    def _require_copies(self, images: list[Path], factor: int) -> int | None:
+        """The factor that is asked for, if there are copies, or nobody who could let nerfstudio make them.
+
+        Raises: InputError if there are none, and nobody to ask.
+        """
+        folder = Path(self.config.data) / f"{self.config.images_path}_{factor}"
+        if factor == 1 or folder.exists() or sys.stdin.isatty():
+            return factor if factor == 1 or folder.exists() else None
+        problem = f"there is no folder {folder.name} with images {factor} times smaller"
+        raise InputError(problem, "Make it, or drop --downscale-factor", self.config.data)
 
 
 READERS: dict[type[DataParserConfig], type] = {

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from types import FrameType, TracebackType
 
+from common_ns.data.files import refusal
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 
 
 def report_input_errors() -> None:
-    """Let an uncaught `InputError` end the process with its one line and exit code 1, without a traceback; and so what
-    nerfstudio's commands refuse to do with a run of this suite.
+    """Let an uncaught `InputError` end the process with its one line and exit code 1, without a traceback; and so a
+    file that may not be opened, and what nerfstudio's commands refuse to do with a run of this suite.
 
     Other exceptions keep the hook that was there before. Calling it again changes nothing.
     """
@@ -26,10 +27,12 @@ def report_input_errors() -> None:
         in_worker = re.search(rf"^{InputError.__module__}\.InputError: (.+)$", str(error), re.MULTILINE)
         if isinstance(error, InputError):
             print(f"Error: {error}", file=sys.stderr)
+        elif isinstance(error, PermissionError) and isinstance(error.filename, str):
+            print(f"Error: {refusal(error, error.filename)}", file=sys.stderr)
         elif kind.__name__ == "ProcessRaisedException" and in_worker is not None:
             print(f"Error: {in_worker[1]}", file=sys.stderr)
-        elif (refusal := _refusal_of_our_run(error, trace)) is not None:
-            print(f"Error: {refusal}", file=sys.stderr)
+        elif (words := _refusal_of_our_run(error, trace)) is not None:
+            print(f"Error: {words}", file=sys.stderr)
         else:
             previous(kind, error, trace)
 

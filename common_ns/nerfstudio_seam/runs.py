@@ -7,6 +7,7 @@ checkpoint nothing is run (`weights_only`), whatever torch's version or the envi
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 
-from common_ns.data.files import require_file, require_writable
+from common_ns.data.files import is_there, refusal, require_file, require_writable
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import compat
 from common_ns.nerfstudio_seam.renames import SuiteConfig
@@ -37,7 +38,7 @@ def read_run_config(load_config: Path) -> TrainerConfig:
         load_config: the run's config.yml.
     Raises: InputError if it is missing, cannot be read, or is not the config of a run.
     """
-    if not load_config.exists() and not load_config.is_symlink():
+    if not is_there(load_config, "config"):
         raise InputError("no such file", "Give the config.yml that ns-train wrote into the run's folder", load_config)
     try:
         text = require_file(load_config, "config").read_text(encoding="utf-8")
@@ -99,9 +100,9 @@ def require_data(config: TrainerConfig, load_config: Path, data: Path | None = N
     datamanager: Any = config.pipeline.datamanager
     # The datamanager's own data path goes first, as it does in training.
     path = data or getattr(datamanager, "data", None) or getattr(getattr(datamanager, "dataparser", None), "data", None)
-    if path is not None and not Path(path).exists():
+    if path is not None and not (is_there(path, "data set") and Path(path).exists()):
         problem = f"the run's data set {str(path)!r} does not exist"
-        link = f"ln -s WHERE_IT_IS_NOW {Path(path).absolute()}"
+        link = f"ln -s WHERE_IT_IS_NOW {shlex.quote(str(Path(path).absolute()))}"
         remedy = f"Run from the folder that ns-train ran in, or if the data has moved, put a link there: {link}"
         raise InputError(problem, remedy, load_config)
 
@@ -125,7 +126,7 @@ def find_checkpoint(folder: Path, step: int | None = None) -> Path:
         steps = _steps(folder)
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise InputError(f"cannot be looked at ({error.strerror})", "Give another folder", folder) from error
+        raise refusal(error, folder, "folder of checkpoints") from error
     if not steps:
         inside = folder / "nerfstudio_models"
         if inside.is_dir():

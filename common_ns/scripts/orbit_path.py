@@ -25,7 +25,7 @@ from common_ns.cameras.geometry import (
     up_axis,
 )
 from common_ns.cameras.paths import camera_path_json, even, write_camera_path
-from common_ns.data.files import require_writable
+from common_ns.data.files import is_there, require_writable
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from common_ns.nerfstudio_seam.runs import read_run_config
@@ -97,7 +97,7 @@ def load_train_outputs(load_config: Path, data: Path | None = None) -> Dataparse
         raise InputError(f"method {config.method_name!r} has no data parser, hence no cameras", remedy, load_config)
     # The datamanager's own data path goes first, as it does in training.
     dataparser_config.data = Path(data or getattr(datamanager, "data", None) or dataparser_config.data)
-    if not dataparser_config.data.exists():
+    if not is_there(dataparser_config.data, "data set"):
         remedy = "Run from the folder that ns-train ran in, or say with --data where the data set is now"
         raise InputError(f"the run's data set {str(dataparser_config.data)!r} does not exist", remedy, load_config)
     from common_ns.nerfstudio_seam.dataparsers import checked_outputs, set_up

@@ -33,7 +33,7 @@ OFF_CENTER = 0.06
 def camera_file(folder: Path) -> Path | None:
     """The camera file of a folder in this layout; None if it is another."""
     file = next((folder / name for name in CAMERA_FILES if (folder / name).is_file()), None)
-    return file if file is not None and any(folder.glob("*_rgb.png")) else None
+    return file if file is not None and any(f.name.endswith("_rgb.png") for f in folder.iterdir()) else None
 
 
 def read_monosdf(folder: Path, original_size: tuple[int, int] | None = None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from common_ns.data.checks import require_path
+from common_ns.data.files import entries_of
 from common_ns.data.formats import advice
 from common_ns.errors import InputError
 from hashnffb_sdf_ns.idr_data.cameras import CAMERA_FILES
@@ -45,7 +46,7 @@ def find_files(folder: Path) -> IdrFiles:
     """
     folder = require_path(folder)
     if not folder.is_dir():
-        raise InputError("is a file", "Name the folder that holds the images and the cameras", folder)
+        raise InputError("is a file", advice(folder, "idr-data", "the folder of the images and the cameras"), folder)
     image_folder = _first_folder(folder, IMAGE_FOLDERS)
     if image_folder is None:
         wanted = "a folder with image/, cameras_sphere.npz, and mask/ where there are masks"
@@ -79,7 +80,7 @@ def find_camera_file(folder: Path) -> Path:
 
 def _no_image(folder: Path) -> InputError:
     """What is wrong with a folder without images."""
-    inner = sorted(f for f in folder.iterdir() if f.is_dir() and list_images(f))
+    inner = sorted(f for f in entries_of(folder) if f.is_dir() and list_images(f))
     if inner:
         problem = f"the folder holds no image, its subfolder {inner[0].name} does"
         return InputError(problem, f"Put the images into {folder.name} itself", folder)
@@ -87,9 +88,13 @@ def _no_image(folder: Path) -> InputError:
 
 
 def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """The image files of a folder in natural order (2 before 10); hidden files do not count."""
-    files = (f for f in folder.iterdir() if f.suffix.lower() in suffixes and not f.name.startswith("."))
-    return sorted(files, key=lambda f: [(int(s), "") if s.isdigit() else (-1, s) for s in re.split(r"(\d+)", f.name)])
+    """The image files of a folder in natural order (2 before 10); hidden files and folders do not count."""
+    files = (f for f in entries_of(folder) if f.suffix.lower() in suffixes and not f.name.startswith("."))
+
+    def key(file: Path) -> list[tuple[int, str]]:
+        return [(int(s), "") if s.isdecimal() else (-1, s) for s in re.split(r"(\d+)", file.name)]
+
+    return sorted((file for file in files if not file.is_dir()), key=key)
 
 
 def pair_masks(images: Sequence[Path], masks: Sequence[Path], folder: Path, score: Score | None = None) -> list[Path]:

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
-from common_ns.data.checks import require_path
+from common_ns.data.files import require_file
 from common_ns.errors import InputError
 from hashnffb_sdf_ns.mesh_evaluation.surface_points import Geometry, Progress, corners_of
 
@@ -243,7 +243,7 @@ def _read_mat(path: Path, names: tuple[str, ...]) -> dict[str, NDArray]:
     """Arrays of a MATLAB file (up to version 7.2)."""
     from scipy.io import loadmat
 
-    require_path(path, "file of the scan")
+    require_file(path, "file of the scan")
     try:
         content = loadmat(path, appendmat=False)
     except Exception as error:  # its reader raises whatever comes up

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -138,9 +139,8 @@ class IdrCamerasCommand:
                 _write_points(points, cloud)
             with written_whole(self.output_path) as partial:
                 partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
-            print(
-                f"Written to {self.output_path}. Use it with nerfstudio-data --data {self.output_path} {PLAIN_OPTIONS}"
-            )
+            command = f"nerfstudio-data --data {shlex.quote(str(self.output_path))} {PLAIN_OPTIONS}"
+            print(f"Written to {self.output_path}. Use it with {command}")
         return placed
 
     def _check_suffix(self, suffix: str) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from common_ns.cameras.paths import camera_path_json, even, write_camera_path
 from common_ns.data.checks import require_path
-from common_ns.data.files import require_writable
+from common_ns.data.files import is_there, require_writable
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from common_ns.nerfstudio_seam.runs import read_run_config
@@ -136,7 +136,7 @@ class ZoomPath:
             raise InputError("the run is not of an image", "Give the config of a miner-image run", self.load_config)
         # The datamanager's own data path goes first, as it does in training.
         file = Path(self.data or getattr(datamanager, "data", None) or parser.data)
-        if not file.exists():
+        if not is_there(file, "image"):
             remedy = "Run from the folder that ns-train ran in, or say with --data where the image is now"
             raise InputError(f"the run's image {str(file)!r} does not exist", remedy, self.load_config)
         return file

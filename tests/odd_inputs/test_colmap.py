@@ -465,7 +465,107 @@ def without_points(outputs: Any) -> None:
     assert len(outputs.image_filenames) == 14 and "points3D_xyz" not in outputs.metadata
 
 
+def count_of(views: int) -> Callable[[Any], None]:
+    def right(outputs: Any) -> None:
+        assert len(outputs.image_filenames) == views
+
+    return right
+
+
+def of_size(side: int) -> Callable[[Any], None]:
+    """The cameras are those of copies with so many pixels along each side, from edge to edge."""
+
+    def right(outputs: Any) -> None:
+        found = [float(getattr(outputs.cameras, name)[0]) for name in ("width", "height", "fx", "cx", "cy")]
+        factor = side / SIZE
+        assert found == pytest.approx([side, side, FOCAL * factor, 20 * factor, 19 * factor])
+        assert outputs.image_filenames[0].parent.name == "images_3"
+
+    return right
+
+
+def copies(side: int, keep: bool = True) -> Callable[[Path], None]:
+    """Copies of the images in images_3, of so many pixels along each side."""
+
+    def make(folder: Path) -> None:
+        (folder / "images_3").mkdir()
+        for file in (folder / "images").iterdir():
+            Image.open(file).resize((side, side)).save(folder / "images_3" / file.name)
+        if not keep:
+            shutil.rmtree(folder / "images")
+
+    return make
+
+
+EAST = np.array([4.0e6 + 0.3, -1.2e6, 4.7e6])
+"""A place in meters from the middle of the earth."""
+
+
+def far_away(content: SimpleNamespace) -> None:
+    """Coordinates of the earth, as those of a drone's GPS."""
+    for number, image in content.images.items():
+        moved = image.tvec - host.qvec2rotmat(image.qvec) @ EAST
+        content.images[number] = image._replace(tvec=moved)
+    for number, point in content.points.items():
+        content.points[number] = point._replace(xyz=point.xyz + EAST)
+
+
+def as_near(outputs: Any) -> None:
+    """Cameras and points are those of the same model near the origin, and the transform begins at the earth's axes."""
+    folder = Path(outputs.image_filenames[0]).parent.parent
+    moved, scale = outputs.dataparser_transform.double(), outputs.dataparser_scale
+    truth = read_capture_positions(folder)
+    found = outputs.cameras.camera_to_worlds[:, :, 3].double()
+    stated = torch.from_numpy(np.stack([truth[Path(file).name] for file in outputs.image_filenames]))
+    assert torch.allclose(scale * (stated @ moved[:, :3].T + moved[:, 3]), found, atol=1e-6)
+    assert torch.allclose(torch.cdist(found, found), scale * torch.cdist(stated, stated), atol=1e-6)
+    points = outputs.metadata["points3D_xyz"].double()
+    wanted = torch.from_numpy(np.array([[0.1 * n, 0.0, 0.0] for n in range(1, POINTS + 1)]) + EAST)
+    assert torch.allclose(points, scale * (wanted @ moved[:, :3].T + moved[:, 3]), atol=1e-6)
+
+
+def read_capture_positions(folder: Path) -> dict[str, np.ndarray]:
+    model = Reconstruction.read(folder / "sparse/0")
+    return {image.name: -host.qvec2rotmat(image.qvec).T @ image.tvec for image in model.images}
+
+
 PARSED = [
+    Row("coordinates of the earth", model(far_away), right=as_near),
+    Row("one image", model(fewer(1)), "there is one frame, and none left to test on. Set --eval-mode all"),
+    Row(
+        "one image for both",
+        model(fewer(1)),
+        "all cameras stand in one place, .* Set --auto-scale-poses False",
+        options={"eval_mode": "all"},
+    ),
+    Row(
+        "one image for both, not to be scaled",
+        model(fewer(1)),
+        right=count_of(1),
+        options={"eval_mode": "all", "auto_scale_poses": False},
+    ),
+    Row("two images", model(fewer(2)), right=count_of(1)),
+    Row("five images", model(fewer(5)), right=count_of(4)),
+    Row(
+        "an empty folder where nerfstudio looks first",
+        then(model(), lambda folder: (folder / "colmap/sparse/0").mkdir(parents=True)),
+        right=train_views(["test_0001.png"]),
+    ),
+    Row("copies rounded down", then(model(), copies(13)), right=count_of(14), options={"downscale_factor": 3}),
+    Row("copies rounded up", then(model(), copies(14)), right=of_size(14), options={"downscale_factor": 3}),
+    Row(
+        "copies only",
+        then(model(), copies(14, keep=False)),
+        right=of_size(14),
+        warns="there is no folder images; images_3 stands in",
+        options={"downscale_factor": None},
+    ),
+    Row(
+        "copies that are not there",
+        model(),
+        "there is no folder images_4 with images 4 times smaller. Make it, or drop --downscale-factor",
+        options={"downscale_factor": 4},
+    ),
     Row("binary", model(), right=train_views(["test_0001.png", "test_0002.png"], fy=FOCAL + 1.0, cy=19.0)),
     Row("text", model(form=".txt"), right=train_views(["test_0001.png", "test_0002.png"], fy=FOCAL + 1.0, cy=19.0)),
     Row("in sparse/1", model(place="sparse/1"), right=train_views(["test_0001.png"])),
@@ -513,7 +613,7 @@ def test_models_through_the_dataparser(row: Row, base_scene: BaseScene, tmp_path
 
     folder = base_scene.copy("nerfstudio", tmp_path)
     row.make(folder)
-    config = ColmapDataParserConfig(data=folder, downscale_factor=1, **row.options)
+    config = ColmapDataParserConfig(data=folder, **{"downscale_factor": 1, **row.options})
     assert_ends_as_it_should(row, lambda: checked_outputs(set_up(config), "train"), capsys, folder)
 
 

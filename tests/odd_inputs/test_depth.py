@@ -19,7 +19,18 @@ from common_ns.data.depth.contract import load_depth
 from common_ns.data.depth.normals import NormalContract, load_normals
 from depthnerf_ns.dataparser import RgbdDataParserConfig
 from depthnerf_ns.dataset import DepthDataset
-from tests.odd_inputs.kit import BaseScene, Row, assert_ends_as_it_should, edit_json, fifo, ids, link_loop, of_json
+from tests.odd_inputs.kit import (
+    DENIED,
+    BaseScene,
+    Row,
+    assert_ends_as_it_should,
+    edit_json,
+    fifo,
+    ids,
+    link_loop,
+    lock,
+    of_json,
+)
 
 SIZE = 40
 
@@ -411,6 +422,19 @@ ROWS = [
     Row("an EXR bomb", first(exr_bomb, ".exr"), r"train_0000\.exr: the depth map states the size 60000×60000"),
     Row("a named pipe", first(lambda f, d: fifo(f)), r"train_0000\.png: the depth map is a named pipe"),
     Row("a folder", first(lambda f, d: f.mkdir()), r"train_0000\.png: the depth map is a folder\. Name a file"),
+    *(
+        Row(
+            f"locked {suffix}",
+            first(lambda f, d: f.touch() or lock(f), suffix),
+            rf"{suffix}: the depth map {DENIED}read",
+        )
+        for suffix in (".png", ".npy", ".npz", ".exr", ".tif")
+    ),
+    Row(
+        "in a locked folder",
+        lambda folder: lock(folder / "depths"),
+        rf"png: the depth map {DENIED}enter the folder DATA/depths ",
+    ),
     Row(
         "an empty file",
         first(lambda f, d: f.write_bytes(b"")),
@@ -564,6 +588,9 @@ SCANS = [
     Row(
         "a pose that is a pipe", scan(lambda data: fifo(data / "pose/3.txt")), r"pose/3\.txt: the file is a named pipe"
     ),
+    Row("a locked pose", scan(lambda data: lock(data / "pose/3.txt")), rf"pose/3\.txt: the file {DENIED}read it"),
+    Row("locked depth", scan(lambda data: lock(data / "depth/3.png")), rf"3\.png: the depth map {DENIED}read it"),
+    Row("locked colors", scan(lambda data: lock(data / "color")), rf"color: the folder of .* {DENIED}read it"),
     Row(
         "depth that is gone",
         scan(lambda data: (data / "depth/3.png").unlink()),

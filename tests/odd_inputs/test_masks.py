@@ -22,6 +22,7 @@ from PIL import Image
 from hashnffb_sdf_ns.dataparser import IdrDataParserConfig
 from hashnffb_sdf_ns.dataset import MaskedDataset
 from tests.odd_inputs.kit import (
+    DENIED,
     Row,
     assert_ends_as_it_should,
     datamanager,
@@ -30,6 +31,7 @@ from tests.odd_inputs.kit import (
     fifo,
     ids,
     link_loop,
+    lock,
 )
 
 RADIANCE, DEPTH = ("mip-nerf-360-small", "nerfstudio-data"), ("depth-hash-small", "rgbd-data")
@@ -208,6 +210,14 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a folder": (masked(lambda file: file.mkdir(), only=3), r"masks/train_0003.png: the mask is a folder"),
     "a named pipe": (masked(fifo, only=3), r"masks/train_0003.png: the mask is a named pipe"),
+    "locked": (
+        masked(lambda file: file.touch() or lock(file), only=3),
+        rf"masks/train_0003.png: the mask {DENIED}read it",
+    ),
+    "in a locked folder": (
+        lambda folder: masked(image_of(Image.fromarray(GRAY)))(folder) or lock(folder / "masks"),
+        rf"masks/train_00..\.png: the mask {DENIED}enter the folder DATA/masks ",
+    ),
     "a loop of links": (masked(link_loop, only=3), r"masks/train_0003.png: the mask cannot be opened"),
     "npy of three dimensions": (
         masked(lambda file: np.save(file, COLOR), ".npy", only=3),
@@ -546,6 +556,21 @@ IDR_ROWS = [
         "a mask that is a named pipe",
         lambda folder: fifo(folder / "mask" / "003.png"),
         refused=r"mask/003.png: the mask is a named pipe",
+    ),
+    Row("a locked mask", lambda folder: lock(folder / "mask/003.png"), refused=rf"003.png: the mask {DENIED}read it"),
+    Row("a locked image", lambda f: lock(f / "image/000003.png"), refused=rf"3.png: the image {DENIED}read it"),
+    Row("locked cameras", lambda f: lock(f / "cameras_sphere.npz"), refused=rf"e.npz: the file {DENIED}read it"),
+    Row("locked splits", lambda f: lock(f / "splits.json"), refused=rf"splits.json: the file {DENIED}read it"),
+    Row("a locked folder", lambda f: lock(f / "mask"), refused=rf"DATA/mask: the folder {DENIED}read it"),
+    Row(
+        "a folder with the name of a mask",
+        in_order(no_splits, lambda folder: [(folder / kind / "x.png").mkdir() for kind in ("image", "mask")]),
+        right=ALL,
+    ),
+    Row(
+        "a superscript in a name",
+        in_order(no_splits, *(renamed(kind, lambda n: f"²{n}") for kind in ("image", "mask"))),
+        right=ALL,
     ),
     Row(
         "alpha instead of masks",

@@ -14,9 +14,9 @@ import trimesh
 from common_ns.meshing.pictures import MeshPictures
 from hashnffb_sdf_ns.mesh_evaluation.surface_points import read_geometry
 from hashnffb_sdf_ns.object_sphere.scene_sources import read_points
-from miner_ns.volume_io import read_mesh, voxelize_file
+from miner_ns.volume_io import read_mesh, read_volume, voxelize_file
 from miner_ns.voxelize import VoxelizeOptions, Voxels
-from tests.odd_inputs.kit import Row, assert_ends_as_it_should, ids, link_loop
+from tests.odd_inputs.kit import DENIED, Row, assert_ends_as_it_should, ids, link_loop, lock
 
 Arrays = tuple[np.ndarray, np.ndarray]
 RESOLUTION = 32
@@ -332,6 +332,10 @@ ROWS = [
     Row("missing", lambda folder: folder / "mesh.ply", refused="mesh.ply: the mesh does not exist"),
     Row("a folder", spoilt(folder), refused="mesh.ply: is a folder. Name one mesh file"),
     Row("a pipe", spoilt(pipe), refused="mesh.ply: the mesh is a named pipe"),
+    Row("locked", spoilt(lock), refused=f"mesh.ply: the mesh {DENIED}read it"),
+    Row(
+        "in a locked folder", spoilt(lambda path: lock(path.parent)), refused=f"the mesh {DENIED}enter the folder DATA "
+    ),
     Row("a loop of links", spoilt(link_loop), refused="mesh.ply: the mesh"),
 ]
 
@@ -360,10 +364,20 @@ def test_meshes(row: Row, tmp_path: Path, capfd) -> None:
 
 
 @pytest.mark.parametrize("read", [read_geometry, MeshPictures, read_points], ids=["eval", "pictures", "points"])
-@pytest.mark.parametrize("spoil", [cut, pipe, folder, link_loop, Path.unlink], ids=lambda spoil: spoil.__name__)
+@pytest.mark.parametrize("spoil", [cut, pipe, folder, link_loop, lock, Path.unlink], ids=lambda spoil: spoil.__name__)
 def test_other_readers_of_meshes(
     read: Callable[[Path], Any], spoil: Callable[[Path], Any], tmp_path: Path, capfd
 ) -> None:
-    row = Row("damaged", spoilt(spoil), refused="mesh.ply: ")
+    row = Row("damaged", spoilt(spoil), refused=f"mesh.ply: .*{DENIED}" if spoil is lock else "mesh.ply: ")
     path = row.make(tmp_path)
     assert_ends_as_it_should(row, lambda: read(path), capfd, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["volume.npz", "volume.npy"])
+@pytest.mark.parametrize("spoil", [cut, pipe, folder, link_loop, lock, Path.unlink], ids=lambda spoil: spoil.__name__)
+def test_volumes(name: str, spoil: Callable[[Path], Any], tmp_path: Path, capfd) -> None:
+    path = tmp_path / name
+    (np.savez if name.endswith("z") else np.save)(path, np.ones((4, 4, 4), bool))
+    spoil(path)
+    row = Row("damaged", spoil, refused=f"{name}: the volume {DENIED}read it" if spoil is lock else f"{name}: ")
+    assert_ends_as_it_should(row, lambda: read_volume(path), capfd, tmp_path)

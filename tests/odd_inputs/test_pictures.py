@@ -19,6 +19,7 @@ from PIL import Image
 from common_ns.data.checks import read_json
 from miner_ns.image_io import read_image
 from tests.odd_inputs.kit import (
+    DENIED,
     Row,
     assert_ends_as_it_should,
     datamanager,
@@ -26,6 +27,7 @@ from tests.odd_inputs.kit import (
     fifo,
     ids,
     link_loop,
+    lock,
     pixels,
 )
 
@@ -369,6 +371,13 @@ ROWS = [
     Row(
         "pipe, not the first", lambda folder: fifo(folder / "images/train_0003.png"), refused="0003.png: .*a named pipe"
     ),
+    Row("locked", first(lock), refused=f"train_0000.png: the image {DENIED}read it"),
+    Row("locked, not the first", fourth(lock), refused=f"train_0003.png: the image {DENIED}read it"),
+    Row(
+        "in a locked folder",
+        lambda folder: lock(folder / "images"),
+        refused=f"images/train_00...png: the (file|image) {DENIED}enter the folder DATA/nerfstudio/images ",
+    ),
     Row("loop of links, not the first", lambda folder: link_loop(folder / "images/train_0003.png"), refused="0003.png"),
     Row(
         "cut PNG",
@@ -408,6 +417,39 @@ def test_photographs(row: Row, base_scene, tmp_path: Path, capfd) -> None:
     square = read_json(folder / "transforms.json")["h"] == read_json(folder / "transforms.json")["w"] == SIDE
     method = METHODS[ROWS.index(row) % len(METHODS) if square else 0]
     assert_ends_as_it_should(row, lambda: datamanager(method, folder, "nerfstudio-data"), capfd, tmp_path)
+
+
+LOCKED = {
+    "": rf"{{layout}}: the data path {DENIED}read it",
+    "{list}": rf"{{list}}: the file {DENIED}read it",
+    "{images}": rf"{{images}}.*: the (file|image|folder) {DENIED}(read it|enter the folder DATA/{{layout}}/{{images}})",
+    "..": rf"{{layout}}: the data path {DENIED}enter the folder DATA \(chmod u\+x\)",
+}
+"""What is locked, and the line about it."""
+
+
+@pytest.mark.parametrize("place", LOCKED)
+@pytest.mark.parametrize(
+    ("parser", "layout", "list_file", "images"),
+    [
+        ("nerfstudio-data", "nerfstudio", "transforms.json", "images"),
+        ("instant-ngp-data", "nerfstudio", "transforms.json", "images"),
+        ("rgbd-data", "nerfstudio", "transforms.json", "images"),
+        ("blender-data", "blender", "transforms_train.json", "train"),
+        ("idr-data", "idr", "cameras_sphere.npz", "image"),
+    ],
+)
+def test_locked_data_sets(parser, layout, list_file, images, place, base_scene, tmp_path: Path, capfd) -> None:
+    folder = base_scene.copy(layout, tmp_path)
+    names = {"layout": layout, "list": list_file, "images": images}
+    lock((folder / place.format(**names)).resolve())
+    method = "depth-hash-small" if parser == "rgbd-data" else "hash-neus-small" if layout == "idr" else METHODS[0]
+    row = Row("locked", lock, refused=LOCKED[place].format(**names))
+    try:
+        assert_ends_as_it_should(row, lambda: datamanager(method, folder, parser), capfd, tmp_path)
+    finally:
+        tmp_path.chmod(0o700)
+    assert "defect" not in "".join(capfd.readouterr())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -600,6 +642,7 @@ IMAGE_ROWS = [
     Row("empty image", one(lambda file: file.write_bytes(b"")), refused="image: the file is empty"),
     Row("a pipe for an image", one(os.mkfifo), refused="image: the image is a named pipe"),
     Row("a folder for an image", one(Path.mkdir), refused="image: .*is a folder"),
+    Row("a locked image", one(lambda file: file.touch() or lock(file)), refused=f"image: the image {DENIED}read it"),
     Row("cut HEIC for an image", one(cut(saved(COLORS, "HEIF"), 0.8)), refused="image: the image cannot be read"),
     Row(
         "100000×100000 pixels for an image",

@@ -41,7 +41,7 @@ from mipnerf_ns.scripts.multiscale_blender import MultiscaleBlender
 from tests.e2e.running import run_config
 from tests.e2e.running import train as train_run
 from tests.e2e.surface_runs import make_tiny
-from tests.odd_inputs.kit import BaseScene, Row, assert_ends_as_it_should, fifo, ids, link_loop
+from tests.odd_inputs.kit import DENIED, BaseScene, Row, assert_ends_as_it_should, fifo, ids, link_loop, lock
 
 GRID = HashGridOptions(num_levels=2, log2_table_size=8, base_resolution=4, max_resolution=16)
 DEPTH = {"num_proposal_samples": (4,), "num_nerf_samples": 4, "grid": GRID, "proposal_grid": GRID, "hidden_dim": 8}
@@ -276,6 +276,8 @@ CONFIGS = [
     ),
     Row("a pipe as config", as_config(fifo), "config is a named pipe"),
     Row("a loop of links as config", as_config(link_loop), "config cannot be opened"),
+    Row("a locked config", as_config(lock), rf"config\.yml: the config {DENIED}read it"),
+    Row("a config in a locked folder", lock, rf"config\.yml: the config {DENIED}enter the folder DATA "),
     Row("a folder as config", as_config(as_folder), "config is a folder"),
     Row(
         "a path that Windows wrote",
@@ -328,6 +330,12 @@ RESUMES = [
     ),
     Row("a pipe", latest(fifo), f"{LATEST}: the checkpoint is a named pipe"),
     Row("a loop of links", latest(link_loop), f"{LATEST}: the checkpoint cannot be opened"),
+    Row("a locked one", latest(lock), f"{LATEST}: the checkpoint {DENIED}read it"),
+    Row(
+        "a locked folder",
+        lambda run: lock(run / "nerfstudio_models"),
+        f"models: the folder of checkpoints {DENIED}read",
+    ),
     Row("a folder of its name", latest(as_folder), f"{LATEST}: the checkpoint is a folder"),
     Row(
         "a harmful one",
@@ -373,11 +381,11 @@ def alone_elsewhere(run: Path) -> None:
     shutil.rmtree(run / "nerfstudio_models")
 
 
-def without_data(run: Path) -> None:
+def without_data(run: Path, data: str = "old/place") -> None:
     """Let the config name data that has moved."""
     file = run / "config.yml"
     config = read_run_config(file)
-    config.data = config.pipeline.datamanager.data = config.pipeline.datamanager.dataparser.data = Path("old/place")
+    config.data = config.pipeline.datamanager.data = config.pipeline.datamanager.dataparser.data = Path(data)
     file.write_text(yaml.dump(config))
 
 
@@ -399,11 +407,20 @@ EVALUATIONS = [
         "the run has no checkpoint: there is neither .*/old/place/.*nerfstudio_models beside this file",
     ),
     Row("data that has moved", without_data, r"data set 'old/place' does not exist.*ln -s WHERE_IT_IS_NOW /"),
+    Row(
+        "data that has moved from a path with a space",
+        lambda run: without_data(run, "old place"),
+        r"data set 'old place' does not exist.*ln -s WHERE_IT_IS_NOW '/.*old place'\.$",
+    ),
     Row("odd files beside", lambda run: (run / "nerfstudio_models" / ".DS_Store").touch(), right=evaluated(3)),
     Row("a copy beside", beside("step-000000009 (copy).ckpt"), right=evaluated(3)),
     Row("evaluated, cut", latest(cut), f"{UNREAD}.*{BEFORE}, is whole"),
     Row("evaluated, harmful", latest(harmful), "names (posix|nt|os).system"),
     Row("evaluated, a pipe", latest(fifo), "is a named pipe"),
+    Row("evaluated, locked", latest(lock), f"{LATEST}: the checkpoint {DENIED}read it"),
+    Row(
+        "evaluated, a locked folder", lambda run: lock(run / "nerfstudio_models"), f"folder of checkpoints {DENIED}read"
+    ),
     Row("evaluated, no checkpoint", lambda run: alone("x.txt")(run), "holds no checkpoint of the name"),
     Row("evaluated, a harmful config", holding("!!python/object/apply:os.system [touch done]"), "names os.system"),
     Row(

@@ -142,7 +142,7 @@ def angle_only(content: dict) -> None:
 def own_focal(manager: Any) -> None:
     fx = cameras(manager).fx.flatten()
     assert fx[0] == 80.0 and torch.allclose(fx[1:], torch.tensor(FOCAL))
-    assert float(manager.train_dataset.cameras.fy[0]) == pytest.approx(FOCAL)
+    assert torch.equal(cameras(manager).fy, cameras(manager).fx), "pixels stay square"
 
 
 def encoded(mark: bytes, encoding: str) -> Callable[[Path], None]:
@@ -185,6 +185,125 @@ def fisheye(manager: Any) -> None:
     from nerfstudio.cameras.cameras import CameraType
 
     assert (cameras(manager).camera_type == CameraType.FISHEYE.value).all()
+
+
+def of_kind(kind: str, **intrinsics: float) -> Callable[[Any], None]:
+    """All training cameras are of this model, and their intrinsics as `has` says."""
+    from nerfstudio.cameras.cameras import CameraType
+
+    def check(manager: Any) -> None:
+        assert (cameras(manager).camera_type == CameraType[kind].value).all(), cameras(manager).camera_type
+        has(**intrinsics)(manager)
+
+    return check
+
+
+def lens(*values: float) -> Callable[[Any], None]:
+    """The first training camera has this distortion: k1, k2, k3, k4, p1, p2."""
+    return lambda manager: np.testing.assert_allclose(cameras(manager).distortion_params[0], values, rtol=1e-6)
+
+
+def own_lens(content: dict) -> None:
+    """Distortion of one frame as a list beside the file's in fields."""
+    content.update(k1=0.01, k2=0.0, p1=0.0, p2=0.0)
+    content["frames"][0]["distortion_params"] = [0.03, 0.02, 0.0, 0.0, 0.001, 0.002]
+
+
+def smaller(factor: int, rounded: Callable[[float], int], keep: bool = True, name: str = "images") -> Callable:
+    """Copies in images_N of photographs of 41×41 pixels (of which the data set has 40) that were rounded so."""
+
+    def make(folder: Path) -> None:
+        images = folder / name
+        (folder / f"{name}_{factor}").mkdir()
+        for file in sorted(images.iterdir()):
+            large = Image.open(file).resize((41, 41))
+            large.resize((rounded(41 / factor),) * 2).save(folder / f"{name}_{factor}" / file.name)
+            large.save(file)
+        if not keep:
+            shutil.rmtree(images)
+        edit_json(folder / "transforms.json", lambda c: c.update(w=41, h=41, cx=20.5, cy=20.5))
+
+    return make
+
+
+def scaled(side: int) -> Callable[[Any], None]:
+    """Intrinsics of 41 pixels are those of a copy of `side` pixels, over its whole width."""
+    factor = side / 41
+    return has(fx=FOCAL * factor, fy=FOCAL * factor, cx=side / 2, cy=side / 2, width=side, height=side)
+
+
+def nested(flat_copies: bool) -> Callable[[Path], None]:
+    """Images of two cameras in folders of their own, under the same names, with copies of half the size."""
+
+    def make(folder: Path) -> None:
+        content = json.loads((folder / "transforms.json").read_text())
+        without_splits(content)
+        for index, each in enumerate(content["frames"]):
+            old, new = Path(each["file_path"]), Path(f"images/cam{index % 2}/{index // 2:03d}.png")
+            for source, target in (
+                (old, new),
+                (old, Path("images_2") / (new.name if flat_copies else new.relative_to("images"))),
+            ):
+                (folder / target).parent.mkdir(parents=True, exist_ok=True)
+                image = Image.open(folder / source)
+                (image.resize((20, 20)) if target.parts[0] == "images_2" else image).save(folder / target)
+            each["file_path"] = new.as_posix()
+        (folder / "transforms.json").write_text(json.dumps(content))
+
+    return make
+
+
+def moved_by(offset: tuple[float, float, float], splits: bool = True) -> Callable[[Path], None]:
+    def move(each: dict) -> None:
+        for row, shift in zip(each["transform_matrix"], offset):
+            row[3] += shift
+
+    return every(move, splits=splits)
+
+
+def on_a_map(offset: tuple[float, float, float]) -> Callable[[Any], None]:
+    """The cameras are where they would be without the offset, and the transform leads there from the map's grid."""
+
+    def check(manager: Any) -> None:
+        usual(manager)
+        outputs = manager.train_dataparser_outputs
+        folder = Path(manager.config.data)
+        frames = json.loads((folder / "transforms.json").read_text())["frames"]
+        names = [Path(file).name for file in manager.train_dataset.image_filenames]
+        stated = {Path(each["file_path"]).name: np.array(each["transform_matrix"])[:3, 3] for each in frames}
+        before = torch.from_numpy(np.array([stated[name] for name in names]))
+        transform = outputs.dataparser_transform.double()
+        found = outputs.dataparser_scale * (before @ transform[:, :3].T + transform[:, 3])
+        assert torch.allclose(found, cameras(manager).camera_to_worlds[:, :, 3].double(), atol=1e-5)
+        distances = torch.cdist(before, before) * outputs.dataparser_scale
+        positions = cameras(manager).camera_to_worlds[:, :, 3].double()
+        assert torch.allclose(torch.cdist(positions, positions), distances, atol=1e-5)
+
+    return check
+
+
+MAP = (4.0e5 + 0.3, 5.6e6 + 0.7, 212.0)
+"""A place on a map in meters, as UTM gives it."""
+
+
+def clustered(content: dict) -> None:
+    """A tripod: two thirds of the frames from one place, but for rounding."""
+    for index, each in enumerate(content["frames"]):
+        if index % 3:
+            for row, at in zip(each["transform_matrix"], (1.0, 2.0, 3.0)):
+                row[3] = at + 1e-7 * index
+
+
+def half_turned(folder: Path) -> None:
+    """A phone's photographs: stored lying, EXIF turns them, and the principal point is that of the upright picture."""
+    for index, file in enumerate(sorted((folder / "images").iterdir())):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("RGB", (60, 40), (index, 0, 0)).save(file, exif=exif)
+    edit_json(
+        folder / "transforms.json",
+        lambda c: ([c.pop(key) for key in ("w", "h")], c.update(cx=19.5, cy=30.5)),
+    )
 
 
 SWAPPED = [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]]
@@ -249,6 +368,23 @@ ROWS = [
         ),
         right=count(16, 1),
     ),
+    *(
+        Row(
+            f"absolute names of another machine, {system}",
+            every(lambda f, place=place: rename(f, lambda n: place + n.replace("/", place[-1]))),
+            right=count(16, 1),
+            warns="17 names of files are read with the spelling on disk",
+        )
+        for system, place in (("Windows", "C:\\Users\\me\\scene\\"), ("another folder", "/home/me/scene/"))
+    ),
+    Row(
+        "a folder in another case",
+        lambda folder: (folder / "images").rename(folder / "Images"),
+        right=lambda m: (
+            {file.parent.name for file in m.train_dataset.image_filenames} == {"Images"} or pytest.fail("folder")
+        ),
+        warns="17 names of files are read with the spelling on disk",
+    ),
     Row(
         "an image twice", of_json(lambda c: c["frames"].append(dict(c["frames"][0]))), warns="1 images are listed more"
     ),
@@ -266,7 +402,7 @@ ROWS = [
     Row("intrinsics of each frame", of_json(moved_apart), right=usual),
     Row(
         "one frame without its own",
-        of_json(lambda c: (moved_apart(c), c["frames"][3].pop("fl_x"))),
+        of_json(lambda c: (moved_apart(c), c["frames"][3].pop("fl_x"), c["frames"][3].pop("fl_y"))),
         refused=r"the focal length of images/train_0003\.png is missing",
     ),
     Row("a frame's own beside the file's", frame(0, fl_x=80.0), right=own_focal),
@@ -329,11 +465,133 @@ ROWS = [
         warns="OPENCV_FISHEYE",
     ),
     Row("OPENCV_FISHEYE", top(camera_model="OPENCV_FISHEYE", k1=0.01, k2=0.001), right=fisheye),
-    Row("EQUIRECTANGULAR", top(camera_model="EQUIRECTANGULAR", fl_x=..., fl_y=...), right=has(width=40, height=40)),
     Row(
-        "distortion_params of two numbers",
+        "EQUIRECTANGULAR",
+        top(camera_model="EQUIRECTANGULAR", fl_x=..., fl_y=...),
+        right=of_kind("EQUIRECTANGULAR", fx=20, fy=40, cx=20, cy=20),
+    ),
+    Row(
+        "EQUIRECTANGULAR with its angle",
+        top(camera_model="EQUIRECTANGULAR", fl_x=..., fl_y=..., camera_angle_x=2 * math.pi),
+        right=of_kind("EQUIRECTANGULAR", fx=20, fy=40),
+    ),
+    Row(
+        "equirectangular of instant-ngp",
+        top(camera_model=..., fl_x=..., fl_y=..., equirectangular=True),
+        right=of_kind("EQUIRECTANGULAR", fx=20, fy=40),
+        warns="equirectangular is taken for",
+    ),
+    Row("is_fisheye as a number", top(camera_model=..., is_fisheye=1, k1=0.01), right=fisheye),
+    Row("is_fisheye as text", top(camera_model=..., is_fisheye="true", k1=0.01), right=fisheye),
+    Row("is_fisheye that says no", top(camera_model=..., is_fisheye="false"), right=of_kind("PERSPECTIVE")),
+    Row("PERSPECTIVE", top(camera_model="PERSPECTIVE"), right=of_kind("PERSPECTIVE", fx=FOCAL)),
+    Row("FISHEYE", top(camera_model="FISHEYE", k1=0.01), right=fisheye),
+    Row("RADIAL_FISHEYE", top(camera_model="RADIAL_FISHEYE", k1=0.01), right=fisheye),
+    Row("perspectives under two names", frame(0, camera_model="PINHOLE"), right=of_kind("PERSPECTIVE", fx=FOCAL)),
+    Row("one model in two cases", frame(0, camera_model="opencv"), right=of_kind("PERSPECTIVE", fx=FOCAL)),
+    Row(
+        "distortion_params",
+        top(k1=..., k2=..., p1=..., p2=..., distortion_params=[0.03, 0.02, 0.0, 0.0, 0.001, 0.002]),
+        right=lens(0.03, 0.02, 0.0, 0.0, 0.001, 0.002),
+    ),
+    Row("distortion_params of one frame", of_json(own_lens), right=lens(0.03, 0.02, 0.0, 0.0, 0.001, 0.002)),
+    Row(
+        "distortion_params as text",
         top(k1=..., k2=..., p1=..., p2=..., distortion_params="none"),
-        refused="distort",
+        refused="distortion_params is 'none'. It must be a list of 6 numbers: k1, k2, k3, k4, p1, p2",
+    ),
+    *(
+        Row(
+            f"distortion_params of {count} numbers",
+            top(k1=..., k2=..., p1=..., p2=..., distortion_params=[0.0] * count),
+            refused=f"distortion_params is {count} numbers. It must be a list of 6 numbers",
+        )
+        for count in (0, 4, 5, 8, 12)
+    ),
+    Row(
+        "FISHEYE624 with six numbers",
+        top(camera_model="FISHEYE624", distortion_params=[0.0] * 6),
+        refused="distortion_params is 6 numbers. It must be a list of 12 numbers: those of FISHEYE624",
+    ),
+    Row(
+        "a fisheye whose corners are black",
+        top(camera_model="OPENCV_FISHEYE", fl_x=18, fl_y=18, k1=-0.02, k2=-0.03),
+        right=fisheye,
+        warns="outside of its circle: there, rays are wrong. Give fisheye_crop_radius",
+    ),
+    Row(
+        "a fisheye whose corners are cut off",
+        top(camera_model="OPENCV_FISHEYE", fl_x=18, fl_y=18, k1=-0.05, k2=-0.05, fisheye_crop_radius=18),
+        right=fisheye,
+    ),
+    Row(
+        "a fisheye that folds its circle",
+        top(camera_model="OPENCV_FISHEYE", fl_x=18, fl_y=18, k1=-0.5, k2=-0.5),
+        refused="folds .* of the circle of the picture over itself. .*undistort the images",
+    ),
+    Row(
+        "a lens of each image, all doubtful",
+        of_json(
+            lambda c: (
+                [c.pop(key) for key in ("fl_x", "fl_y")],
+                [f.update(fl_x=6.0 + 1e-3 * i, fl_y=6.0) for i, f in enumerate(c["frames"])],
+            )
+        ),
+        warns=r"The angle of view of \S+ is 14\S+ .*\? So for 12 images",
+    ),
+    # Focal lengths of one direction, or of one frame.
+    Row("only fl_y", top(fl_x=...), right=usual),
+    Row("only camera_angle_y", top(fl_x=..., fl_y=..., camera_angle_y=0.8), right=has(fx=20 / math.tan(0.4))),
+    Row("only y_fov", top(fl_x=..., fl_y=..., y_fov=90.0), right=has(fx=20, fy=20)),
+    Row(
+        "a frame's own angle beside the file's length",
+        frame(0, camera_angle_x=2 * math.atan(20 / 80)),
+        right=lambda m: np.testing.assert_allclose(
+            torch.cat([cameras(m).fx[:2], cameras(m).fy[:2]]).flatten(), [80, FOCAL, 80, FOCAL], rtol=1e-5
+        ),
+    ),
+    Row(
+        "a principal point of the upright picture",
+        half_turned,
+        right=has(width=40, height=60, cx=19.5, cy=30.5),
+        warns="turned by their EXIF orientation",
+    ),
+    # Smaller copies.
+    Row(
+        "copies rounded down",
+        smaller(4, math.floor),
+        right=has(fx=FOCAL / 4, width=10),
+        options={"downscale_factor": 4},
+    ),
+    Row("copies rounded up", smaller(4, math.ceil), right=scaled(11), options={"downscale_factor": 4}),
+    Row("copies only", smaller(2, math.ceil, keep=False), right=scaled(21), warns="images_2 stands in"),
+    Row(
+        "copies of another size",
+        smaller(4, lambda side: 15),
+        refused="has 15×15 pixels, its camera 10×10",
+        options={"downscale_factor": 4},
+    ),
+    Row(
+        "copies that are not there",
+        lambda folder: None,
+        refused="there is no folder images_4 with images 4 times smaller. Make it, or drop --downscale-factor",
+        options={"downscale_factor": 4},
+    ),
+    Row(
+        "copies in folders",
+        nested(False),
+        right=lambda m: (
+            has(width=20, fx=FOCAL / 2)(m),
+            [file.parent.parent.name for file in m.train_dataset.image_filenames[:1]] == ["images_2"]
+            or pytest.fail("another folder"),
+        ),
+        options={"downscale_factor": 2},
+    ),
+    Row(
+        "copies of two cameras in one folder",
+        nested(True),
+        refused=r"images_2/00\d\.png: is the smaller copy of images/cam0/\S+ and of images/cam1/",
+        options={"downscale_factor": 2},
     ),
     # Poses.
     Row(
@@ -396,6 +654,19 @@ ROWS = [
         top(applied_transform=[*SWAPPED, [0, 0, 0, 1]]),
         right=rotation_of([[0, 1, 0], [1, 0, 0], [0, 0, -1]]),
     ),
+    Row("positions on a map", moved_by(MAP), right=on_a_map(MAP)),
+    Row(
+        "positions on a map, after a transform",
+        lambda folder: (moved_by(MAP)(folder), top(applied_transform=SWAPPED)(folder)),
+        right=rotation_of([[0, 1, 0], [1, 0, 0], [0, 0, -1]]),
+    ),
+    Row(
+        "positions on a map, not to be centered",
+        moved_by(MAP),
+        warns="the cameras are around 5.6e\\+06, where single precision has steps of 0.5",
+        options={"center_method": "none", "auto_scale_poses": False},
+    ),
+    Row("many frames from one place", of_json(clustered), right=count(12, 2)),
     Row("applied_transform of 2×2", top(applied_transform=[[1, 0], [0, 1]]), refused="applied_transform has shape"),
     Row("applied_scale 0", top(applied_scale=0), refused="applied_scale is 0"),
     Row(
@@ -438,6 +709,22 @@ ROWS = [
         refused="all frames are for training",
     ),
     Row("no train split", top(train_filenames=...), refused='the list "train_filenames" is missing or empty'),
+    Row(
+        "a split with other spellings",
+        of_json(
+            lambda c: c.update(
+                train_filenames=[f"./{name}" for name in c["train_filenames"]],
+                val_filenames=[name.replace("/", "\\") for name in c["val_filenames"]],
+            )
+        ),
+        right=usual,
+    ),
+    Row(
+        "depth for some frames",
+        frame(2, depth_file_path=...),
+        right=usual,
+        warns='"depth_file_path" is not used: 1 of 17 frames lack it, such as images/train_0002.png',
+    ),
     Row(
         "a mask for one frame",
         frame(2, mask_path="images/train_0002.png"),

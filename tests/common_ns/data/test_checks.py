@@ -9,11 +9,13 @@ import pytest
 
 from common_ns.data import checks
 from common_ns.errors import InputError
+from tests.odd_inputs.kit import as_a_user, lock
 
 
 def test_error_is_one_line_with_file_and_remedy():
     error = InputError("holds\n nothing", "Write something.", file="data.json")
     assert str(error) == "data.json: holds nothing. Write something."
+    assert str(InputError("is\r\n\n a  file", "Go", "a  b")) == "a  b: is a  file. Go."
 
 
 def test_uncaught_input_error_ends_with_one_line_and_exit_code_1():
@@ -51,10 +53,43 @@ def test_other_exceptions_keep_their_traceback():
     assert result.returncode == 1 and "Traceback" in result.stderr
 
 
+def test_an_uncaught_file_that_may_not_be_read_is_one_line():
+    code = (
+        "from common_ns.nerfstudio_seam.last_words import report_input_errors\n"
+        "report_input_errors()\nraise PermissionError(13, 'Permission denied', __import__('sys').executable)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    line = f"Error: {sys.executable}: the file may not be read (permission denied). Give yourself the right to read it"
+    assert result.returncode == 1 and result.stderr.strip() == f"{line} (chmod u+r)."
+
+
 def test_missing_path_names_what_is_there(tmp_path):
     (tmp_path / "lego").mkdir()
     with pytest.raises(InputError, match=r"legoo: the data path does not exist; .* holds: lego"):
         checks.require_path(tmp_path / "legoo")
+
+
+def test_a_path_that_cannot_be_looked_at(tmp_path):
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.touch()
+    folder.mkdir()
+    assert [checks.require_path(path) for path in (file, folder)] == [file, folder]
+    with pytest.raises(InputError, match=rf"does not exist; {file} is no folder\. Correct the path"):
+        checks.require_path(file / "transforms.json")
+    with pytest.raises(InputError, match=r"the data path cannot be opened \(File name too long\)\. Correct the path"):
+        checks.require_path(tmp_path / ("n" * 300) / "x")
+    denied = r"may not be read \(permission denied\)\. Give yourself the right to"
+    lock(folder)
+    with as_a_user():
+        with pytest.raises(InputError, match=f"folder: the data path {denied} read it"):
+            checks.require_path(folder)
+        with pytest.raises(InputError, match=f"inside: the data path {denied} enter the folder {folder}"):
+            checks.require_path(folder / "inside")
+        folder.chmod(0o300)  # it may be entered, and not be listed
+        assert checks.require_path(folder) == folder
+        with pytest.raises(InputError, match=f"does not exist; {folder} exists. Correct"):
+            checks.require_path(folder / "inside")
+    folder.chmod(0o700)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +137,24 @@ def test_defects_of_the_suite_keep_their_traceback_and_are_called_so(capsys):
     with pytest.raises(KeyError), checks.explained("data"):
         {}["bug"]
     assert "a defect of fieldsuite, not of the data" in capsys.readouterr().err
+
+
+def test_what_the_system_does_not_open_is_no_defect(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    lock(file)
+    for read, message in (
+        (file.read_text, r"file: the file may not be read \(permission denied\)\. Give yourself the right to read it"),
+        (tmp_path.read_text, r"the file is a folder\. Name a file"),
+        ((file / "below").read_text, r"the file cannot be opened \(Not a directory\)\. Correct the path"),
+        ((tmp_path / ("n" * 300)).read_text, r"the file cannot be opened \(File name too long\)\. Correct the path"),
+    ):
+        with pytest.raises(InputError, match=message), as_a_user(), checks.explained("data"):
+            read()
+    assert capsys.readouterr().err == ""
+    with pytest.raises(OSError, match="a mistake"), checks.explained("data"):
+        raise OSError("a mistake")
+    assert "a defect of fieldsuite" in capsys.readouterr().err
 
 
 def test_what_readers_of_nerfstudio_raise_is_one_line(tmp_path, capsys):

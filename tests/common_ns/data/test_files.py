@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,8 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from common_ns.data.files import partial_name, require_file, require_writable, written_whole
+from common_ns.data.files import (
+    entries_of,
+    is_there,
+    partial_name,
+    refusal,
+    require_file,
+    require_writable,
+    spelled_on_disk,
+    written_whole,
+)
 from common_ns.errors import InputError
+from tests.odd_inputs.kit import as_a_user, lock
 
 
 def test_the_name_changes_when_all_is_written(tmp_path: Path):
@@ -69,6 +80,76 @@ def test_only_a_file_can_be_read(tmp_path: Path):
         with pytest.raises(InputError) as error:
             require_file(path, "mask")
         assert str(error.value).startswith(f"{path}: {problem}"), error.value
+
+
+def test_what_is_locked_is_said_with_the_right_that_is_missing(tmp_path: Path):
+    file, inside = tmp_path / "file", tmp_path / "folder" / "below" / "file"
+    inside.parent.mkdir(parents=True)
+    for each in (file, inside):
+        each.write_text("x")
+    link = tmp_path / "link"
+    link.symlink_to(inside)
+    lock(file)
+    lock(inside.parent.parent)
+    denied = "may not be read (permission denied). Give yourself the right to"
+    with as_a_user():
+        for read, path, line in (
+            (require_file, file, f"the file {denied} read it (chmod u+r)."),
+            (require_file, inside, f"the file {denied} enter the folder {tmp_path / 'folder'} (chmod u+x)."),
+            (require_file, link, f"the file {denied} enter the folder {tmp_path / 'folder'} (chmod u+x)."),
+            (is_there, inside, f"the file {denied} enter the folder {tmp_path / 'folder'} (chmod u+x)."),
+            (entries_of, tmp_path / "folder", f"the folder {denied} read it (chmod u+rx)."),
+        ):
+            with pytest.raises(InputError) as error:
+                read(path)
+            assert str(error.value) == f"{path}: {line}"
+        assert is_there(file) and is_there(link)
+    (tmp_path / "folder").chmod(0o700)
+    assert not is_there(tmp_path / "other") and not is_there(file / "below")
+
+
+def test_what_the_system_refuses_has_a_remedy(tmp_path: Path):
+    for kind, text in (
+        (PermissionError, "may not be written (permission denied). Give yourself the right to write there, or choose"),
+        (IsADirectoryError, "is a folder. Name a file"),
+        (NotADirectoryError, "cannot be opened (reason). Correct the path"),
+    ):
+        line = str(refusal(kind(errno.ENOTDIR, "reason"), tmp_path / "new", "image"))
+        assert line.startswith(f"{tmp_path / 'new'}: the image {text}"), line
+    for number, remedy in ((errno.ENAMETOOLONG, "Correct the path"), (errno.EIO, "Check the disk that it is on")):
+        assert str(refusal(OSError(number, "reason"), "x")) == f"x: the file cannot be opened (reason). {remedy}."
+
+
+def test_names_are_found_as_the_disk_spells_them(tmp_path: Path):
+    for name in ("Images/Train/0001.PNG", "Images/a.png", "Images/A.png", "Images/b.png", "Images/u\u0308.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name, found in (
+        ("Images/Train/0001.PNG", "Images/Train/0001.PNG"),
+        ("images/train/0001.png", "Images/Train/0001.PNG"),
+        ("./IMAGES/train", "Images/Train"),
+        ("images/../images/b.png", "Images/../Images/b.png"),
+        ("images/a.png", "Images/a.png"),
+        ("images/A.png", "Images/A.png"),
+        ("images/\u00fc.png", "Images/u\u0308.png"),
+        ("images/a.PNG", None),  # there are two
+        ("images/c.png", None),
+        ("images/b.png/c", None),
+        ("images/\0", None),
+        ("n" * 300, None),
+        ("", None),
+        (str(tmp_path / "images/b.png"), None),
+    ):
+        assert spelled_on_disk(tmp_path, name) == found, name
+    os.utime(tmp_path / "Images", (1, 1))
+    assert spelled_on_disk(tmp_path, "images/C.png") is None
+    (tmp_path / "Images" / "c.png").touch()  # what was listed before is not what is there now
+    assert spelled_on_disk(tmp_path, "images/C.png") == "Images/c.png"
+    os.utime(tmp_path / "Images", (2, 2))
+    lock(tmp_path / "Images")
+    with as_a_user():
+        assert spelled_on_disk(tmp_path, "Images/B.png") is None
+    (tmp_path / "Images").chmod(0o700)
 
 
 def test_what_can_be_written_is_found_out_before(tmp_path: Path):

@@ -116,7 +116,7 @@ def test_bad_masks_are_refused(tmp_path):
         IdrCamerasCommand(scene).main()
 
 
-def test_a_transforms_json_is_moved_into_the_unit_sphere(tmp_path):
+def test_a_transforms_json_is_moved_into_the_unit_sphere(tmp_path, capsys):
     """The object is in the unit sphere for nerfstudio-data, and the transform leads back to the capture's world."""
     frames = []
     (tmp_path / "images").mkdir()
@@ -129,8 +129,9 @@ def test_a_transforms_json_is_moved_into_the_unit_sphere(tmp_path):
     content = {"fl_x": 70.0, "fl_y": 68.0, "cx": 22.5, "cy": 19.5, "w": 48, "h": 36, "k1": 0.0, "frames": frames}
     content |= {"applied_scale": 2.0, "applied_transform": [[1, 0, 0, 5.0], [0, 1, 0, 0], [0, 0, 1, 0]]}
     (tmp_path / "transforms.json").write_text(json.dumps(content))
-    target = tmp_path / "moved" / "sphere.json"
+    target = tmp_path / "moved here" / "sphere.json"
     placed = IdrCamerasCommand(tmp_path, output_path=target).main()
+    assert f"Use it with nerfstudio-data --data '{target}' --" in capsys.readouterr().out
     config = NerfstudioDataParserConfig(
         data=target, orientation_method="none", center_method="none", auto_scale_poses=False, eval_mode="all"
     )
