@@ -91,7 +91,7 @@ class Watch:
         self._spent, self._lasted = last.get("core_seconds", 0.0), last.get("seconds", 0.0)
         self._core, self._time = core_seconds(), time.monotonic()
         self._written = self._time
-        self._line: dict[str, Any] = {}
+        self._line: dict[str, Any] = {"step": start - 1, **({"loss": last["loss"]} if "loss" in last else {})}
         self._steps: list[float] = []
 
     def step(self, step: int, loss: Any) -> bool:
@@ -111,11 +111,13 @@ class Watch:
     def write(self, **more: Any) -> None:
         """Append a line."""
         self._written = time.monotonic()
-        loss = float(self._line.get("loss", math.nan))
         spent = self._spent + core_seconds() - self._core
         lasted = self._lasted + self._written - self._time
-        line = {"step": self._line.get("step", -1), "core_seconds": round(spent, 3), "seconds": round(lasted, 3)}
-        line |= {"loss": loss if math.isfinite(loss) else str(loss), "total": self.total, **more}
+        line = {"step": self._line["step"], "core_seconds": round(spent, 3), "seconds": round(lasted, 3)}
+        if "loss" in self._line:
+            loss = float(self._line["loss"])
+            line["loss"] = loss if math.isfinite(loss) else str(loss)
+        line |= {"total": self.total, **more}
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -153,9 +155,12 @@ def watch_trainings(file: Path, calibration: float | None = None) -> None:
 
     def train(trainer: Any) -> None:
         total, start = trainer.config.max_num_iterations, trainer._start_step
-        if start >= total:
-            return  # nerfstudio's would save a checkpoint of step 0 in place of the last
-        if trainer.local_rank > 0 or trainer.config.machine.machine_rank > 0:
+        writes = trainer.local_rank == 0 and trainer.config.machine.machine_rank == 0
+        if start >= total:  # nerfstudio's would save a checkpoint of step 0 in place of the last
+            if writes:
+                Watch(file, start, total).end()
+            return
+        if not writes:
             trainer.config.max_num_iterations = steps_of_a_resume(total, start)
             original(trainer)
             return

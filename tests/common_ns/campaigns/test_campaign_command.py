@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -21,19 +19,12 @@ from common_ns.campaigns.record import Attempt, RunRecord, StageRecord, read_rec
 from common_ns.campaigns.work import locked
 from common_ns.errors import InputError
 from common_ns.scripts import campaign as command
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fakes import Fakes
+from tests.common_ns.campaigns.fakes import Fakes
 
 
-@pytest.fixture
-def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fakes:
-    for name in ("FAKE_FOLDER", "FAKE_TESTS"):
-        monkeypatch.setenv(name, "")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[3]), *sys.path]))
+@pytest.fixture(autouse=True)
+def _methods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "known_methods", lambda: {"fake", "miner-image"})
-    (tmp_path / "data" / "one").mkdir(parents=True)
-    return Fakes(tmp_path / "fakes")
 
 
 def write(folder: Path, **others: object) -> Path:
