@@ -51,7 +51,8 @@ class TrainingViews:
             cameras = copy.deepcopy(dataset.cameras).to(self.device)
             self._views: Any = [(cameras[i : i + 1], datamanager.cached_train[i]) for i in self.chosen]
         else:
-            self._views = FixedIndicesEvalDataloader(dataset, tuple(self.chosen), self.device)
+            chosen: Any = tuple(self.chosen)
+            self._views = FixedIndicesEvalDataloader(dataset, chosen, self.device)
 
     def __len__(self) -> int:
         return len(self.chosen)

@@ -133,7 +133,8 @@ def command_of(campaign: Campaign, run: Run, stage: str, steps: int | None = Non
         words = [word.replace(mark, value) for word in words]
     if steps is None:
         return words
-    return [STEPS.sub(lambda found: str(max(1, round(float(found[1] or 1.0) * steps))), word) for word in words]
+    length = steps
+    return [STEPS.sub(lambda found: str(max(1, round(float(found[1] or 1.0) * length))), word) for word in words]
 
 
 def program_words(words: list[str], programs: Path | None = None) -> list[str]:
