@@ -190,7 +190,7 @@ def watch_trainings(file: Path, calibration: float | None = None) -> None:
         original(trainer)
         watch.end()
 
-    Trainer.train = train
+    Trainer.train = train  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _watch_if_asked() -> None:

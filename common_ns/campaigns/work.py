@@ -546,6 +546,9 @@ def end_of(code: int, text: str, memory_ran_out: bool, has_ended: bool) -> tuple
     """
     lines = [line.strip() for line in ESCAPES.sub("", text).replace("\r", "\n").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("Error: ")]
+    if lines and lines[-1].startswith("╰"):  # what is wrong with a command line comes in a box
+        top = max((number for number, line in enumerate(lines) if line.startswith("╭")), default=0)
+        lines.append(" ".join(" ".join(line.strip("│╭╮─ ") for line in lines[top:-1]).split()))
     last = (errors or lines or [""])[-1][:300]
     tail = "\n".join(lines[-40:])
     if code == 0 and has_ended:

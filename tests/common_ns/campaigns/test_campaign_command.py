@@ -59,11 +59,11 @@ def test_status_says_what_is_to_be_done_and_why(tmp_path: Path, fakes: Fakes, ca
     ]
     with locked(runs[0].folder):
         assert status(file, folder, capsys)[0].startswith("one, fake, seed 0: running (")
-    (tmp_path / "data" / "one" / "image").touch()
+    (tmp_path / "data" / "one" / "more").touch()
     assert (
         status(file, folder, capsys)[0] == "one, fake, seed 0: out of date (train: data changed, eval: train changed)"
     )
-    (tmp_path / "data" / "one" / "image").unlink()
+    (tmp_path / "data" / "one" / "more").unlink()
     record = read_record(runs[0].folder)
     assert record is not None
     record.versions["torch"] = "1.0"
@@ -78,8 +78,8 @@ def test_what_cannot_be_carried_out_is_refused_before_anything_starts(tmp_path: 
     file = write(tmp_path, methods=[{"method": "miner-image"}], budget={"steps": 3})
     with pytest.raises(InputError, match="budget is given, and miner-image ends by itself"):
         command.Run(file, tmp_path / "out").main()
-    file = write(tmp_path, scenes=[{"path": "two", "get": "from there"}])
-    with pytest.raises(InputError, match=r"data is missing: scene two: .*two \(from there\)"):
+    file = write(tmp_path, scenes=[{"path": "three", "get": "from there"}])
+    with pytest.raises(InputError, match=r"data is missing: scene three: .*three \(from there\)"):
         command.Run(file, tmp_path / "out").main()
     assert not (tmp_path / "out").exists()
 

@@ -153,6 +153,11 @@ ENDS = {
     "Error: no such file\n\x1b[2mTrainer\x1b[0m ended": (1, "failed", "Error: no such file"),
     "\x1b[31mKeyError: 'x'\x1b[0m": (1, "failed", "KeyError: 'x'"),
     "": (-signal.SIGSEGV, "killed", "SIGSEGV"),
+    "╭─ Required ─╮\n│ x │\n╰──╯\n╭─ Parsing error ──╮\n│ Unknown option: --y │\n╰─────────╯": (
+        2,
+        "failed",
+        "Parsing error Unknown option: --y",
+    ),
     # Chunks were halved long ago, and something else has ended it.
     "CUDA out of memory" + "\nstep" * 50 + "\nKeyError": (1, "failed", "KeyError"),
 }
