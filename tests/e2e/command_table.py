@@ -322,7 +322,8 @@ FOOT = """
 `multiscale-blender-data`; `ns-eval-mesh` and `ns-turntable` for measuring and drawing what `ns-mesh` made;
 `ns-swap-appearance` for painting the run's surface with the colors of a `hash-neus-small` run. `ns-campaign` calls
 these commands for many scenes and methods ([campaigns](campaigns.md)). Of nerfstudio's other commands,
-`ns-process-data` prepares data before there is a method, and `ns-export gaussian-splat` is for its own splatting methods.
+`ns-process-data` prepares data before there is a method, and `ns-export gaussian-splat` is for its own splatting
+methods.
 
 The tests run all of this for
 {always}.
