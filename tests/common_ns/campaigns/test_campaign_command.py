@@ -79,7 +79,7 @@ def test_what_cannot_be_carried_out_is_refused_before_anything_starts(tmp_path: 
     with pytest.raises(InputError, match="budget is given, and miner-image ends by itself"):
         command.Run(file, tmp_path / "out").main()
     file = write(tmp_path, scenes=[{"path": "three", "get": "from there"}])
-    with pytest.raises(InputError, match=r"data is missing: scene three: .*three \(from there\)"):
+    with pytest.raises(InputError, match=r"data is missing: .*three \(from there\)"):
         command.Run(file, tmp_path / "out").main()
     assert not (tmp_path / "out").exists()
 

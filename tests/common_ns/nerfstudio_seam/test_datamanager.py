@@ -246,6 +246,6 @@ def test_nerfstudio_json_without_poses(tmp_path):
 
 def test_nerfstudio_json_without_focal_length(tmp_path):
     folder = write_capture(tmp_path / "capture", ["00.png", "01.png"])
-    edit_json(folder / "transforms.json", lambda content: content.pop("fl_x"))
+    edit_json(folder / "transforms.json", lambda content: (content.pop("fl_x"), content.pop("fl_y", None)))
     with pytest.raises(InputError, match=r"the focal length of images/00\.png is missing"):
         manager(folder, dataparser=NerfstudioDataParserConfig())
