@@ -5,25 +5,21 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import platform
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from common_ns.cores import cpu_name
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> dict[str, str | int]:
     """What the figures were measured on."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        cpu = names[0] if names else cpu
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
-        "cpu": cpu,
+        "cpu": cpu_name(),
         "cores": os.cpu_count() or 1,
         "gpu": device,
         "torch": torch.__version__,

@@ -35,7 +35,7 @@ from common_ns.campaigns.plan import OUTPUTS, USES, Run, command_of, program_wor
 from common_ns.campaigns.record import LOG, PROGRESS, Attempt, RunRecord, StageRecord, read_record
 from common_ns.campaigns.watched import CALIBRATION, read_progress
 from common_ns.campaigns.watched import PROGRESS as PROGRESS_VARIABLE
-from common_ns.cores import available_cores
+from common_ns.cores import available_cores, cpu_name
 from common_ns.data.files import written_whole
 from common_ns.errors import InputError
 
@@ -570,16 +570,13 @@ def end_of(code: int, text: str, memory_ran_out: bool, has_ended: bool) -> tuple
 
 def machine(threads: int, without_gpu: bool) -> dict[str, Any]:
     """What a run is carried out on."""
-    cpu = platform.processor() or platform.machine()
-    names = re.findall(r"^model name\s*: (.+)$", _text(Path("/proc/cpuinfo")), re.MULTILINE)
-    names = names or [cpu]
     gpu = "none"
     if not without_gpu and shutil.which("nvidia-smi") is not None:
         asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         with suppress(OSError, subprocess.SubprocessError):
             said = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
             gpu = said.splitlines()[0] if said else gpu
-    return {"cpu": names[0], "cores": available_cores(), "gpu": gpu, "threads": threads}
+    return {"cpu": cpu_name(), "cores": available_cores(), "gpu": gpu, "threads": threads}
 
 
 def versions(run: Run) -> dict[str, str]:

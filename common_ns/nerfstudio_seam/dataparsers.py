@@ -199,14 +199,12 @@ class NerfstudioReader(TransformsReader, Nerfstudio):
         if self.config.downscale_factor is not None:
             factor = self.config.downscale_factor
             copy = copy_of(folder, Path(example["file_path"]), factor, "images_")
-            if factor > 1 and not copy.parent.exists():
-                problem = f"there is no folder {copy.parent.name} with images {factor} times smaller"
-                raise InputError(problem, "Make it, or drop --downscale-factor", folder)
+            if factor > 1:
+                _require_copies(copy.parent, factor)
             self.downscale_factor = factor
             return
         if not there:
-            factors = sorted(int(each.name[7:]) for each in folder.glob("images_*") if each.name[7:].isdecimal())
-            self.downscale_factor = next((factor for factor in factors if factor > 1 and has_copies(factor)), 1)
+            self.downscale_factor = next((each for each in factors_beside(folder / "images") if has_copies(each)), 1)
             if self.downscale_factor > 1:
                 smaller = f"images_{self.downscale_factor}"
                 note_once(f"{folder}: the images themselves are not there; {smaller} stands in.")
@@ -263,6 +261,19 @@ def copy_of(folder: Path, name: Path, factor: int, prefix: str) -> Path:
         if beside.exists():
             return beside
     return folder / f"{prefix}{factor}" / name.name
+
+
+def factors_beside(folder: Path) -> list[int]:
+    """By which factors there are folders of smaller copies beside a folder of images: images_2, images_4, …"""
+    found = [each.name[len(folder.name) + 1 :] for each in folder.parent.glob(f"{folder.name}_*") if each.is_dir()]
+    return sorted(int(factor) for factor in found if factor.isdecimal() and int(factor) > 1)
+
+
+def _require_copies(folder: Path, factor: int) -> None:
+    """Raises: InputError if there is no folder of copies that are so many times smaller."""
+    if not folder.exists():
+        problem = f"there is no folder {folder.name} with images {factor} times smaller"
+        raise InputError(problem, "Make it, or drop --downscale-factor", folder.parent)
 
 
 def fit_to_copies(outputs: DataparserOutputs, full: list[tuple[int, int]], factor: int) -> None:
@@ -494,8 +505,7 @@ class ColmapReader(ColmapDataParser):
         name = self.config.images_path
         if (data / name).is_dir():
             return
-        found = [(each, each.name.rpartition("_")[2]) for each in data.glob(f"{name}_*") if each.is_dir()]
-        factors = sorted(int(factor) for _, factor in found if factor.isdecimal() and int(factor) > 1)
+        factors = factors_beside(data / name)
         factor = self.config.downscale_factor or (factors[0] if factors else None)
         if factor not in factors:
             problem = f"there is no folder {name} with the images of the COLMAP model"
@@ -547,7 +557,12 @@ class ColmapReader(ColmapDataParser):
         self, image_filenames: list[Path], mask_filenames: list[Path], depth_filenames: list[Path]
     ) -> Any:
         if self._downscale_factor is None and self.config.downscale_factor is not None:
-            self._downscale_factor = self._require_copies(image_filenames, self.config.downscale_factor)
+            factor = self.config.downscale_factor
+            folder = Path(self.config.data) / f"{self.config.images_path}_{factor}"
+            if factor > 1 and not sys.stdin.isatty():
+                _require_copies(folder, factor)
+            # In a terminal, nerfstudio asks whether it may make them.
+            self._downscale_factor = factor if factor == 1 or folder.exists() else None
         if self._downscale_factor is None and not sys.stdin.isatty():
             # nerfstudio asks whether it may make smaller copies; nobody is there to answer.
             width, height = image_size(image_filenames[0])
@@ -564,17 +579,6 @@ class ColmapReader(ColmapDataParser):
         sizes = [(int(frame["w"]), int(frame["h"])) for frame in self._content["frames"]]
         self._full.update(zip(map(Path, result[0]), sizes))
         return result
-
-    def _require_copies(self, images: list[Path], factor: int) -> int | None:
-        """The factor that is asked for, if there are copies, or nobody who could let nerfstudio make them.
-
-        Raises: InputError if there are none, and nobody to ask.
-        """
-        folder = Path(self.config.data) / f"{self.config.images_path}_{factor}"
-        if factor == 1 or folder.exists() or sys.stdin.isatty():
-            return factor if factor == 1 or folder.exists() else None
-        problem = f"there is no folder {folder.name} with images {factor} times smaller"
-        raise InputError(problem, "Make it, or drop --downscale-factor", self.config.data)
 
 
 READERS: dict[type[DataParserConfig], type] = {
