@@ -36,7 +36,7 @@ def test_ctrl_c_cancels_jobs_of_a_cluster(tmp_path: Path, fakes: Fakes, slurm: P
     campaign, folder = campaign_of(tmp_path, **{**SLOW, "methods": [{"method": "fake", "options": "--pace 1"}]}), "out"
     driver = start_driver(tmp_path, fakes, "slurm")
     runs = runs_of(campaign, tmp_path / folder)
-    wait_for(lambda: all(is_taken(run) and fakes.said("from 0") for run in runs))
+    wait_for(lambda: all(map(is_taken, runs)) and len(fakes.said("from 0")) == 2)
     driver.send_signal(signal.SIGINT)
     driver.communicate(timeout=20)
     assert driver.returncode == 130 and len(list(slurm.glob("cancelled-*"))) == 2
