@@ -13,7 +13,7 @@ from torch.nn import Parameter
 
 from common_ns.hash_grid import HashGridOptions
 from depthnerf_ns.base_model import DepthModel, DepthModelConfig
-from depthnerf_ns.hash_field import HashDensityField, HashField
+from mipnerf_ns.hash_field import HashDensityField, HashField
 
 CUBE_MARGIN = 1.05
 """Side of the grid's cube relative to the points that depth shows."""
