@@ -161,7 +161,7 @@ def test_when_a_process_is_killed_all_end_with_one_line(long_run, tmp_path):
     run, processes = long_run
     assert len(processes) == 2
     processes[1].kill()
-    assert run.wait(timeout=60) == 1
+    assert run.wait(timeout=240) == 1
     assert not psutil.wait_procs(processes, timeout=1)[1]
     text = (tmp_path / "run.txt").read_text()
     assert text.endswith("Error: a process was ended by SIGKILL. See whether memory has run out.\n")
@@ -172,7 +172,7 @@ def test_when_a_process_is_killed_all_end_with_one_line(long_run, tmp_path):
 def test_ctrl_c_ends_all(long_run):
     run, processes = long_run
     os.killpg(run.pid, signal.SIGINT)
-    run.wait(timeout=60)
+    run.wait(timeout=240)
     assert not psutil.wait_procs(processes, timeout=1)[1]
 
 
