@@ -14,6 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from common_ns.hash_grid.levels import GridShape
 
+_RUN = 4096
+
 
 def level_mean_squares(table: Float[Tensor, "rows F"], shape: GridShape) -> Float[Tensor, "L"]:
     """Mean of the squares of each level's features, over all of its rows.
@@ -42,8 +44,7 @@ class _LevelMeanSquares(torch.autograd.Function):
     def forward(ctx, table: Tensor, sizes: tuple[int, ...]) -> Tensor:
         ctx.save_for_backward(table)
         ctx.sizes = sizes
-        flat = [rows.reshape(-1) for rows in table.detach().split(sizes)]
-        return torch.stack([torch.dot(row, row) / row.numel() for row in flat])
+        return torch.stack([_mean_square(rows.reshape(-1)) for rows in table.detach().split(sizes)])
 
     @staticmethod
     @once_differentiable
@@ -53,3 +54,9 @@ class _LevelMeanSquares(torch.autograd.Function):
         for rows, out, factor in zip(table.split(ctx.sizes), result.split(ctx.sizes), gradients[0]):
             torch.mul(rows, factor * (2.0 / rows.numel()), out=out)
         return result, None
+
+
+def _mean_square(values: Float[Tensor, "n"]) -> Float[Tensor, ""]:
+    """Without a tensor of squares, and in runs, as float32 loses digits of a sum over millions."""
+    runs = values.unflatten(0, (-1, _RUN)) if values.numel() % _RUN == 0 else values[None]
+    return torch.linalg.vector_norm(runs, dim=-1).square().sum() / values.numel()

@@ -37,7 +37,7 @@ def test_gradient():
 
 
 def test_float32_sums_of_many_rows_are_accurate():
-    large = make_shape(2, 2, 18, 16, 2048, smooth=False)
-    rows = 1e-4 * torch.rand(large.rows, 2, generator=torch.Generator().manual_seed(1))
+    large = make_shape(2, 4, 20, 16, 2048, smooth=False)
+    rows = 1e-4 * torch.rand(large.rows, 4, generator=torch.Generator().manual_seed(1))
     expected = level_mean_squares(rows.double(), large)
-    torch.testing.assert_close(level_mean_squares(rows, large).double(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(level_mean_squares(rows, large).double(), expected, rtol=3e-6, atol=0)
