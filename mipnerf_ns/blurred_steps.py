@@ -47,8 +47,8 @@ def blurred_weights(
         if radius == 0:
             cumulated, _ = _integrals(edges, weights, query)
         else:
-            _, above = _integrals(edges, weights, query + radius)
-            _, below = _integrals(edges, weights, query - radius)
+            _, integral = _integrals(edges, weights, torch.cat([query - radius, query + radius], dim=-1))
+            below, above = integral.chunk(2, dim=-1)
             cumulated = (above - below) / (2.0 * radius)
         return (cumulated[..., 1:] - cumulated[..., :-1]).clamp_min(0.0).to(w.dtype)
 

@@ -33,7 +33,7 @@ from torch import Tensor
 NumPoints = Literal[1, 3, 6]
 
 STD_SCALE = 0.5
-"""Standard deviation of each of several points, over that of the cone's disc there (the authors' setting)."""
+"""Standard deviation of each of several points, over its distance from the ray (the authors' setting)."""
 
 # Squares of distances below this are nothing; without it, frustums at the camera divide by 0, forward or backward.
 _TINY = 1e-30
@@ -87,8 +87,7 @@ def multisamples(
         num_points: points in each frustum, see the module.
         uniforms: random numbers in [0, 1) for training: each interval's helix is turned by the first, in turns, and
             mirrored where the second is below ½. None: every other interval's is turned and mirrored.
-        std_scale: standard deviation of each point, over that of the cone's disc there in one direction times √2; not
-            used with one point.
+        std_scale: standard deviation of each point, over its distance from the ray; not used with one point.
     Returns: points and standard deviations.
     Raises: ValueError for another number of points.
     Source: Zip-NeRF, section "Spatial Anti-Aliasing"; moments as mip-NeRF's equation 7.
