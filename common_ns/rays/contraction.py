@@ -40,6 +40,21 @@ def contract(x: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
     return contraction_scales(x)[1] * x
 
 
+def contract_isotropic(
+    mean: Float[Tensor, "*n 3"], std: Float[Tensor, "*n 1"]
+) -> tuple[Float[Tensor, "*n 3"], Float[Tensor, "*n 1"]]:
+    """Contract isotropic Gaussians, which stay isotropic: of the Jacobian J, only its change of volume counts.
+
+    Args:
+        mean: means, in units of the contraction's radius.
+        std: standard deviations in one direction.
+    Returns: contracted means, and standard deviations times the cube root of |det J|.
+    Source: Zip-NeRF, arXiv 2304.06706, section "Spatial Anti-Aliasing".
+    """
+    along, across, _ = contraction_scales(mean)
+    return across * mean, std * (along * across * across).pow(1.0 / 3.0)
+
+
 def lift_frustum(
     mean: Float[Tensor, "*n 3"],
     direction: Float[Tensor, "*r 3"],

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from common_ns.rays.cones import frustum_moments
-from common_ns.rays.contraction import contract, contraction_scales, lift_frustum
+from common_ns.rays.contraction import contract, contract_isotropic, contraction_scales, lift_frustum
 from common_ns.rays.icosahedron import BasisName, basis_directions
 from tests.common_ns.rays.full_covariance import contract_gaussian
+from tests.zip_nerf_numbers import numbers_of
 
 DOUBLE = torch.float64
 
@@ -209,3 +210,19 @@ def test_lifting_has_exact_gradients(contracted):
     inputs = [value.requires_grad_() for value in (mean, direction, t_var, r_var)]
     basis = exact_basis("icosahedron-6")
     assert torch.autograd.gradcheck(lambda *x: lift_frustum(*x, basis, contracted), inputs)
+
+
+def test_isotropic_gaussians_grow_by_the_cube_root_of_the_volume():
+    std = torch.linspace(0.1, 2.0, len(EVERYWHERE), dtype=DOUBLE)[:, None]
+    mean, contracted = contract_isotropic(EVERYWHERE, std)
+    torch.testing.assert_close(mean, contract(EVERYWHERE))
+    volume = jacobians(EVERYWHERE).det().abs()[:, None]
+    torch.testing.assert_close(contracted, std * volume.pow(1 / 3))
+
+
+def test_isotropic_gaussians_of_the_zip_nerf_authors():
+    known = {name: torch.tensor(values) for name, values in numbers_of("contraction").items()}
+    mean, std = contract_isotropic(known["mean"], known["std"][:, None])
+    torch.testing.assert_close(mean, known["contracted"], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(std[:, 0], known["contracted_std"], atol=0, rtol=2e-4)  # from a float32 determinant
+    torch.testing.assert_close(std[:, 0], known["std"] * known["isoscale"], atol=0, rtol=1e-5)
