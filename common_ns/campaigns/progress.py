@@ -90,7 +90,8 @@ class Display:
         """
         self.runs, self.campaign, self.total = waiting, campaign, len(runs)
         self.up_to_date = len(runs) - len(waiting)
-        self._seen: dict[str, int] = {}
+        # What earlier calls left, and is out of date, is no news.
+        self._seen = {run.name: _changed(run) for run in waiting}
         self._records = {run.name: read_record(run.folder) for run in waiting}
         self._counts = {name: _counts(record) for name, record in self._records.items()}
         self._states = {run.name: "waiting" for run in waiting}
@@ -123,11 +124,8 @@ class Display:
     def look(self) -> None:
         """Read the records that have changed, and tell what is new."""
         for run in self.runs:
-            try:
-                changed = (run.folder / FILE).stat().st_mtime_ns
-            except OSError:
-                continue
-            if self._seen.get(run.name) == changed:
+            changed = _changed(run)
+            if self._seen[run.name] == changed:
                 continue
             self._seen[run.name] = changed
             record = read_record(run.folder)
@@ -145,8 +143,8 @@ class Display:
             self.tell(run, text, once=True)
         self._counts[run.name] = _counts(record)
         for stage, known in record.stages.items():
-            begun, ended = before.get(stage, (0, 0))
-            if len(known.attempts) < begun:  # it began anew
+            first, begun, ended = before.get(stage, ("", 0, 0))
+            if not known.attempts or known.attempts[0].started != first:  # it began anew
                 begun = ended = 0
             for number, attempt in enumerate(known.attempts):
                 last_runs = known.state == "running" and number == len(known.attempts) - 1
@@ -192,14 +190,23 @@ class Display:
         return table
 
 
-def _counts(record: RunRecord | None) -> dict[str, tuple[int, int]]:
-    """Attempts of each stage that were begun, and those that have ended."""
+def _changed(run: Run) -> int:
+    """When the record of a run was last written, in ns; 0 if there is none."""
+    try:
+        return (run.folder / FILE).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _counts(record: RunRecord | None) -> dict[str, tuple[str, int, int]]:
+    """Of each stage: when its first attempt was begun, attempts that were begun, and those that have ended."""
     if record is None:
         return {}
     counts = {}
     for stage, known in record.stages.items():
         runs = known.state == "running" and bool(known.attempts)
-        counts[stage] = (len(known.attempts), len(known.attempts) - runs)
+        first = known.attempts[0].started if known.attempts else ""
+        counts[stage] = (first, len(known.attempts), len(known.attempts) - runs)
     return counts
 
 

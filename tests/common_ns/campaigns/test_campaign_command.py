@@ -133,3 +133,24 @@ def test_without_a_terminal_each_event_is_told_once(tmp_path: Path, fakes: Fakes
         "one, fake, seed 0: train timed out after 2 min",
         "one, fake, seed 0: failed (1 of 1 runs)",
     ]
+
+
+def test_what_an_earlier_call_did_is_no_news_and_what_begins_anew_is(tmp_path: Path, fakes: Fakes):
+    campaign = read_campaign(write(tmp_path, seeds=[0]))
+    (run,) = runs_of(campaign, tmp_path / "out")
+    shown = io.StringIO()
+    display = Display(Console(file=shown, width=200))
+    attempt = Attempt("2026-01-01T00:00:00+00:00", 60.0, 60.0, "done")
+    record = RunRecord("one", "fake", 0, "done", {"train": StageRecord("done", attempts=[attempt])})
+    record.write(run.folder)
+    with display.showing(campaign, [run], [run]):
+        display.look()
+        attempt.started, attempt.seconds = "2026-01-02T00:00:00+00:00", 90.0
+        record.write(run.folder)
+        display.look()
+    assert [line[9:] for line in shown.getvalue().splitlines()] == [
+        "some: 1 of 1 runs to do",
+        "one, fake, seed 0: train begins",
+        "one, fake, seed 0: train done in 2 min",
+        "one, fake, seed 0: done (1 of 1 runs)",
+    ]
