@@ -70,7 +70,7 @@ _paper_360 = replace(
         model=MipNerf360ModelConfig(),
     ),
     optimizers={
-        "fields": adam(2e-3, 2e-5, steps=250000, warmup=512, eps=1e-6, max_norm=1e-3),
+        "fields": adam(2e-3, 2e-5, steps=250000, warmup=512, eps=1e-6, max_norm_per_network=1e-3),
         "camera_opt": adam(1e-3, 1e-5, steps=250000, warmup=2500),
     },
 )

@@ -211,10 +211,17 @@ class ProposalModel(RadianceModel):
         return [*[self.proposal] * len(self.config.num_proposal_samples), self.field]
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        # One group for both networks: the paper clips the norm of the whole gradient.
         groups = {"fields": [*self.proposal.parameters(), *self.field.parameters()]}
         self.camera_optimizer.get_param_groups(groups)
         return groups
+
+    def networks(self) -> list[list[Parameter]]:
+        """The proposal network, the one with color, and the appearance codes: the authors' `clip_gradients` bounds the
+        gradient of each by itself."""
+        codes = [] if self.field.appearance is None else list(self.field.appearance.parameters())
+        own = {id(parameter) for parameter in codes}
+        color = [parameter for parameter in self.field.parameters() if id(parameter) not in own]
+        return [list(self.proposal.parameters()), color, codes]
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes

@@ -162,6 +162,18 @@ def test_one_network_serves_both_proposals_and_all_parameters_are_trained():
     assert len(grouped) == len({id(p) for p in grouped})
 
 
+def test_networks_whose_gradients_are_bounded_make_up_the_group():
+    for dim in (0, 2):
+        model = build(appearance_dim=dim)
+        proposal, color, codes = model.networks()
+        assert {id(p) for p in proposal} == {id(p) for p in model.proposal.parameters()}
+        assert [tuple(p.shape) for p in codes] == ([] if dim == 0 else [(3, 2)])
+        joined = [id(p) for network in (proposal, color, codes) for p in network]
+        assert sorted(joined) == sorted(id(p) for p in model.get_param_groups()["fields"])
+    assert mip_nerf_360.config.optimizers["fields"]["optimizer"].max_norm_per_network == 1e-3
+    assert mip_nerf_360.config.optimizers["fields"]["optimizer"].max_norm is None
+
+
 def test_probe_of_the_exporters_gives_finite_outputs():
     """One ray with float camera indices, unnormalized direction, no planes and pixel area 1, with gradients on."""
     bundle = RayBundle(
