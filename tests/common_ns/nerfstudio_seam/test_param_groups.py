@@ -50,3 +50,19 @@ def test_a_bound_per_network_is_no_option_of_the_optimizer_itself():
     config.max_norm = 1.0
     with pytest.raises(InputError, match=r"max-norm is 1 and max-norm-per-network 0\.001"):
         config.setup([torch.nn.Parameter(torch.zeros(1))])
+
+
+def test_a_checkpoint_from_before_the_bound_per_network_goes_on():
+    """Its optimizer had one group for all networks, as now."""
+    weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    old = adam(2e-3, 2e-5, steps=100, warmup=10, eps=1e-6, max_norm=1e-3)["optimizer"].setup([weights[0]])
+    new = adam(2e-3, 2e-5, steps=100, warmup=10, eps=1e-6, max_norm_per_network=1e-3)["optimizer"].setup([weights[1]])
+    for step in range(2):
+        weights[0].grad = torch.tensor([1.0, -2.0, 0.5])
+        old.step()
+        if step == 0:
+            weights[1].data.copy_(weights[0])
+            new.load_state_dict(old.state_dict())
+    weights[1].grad = torch.tensor([1.0, -2.0, 0.5])
+    new.step()
+    assert torch.equal(weights[0], weights[1])
