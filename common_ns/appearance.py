@@ -2,7 +2,7 @@
 
 Photographs of one capture differ in exposure and white balance; one code per training image takes that up ("GLO",
 generative latent optimization). A test image has no code, so a comparison must say which one it uses: the mean of all
-codes, or a code fitted to the left half of the test image, with only the right half compared.
+codes, zero, or a code fitted to the left half of the test image, with only the right half compared.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ class AppearanceCodes(nn.Embedding):
         super().__init__(num_images, dim)
         nn.init.normal_(self.weight, std=0.01)
         self.rendered_code: Tensor | None = None
-        """Code [dim] outside of training; None: the mean of all codes."""
+        """Code [dim] outside of training; None: the neutral one."""
+        self.neutral_is_zero = False
+        """Whether the code of images without one is zero, and not the mean of all codes."""
 
     def forward(
         self, camera_indices: Int[Tensor, "*n 1"] | None, shape: torch.Size | tuple[int, ...]
     ) -> Float[Tensor, "*n d"]:
-        """Code of each ray: its training image's in training, elsewhere `rendered_code` or the mean code.
+        """Code of each ray: its training image's in training, elsewhere `rendered_code` or the neutral code.
 
         Args:
             camera_indices: training image of each ray.
@@ -39,7 +41,9 @@ class AppearanceCodes(nn.Embedding):
         """
         if self.training and camera_indices is not None:
             return super().forward(camera_indices[..., 0].long())
-        code = self.rendered_code if self.rendered_code is not None else self.weight.mean(0)
+        code = self.rendered_code
+        if code is None:
+            code = torch.zeros_like(self.weight[0]) if self.neutral_is_zero else self.weight.mean(0)
         return code.expand(*shape, -1)
 
 

@@ -67,10 +67,16 @@ _paper_360 = replace(
         datamanager=FieldDataManagerConfig(
             dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=16384, eval_num_rays_per_batch=4096
         ),
-        model=MipNerf360ModelConfig(),
+        model=MipNerf360ModelConfig(
+            dilation_drops_ends=True,
+            capture_far_plane=1e6,
+            opaque_last_interval="auto",
+            appearance_eval="zero",
+            appearance_std=None,
+        ),
     ),
     optimizers={
-        "fields": adam(2e-3, 2e-5, steps=250000, warmup=512, eps=1e-6, max_norm=1e-3),
+        "fields": adam(2e-3, 2e-5, steps=250000, warmup=512, eps=1e-6, max_norm_per_network=1e-3),
         "camera_opt": adam(1e-3, 1e-5, steps=250000, warmup=2500),
     },
 )
@@ -84,7 +90,7 @@ mip_nerf_360_minus = MethodSpecification(
     config=replace(
         _paper_360,
         method_name="mip-nerf-360-minus",
-        pipeline=replace(_paper_360.pipeline, model=MipNerf360ModelConfig(encoding="plain")),
+        pipeline=replace(_paper_360.pipeline, model=replace(_paper_360.pipeline.model, encoding="plain")),
     ),
     description="mip-NeRF 360 without integrated encoding: plain positional encoding of contracted points.",
 )

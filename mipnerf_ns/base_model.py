@@ -31,13 +31,15 @@ from common_ns.meshing.iso_field import IsoField
 from common_ns.metrics import image_metrics, valid_pixels_of
 from common_ns.rays.random_numbers import RayRandomness
 from common_ns.rays.stepfun import schlick_bias
+from common_ns.rays.transmittance import log_mean_distance
 from mipnerf_ns.field import position_scale_for
 from mipnerf_ns.isotropic_field import ColorField, isotropic_iso_field
 from mipnerf_ns.proposal_sampler import Guide, ProposalSampler, RayField, Round, Spacing
 from mipnerf_ns.scene_scale import diagnose_scene_scale
 
 CAPTURE_NEAR_FAR = (0.2, 1000.0)
-"""Near and far plane of captures in scene units: the paper's near plane; contracted, the far one is at 1.999 of 2."""
+"""Near and far plane of captures in scene units: the paper's near plane; contracted, the far one is at 1.999 of 2. Of
+methods that are the authors' the far plane is 10⁶ (`capture_far_plane`)."""
 
 FIT_PIXELS = 2048
 """Pixels of the left half of a test image that its appearance code is fitted to."""
@@ -74,8 +76,21 @@ class ProposalModelConfig(RadianceModelConfig):
     """Widening of proposal intervals before resampling, relative to the mean length that intervals should have."""
     dilation_bias: float = 0.0025
     """Widening of proposal intervals before resampling, in normalized ray distance."""
+    dilation_drops_ends: bool = False
+    """Leave out the first and the last of the widened intervals before resampling, as the authors' code does."""
     resample_padding: float = 0.0
     """Added to the widened weights in proportion to length, so that empty stretches are still looked at."""
+    near_anneal_rate: float | None = None
+    """Fraction of the annealing steps over which the start of rays comes down to the near plane in training (0.1 is
+    usual): against floaters before the cameras. None: rays start there at once."""
+    near_anneal_init: float = 0.95
+    """Where rays start at first, as normalized distance between the near plane (0) and the far plane (1)."""
+    capture_far_plane: float = CAPTURE_NEAR_FAR[1]
+    """Far plane of contracted captures in scene units, where far_plane is None (the authors': 10⁶). Sampled uniformly
+    in distance, it is at most 1,000."""
+    opaque_last_interval: Literal["auto", "on", "off"] = "off"
+    """Make the last interval of every round opaque, so that all rays end in a color of the scene. auto: as the authors'
+    code does for captures, unless the images have alpha or a background color is chosen."""
     charbonnier_padding: float = 0.001
     """Color errors below this count quadratically, those above linearly."""
     interlevel_loss_mult: float = 1.0
@@ -85,9 +100,12 @@ class ProposalModelConfig(RadianceModelConfig):
     appearance_dim: int = 0
     """Length of the appearance code that each training image gets, for captures with changing exposure (4 is usual);
     0: none. Evaluation follows appearance_eval."""
-    appearance_eval: Literal["mean", "fit-left-half"] = "mean"
-    """Code of test images: the mean of all codes; or one fitted to the left half of the image, with metrics on the
-    right half only. Novel views always use the mean code."""
+    appearance_eval: Literal["mean", "zero", "fit-left-half"] = "mean"
+    """Code of test images: the mean of all codes; zero, as in the authors' code; or one fitted to the left half of the
+    image, with metrics on the right half only. Novel views use zero if test images do, else the mean code."""
+    appearance_std: float | None = 0.01
+    """Standard deviation of a code's numbers at the start; None: such that a code's length is about 1, as in the
+    authors' code."""
     camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
     """Refine the training cameras' poses (mode SO3xR3), for captures with imprecise ones."""
     max_points_per_chunk: int | None = 2**19
@@ -129,7 +147,8 @@ class ProposalModel(RadianceModel):
     def populate_modules(self) -> None:
         """Choose bounds, spacing, contraction and background for the data; build networks and controls."""
         config = self.config
-        bounds = self.choose_bounds(None if config.contraction == "off" else CAPTURE_NEAR_FAR)
+        far = min(config.capture_far_plane, CAPTURE_NEAR_FAR[1] if config.sampling == "uniform" else torch.inf)
+        bounds = self.choose_bounds(None if config.contraction == "off" else (CAPTURE_NEAR_FAR[0], far))
         finite = self.scene_is_finite()
         sampling = config.sampling
         if sampling == "auto":
@@ -140,17 +159,32 @@ class ProposalModel(RadianceModel):
             problem = f"a contraction radius of {config.contraction_radius:g} holds nothing"
             raise InputError(problem, "Choose --pipeline.model.contraction-radius above 0, in scene units")
         contracted = config.contraction == "on" or (config.contraction == "auto" and not finite)
-        background = self.choose_background(captures="random")
+        if config.near_anneal_rate is not None and config.near_anneal_rate <= 0:
+            problem = f"a near-anneal-rate of {config.near_anneal_rate:g} is no fraction of the steps"
+            raise InputError(problem, "Choose --pipeline.model.near-anneal-rate above 0, or None")
+        if not 0 <= config.near_anneal_init < 1:
+            problem = f"near-anneal-init {config.near_anneal_init:g} is not between the near and the far plane"
+            raise InputError(problem, "Choose --pipeline.model.near-anneal-init from 0 to below 1")
+        self.ends_opaque = self._ends_opaque(finite)
+        background = self.choose_background(captures="last_sample" if self.ends_opaque else "random")
         self._report(sampling, contracted, background)
 
         scale = 1.0 / config.contraction_radius if contracted else position_scale_for(bounds.extent)
         self.proposal, self.field = self.build_fields(contracted, scale)
+        codes = self.field.appearance
+        if codes is not None:
+            codes.neutral_is_zero = config.appearance_eval == "zero"
+            if config.appearance_std != 0.01:  # what they are drawn with
+                std = config.appearance_std
+                torch.nn.init.normal_(codes.weight, std=codes.embedding_dim**-0.5 if std is None else std)
         self.sampler = ProposalSampler(
             (*config.num_proposal_samples, config.num_nerf_samples),
             sampling,
             config.dilation_multiplier,
             config.dilation_bias,
             config.resample_padding,
+            config.dilation_drops_ends,
+            self.ends_opaque,
         )
         self.camera_optimizer: CameraOptimizer = config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu"
@@ -178,6 +212,14 @@ class ProposalModel(RadianceModel):
         """Whether all that is seen lies between the near and far planes: no contraction is needed."""
         return self.ray_bounds.bounded
 
+    def _ends_opaque(self, finite: bool) -> bool:
+        """Whether the last interval of rays is opaque, by `opaque_last_interval`."""
+        config = self.config
+        if config.opaque_last_interval != "auto":
+            return config.opaque_last_interval == "on"
+        chosen = config.background_color not in ("auto", "last_sample")
+        return not (finite or chosen or self.metadata.get("images_have_alpha", False))
+
     @abstractmethod
     def build_fields(self, contracted: bool, position_scale: float) -> tuple[Field, ColorField]:
         """The proposal network, and the network of density and color.
@@ -193,7 +235,8 @@ class ProposalModel(RadianceModel):
         radius = self.config.contraction_radius
         CONSOLE.print(
             f"Rays from {bounds.near:.3g} to {bounds.far:.3g} scene units ({bounds.reason}), {sampling} sampling, "
-            f"{f'contraction beyond {radius:g}' if contracted else 'no contraction'}, background {background}."
+            f"{f'contraction beyond {radius:g}' if contracted else 'no contraction'}, background {background}"
+            f"{', last interval opaque' if self.ends_opaque else ''}."
         )
         if contracted and "camera_to_worlds" in self.metadata:
             points = self.metadata.get("points3D_xyz")
@@ -211,10 +254,17 @@ class ProposalModel(RadianceModel):
         return [*[self.proposal] * len(self.config.num_proposal_samples), self.field]
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        # One group for both networks: the paper clips the norm of the whole gradient.
         groups = {"fields": [*self.proposal.parameters(), *self.field.parameters()]}
         self.camera_optimizer.get_param_groups(groups)
         return groups
+
+    def networks(self) -> list[list[Parameter]]:
+        """The proposal network, the one with color, and the appearance codes: the authors' `clip_gradients` bounds the
+        gradient of each by itself."""
+        codes = [] if self.field.appearance is None else list(self.field.appearance.parameters())
+        own = {id(parameter) for parameter in codes}
+        color = [parameter for parameter in self.field.parameters() if id(parameter) not in own]
+        return [list(self.proposal.parameters()), color, codes]
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -245,6 +295,7 @@ class ProposalModel(RadianceModel):
             ray_bundle = self._viewed_rays(ray_bundle)
         slope = self.config.anneal_slope
         self.sampler.set_anneal(schlick_bias(self.train_fraction, slope) if slope > 0 else 1.0)
+        self.sampler.start = self._near_start()
         jitter = None if numbers is None else numbers.jitter
         rounds = self.sampler.rounds(ray_bundle, self.round_fields, jitter, self.guide_of(ray_bundle, numbers))
         last = rounds[-1]
@@ -269,6 +320,13 @@ class ProposalModel(RadianceModel):
                     last.weights, lambda where: self.field.normals_of(last.samples, where)
                 )
         return outputs
+
+    def _near_start(self) -> float:
+        """Normalized distance at which training rays start at the present step."""
+        rate = self.config.near_anneal_rate
+        if rate is None:
+            return 0.0
+        return min(max(1.0 - self.train_fraction / rate, 0.0), self.config.near_anneal_init)
 
     def guide_of(self, rays: RayBundle, numbers: Any | None) -> Guide | None:
         """What moves the last round's samples; None: nothing. For models that know more of a ray than its color."""
@@ -315,7 +373,7 @@ class ProposalModel(RadianceModel):
         *proposals, last = rounds
         outputs = {
             "depth_median": self.renderer_depth(last.weights, last.samples),
-            "expected_depth": self.renderer_expected_depth(last.weights, last.samples),
+            "expected_depth": self._expected_depth(last),
         }
         for index, proposal in enumerate(proposals, start=1):
             outputs[f"depth_proposal_{index}"] = self._depth(proposal)
@@ -327,8 +385,26 @@ class ProposalModel(RadianceModel):
         return outputs
 
     def _depth(self, round_: Round) -> Float[Tensor, "n 1"]:
-        renderer = self.renderer_depth if self.shown_depth.value == "median" else self.renderer_expected_depth
-        return renderer(round_.weights, round_.samples)
+        if self.shown_depth.value == "median":
+            return self.renderer_depth(round_.weights, round_.samples)
+        return self._expected_depth(round_)
+
+    def _expected_depth(self, round_: Round) -> Float[Tensor, "n 1"]:
+        """Mean distance; where what is left of a ray's weight ends at the far plane, that of the logarithm."""
+        if not self.ends_opaque:
+            return self.renderer_expected_depth(round_.weights, round_.samples)
+        frustums = round_.samples.frustums
+        t = torch.cat([frustums.starts[..., 0], frustums.ends[..., -1:, 0]], dim=-1)
+        return log_mean_distance(t, round_.weights[..., 0])
+
+    def depth_picture(self, depth: Float[Tensor, "h w 1"], accumulation: Float[Tensor, "h w 1"]) -> Tensor:
+        """As the base's; where rays into the sky end at the far plane, what is ten times as far as the nearest quarter
+        of the picture has the color of the far end."""
+        if not self.ends_opaque or self.ray_bounds.bounded:
+            return super().depth_picture(depth, accumulation)
+        near_quarter = float(depth.flatten().kthvalue(max(1, depth.numel() // 4)).values)
+        far = min(float(depth.max()), 10.0 * near_quarter)
+        return colormaps.apply_depth_colormap(depth, accumulation, near_plane=float(depth.min()), far_plane=far)
 
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict | None = None
@@ -354,7 +430,7 @@ class ProposalModel(RadianceModel):
     def evaluate_image(self, camera: Cameras, batch: dict) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Metrics and pictures of a test image, by the rule of `appearance_eval`."""
         codes = self.field.appearance
-        if codes is None or self.config.appearance_eval == "mean":
+        if codes is None or self.config.appearance_eval != "fit-left-half":
             return self.get_image_metrics_and_images(self.outputs_for_test_image(camera, batch), batch)
         valid = valid_pixels_of(batch)
         codes.rendered_code = self._fit_appearance(camera, batch["image"], valid)

@@ -31,6 +31,7 @@ class MipNerfField(Field):
         rgb_padding: colors reach this far beyond [0, 1], so that the sigmoid need not saturate.
         density_noise: standard deviation of noise on the raw density while training.
         ray_shape: cast cones, or cylinders for orthographic cameras.
+        disable_integration: encode the Gaussians' means, as if they had no extent.
         position_scale: factor on positions before encoding. The encoding has period 2π, so that the scene must fit
             into a cube of that side.
         precision: number format of the hidden layers; the encoding and both heads are always float32.
@@ -52,8 +53,10 @@ class MipNerfField(Field):
         ray_shape: Literal["cone", "cylinder"] = "cone",
         position_scale: float = 1.0,
         precision: Precision = "auto",
+        disable_integration: bool = False,
     ) -> None:
         super().__init__()
+        self.disable_integration = disable_integration
         self.num_frequencies = num_frequencies
         self.num_direction_frequencies = num_direction_frequencies
         self.density_bias, self.density_noise = density_bias, density_noise
@@ -80,6 +83,8 @@ class MipNerfField(Field):
         """Hidden features of Gaussians."""
         dtype = dtype or resolve_dtype(self.precision, mean.device)
         scale = self.position_scale
+        if self.disable_integration:
+            var = torch.zeros_like(var)
         return self.trunk(integrated_pos_enc(mean * scale, var * scale**2, 0, self.num_frequencies, dtype))
 
     def raw_density(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n 1"]:

@@ -68,6 +68,8 @@ class MipNerfModelConfig(RadianceModelConfig):
     """How far colors may reach beyond [0, 1]."""
     ray_shape: Literal["cone", "cylinder"] = "cone"
     """Shape cast by a pixel: cone, or cylinder for orthographic cameras."""
+    disable_integration: bool = False
+    """Encode the mean of each interval's Gaussian alone: NeRF's positional encoding, which aliases."""
     precision: Precision = "auto"
     """Number format of the hidden layers. auto: bfloat16 where the hardware is faster with it, else float32."""
 
@@ -125,6 +127,7 @@ class MipNerfModel(RadianceModel):
             ray_shape=config.ray_shape,
             position_scale=scale,
             precision=config.precision,
+            disable_integration=config.disable_integration,
         )
         self.set_up_viewer()
         self.sampler_coarse = SPACED_SAMPLERS[sampling](num_samples=config.num_coarse_samples)

@@ -84,6 +84,8 @@ class ProposalSampler(ProposalNetworkSampler):
         dilation_multiplier: dilation before resampling, in units of the mean interval that rounds so far would give.
         dilation_bias: dilation before resampling in normalized distance, added to it.
         resample_padding: added to the dilated weights, spread by length, so that empty stretches are still looked at.
+        drop_dilated_ends: leave out the first and the last dilated interval, as the authors' code does.
+        opaque_end: the last interval of every round stops the ray.
         update_sched: steps between those in which `generate_ray_samples` gives densities a gradient, as a function of
             the step; by default all calls give it.
     Source: mip-NeRF 360, section 3 and supplement.
@@ -96,6 +98,8 @@ class ProposalSampler(ProposalNetworkSampler):
         dilation_multiplier: float = 0.5,
         dilation_bias: float = 0.0025,
         resample_padding: float = 0.0,
+        drop_dilated_ends: bool = False,
+        opaque_end: bool = False,
         update_sched: Callable[[int], float] = lambda step: -1.0,
     ) -> None:
         super().__init__(
@@ -109,6 +113,9 @@ class ProposalSampler(ProposalNetworkSampler):
         self.spacing: Spacing = spacing
         self.dilation_multiplier, self.dilation_bias = dilation_multiplier, dilation_bias
         self.resample_padding = resample_padding
+        self.drop_dilated_ends, self.opaque_end = drop_dilated_ends, opaque_end
+        self.start = 0.0
+        """Normalized distance in [0, 1) at which rays begin in training."""
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -159,7 +166,7 @@ class ProposalSampler(ProposalNetworkSampler):
         Returns: the rounds in order. No gradient passes from a round's samples to the round before.
         """
         last, proposals = self._propose(rays, fields[:-1], jitter, guide)
-        return [*proposals, _evaluated(last, fields[-1])]
+        return [*proposals, _evaluated(last, fields[-1], self.opaque_end)]
 
     def _propose(
         self,
@@ -178,17 +185,21 @@ class ProposalSampler(ProposalNetworkSampler):
             jitter = torch.rand(*rays.shape, len(self.counts), device=rays.origins.device)
         to_distance, to_spacing = spacing_maps(self.initial_sampler, rays.nears, rays.fars)
         anneal = self._anneal if self.training else 1.0
-        t = torch.cat([torch.zeros_like(rays.nears), torch.ones_like(rays.fars)], dim=-1)
+        start = self.start if self.training else 0.0
+        t = torch.cat([torch.full_like(rays.nears, start), torch.ones_like(rays.fars)], dim=-1)
         weights = torch.ones_like(rays.nears)
         proposals: list[Round] = []
         intervals = 1
         for index, count in enumerate(self.counts):
             with torch.no_grad():
                 if index > 0:
-                    t, weights = max_dilate(t, weights, self.dilation_bias + self.dilation_multiplier / intervals)
+                    dilation = self.dilation_bias + self.dilation_multiplier * (1.0 - start) / intervals
+                    t, weights = max_dilate(t, weights, dilation, start)
+                    if self.drop_dilated_ends:
+                        t, weights = t[..., 1:-1], weights[..., 1:-1]
                     weights = weights + self.resample_padding * (t[..., 1:] - t[..., :-1])
                 shift = None if jitter is None else jitter[..., index : index + 1]
-                t = sample_intervals(t, anneal_weights(weights, t, anneal), count, shift)
+                t = sample_intervals(t, anneal_weights(weights, t, anneal), count, shift, start)
                 distance = to_distance(t)
                 if guide is not None and index == len(fields):
                     distance = guide(distance)
@@ -202,16 +213,16 @@ class ProposalSampler(ProposalNetworkSampler):
                 spacing_to_euclidean_fn=to_distance,
             )
             if index < len(fields):
-                proposals.append(_evaluated(samples, fields[index]))
+                proposals.append(_evaluated(samples, fields[index], self.opaque_end))
                 weights = proposals[-1].weights[..., 0].detach()
         return samples, proposals
 
 
-def _evaluated(samples: RaySamples, field: RayField) -> Round:
+def _evaluated(samples: RaySamples, field: RayField, opaque_end: bool) -> Round:
     """A field at samples, and what is rendered of them."""
     outputs = field(samples)
     assert samples.deltas is not None
-    weights = render_weights(outputs[FieldHeadNames.DENSITY][..., 0] * samples.deltas[..., 0])
+    weights = render_weights(outputs[FieldHeadNames.DENSITY][..., 0] * samples.deltas[..., 0], opaque_end)
     return Round(samples, weights[..., None], outputs)
 
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
+from torch.nn import Parameter
 
 from common_ns.rays.random_numbers import RayRandomness
 
@@ -32,6 +33,10 @@ class ModelHooks(Protocol):
         over a chunk divided by the number of its rays and by that fraction.
         """
         return {}
+
+    def networks(self) -> list[list[Parameter]]:
+        """The parameters of each network, for optimizers that bound the gradient of each by itself."""
+        return []
 
     def after_backward(self, step: int, metrics: dict[str, Tensor]) -> None:
         """Called after each training step's gradients, with the metrics of all devices."""

@@ -20,6 +20,8 @@ from common_ns.data.files import require_writable, sweep, written_whole
 from common_ns.data.notes import note
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import compat, distributed, launch, runs
+from common_ns.nerfstudio_seam.model_hooks import hooks_of
+from common_ns.nerfstudio_seam.param_groups import clip_norm
 from common_ns.nerfstudio_seam.pipeline import FieldPipeline
 from common_ns.nerfstudio_seam.renames import SuiteConfig, accept_old_words
 from common_ns.nerfstudio_seam.viewer import here_by_default
@@ -195,6 +197,8 @@ class SafeTrainer(Trainer):
         if result.problem is None:
             self.skipped_in_a_row = 0
             ready = [group for group in every if step % every[group] == every[group] - 1]
+            for group in ready:
+                self._clip_networks(group)
             self.optimizers.optimizer_scaler_step_some(self.grad_scaler, ready)
         else:
             self.optimizers.zero_grad_all()
@@ -212,6 +216,16 @@ class SafeTrainer(Trainer):
         if self.skipped_steps > 0:
             result.metrics_dict["skipped_steps"] = torch.tensor(self.skipped_steps)
         return result.loss, result.loss_dict, result.metrics_dict
+
+    def _clip_networks(self, group: str) -> None:
+        """Shorten the gradient of each network in a group of parameters, if its optimizer's config asks for it."""
+        limit = getattr(self.config.optimizers[group]["optimizer"], "max_norm_per_network", None)
+        if limit is None:
+            return
+        self.grad_scaler.unscale_(self.optimizers.optimizers[group])
+        own = {id(parameter) for parameter in self.optimizers.parameters[group]}
+        for network in hooks_of(self.pipeline.model).networks():
+            clip_norm([parameter for parameter in network if id(parameter) in own], limit)
 
     def _report_skipped(self, step: int, problem: str) -> None:
         """Count a step that was left out, and say why; on all devices alike.

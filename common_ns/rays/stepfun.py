@@ -27,16 +27,17 @@ def blur_weights(weights: Float[Tensor, "*r n"]) -> Float[Tensor, "*r n"]:
 
 
 def max_dilate(
-    t: Float[Tensor, "*r n+1"], w: Float[Tensor, "*r n"], dilation: float
+    t: Float[Tensor, "*r n+1"], w: Float[Tensor, "*r n"], dilation: float, start: float = 0.0
 ) -> tuple[Float[Tensor, "*r m+1"], Float[Tensor, "*r m"]]:
     """Spread each interval's density over its neighborhood, so that the next round cannot miss thin structure.
 
     Each interval grows by `dilation` on both sides; where grown intervals overlap, the largest density counts.
 
     Args:
-        t: interval endpoints in normalized ray distance [0, 1].
+        t: interval endpoints in normalized ray distance [start, 1].
         w: rendering weights of the intervals.
         dilation: half-width of the neighborhood, in the unit of t.
+        start: where the ray begins, in the unit of t.
     Returns: endpoints and weights of the dilated step function, m = 3 n intervals (some may be empty), the weights
         summing to 1 (all are 0 if `w` is).
     Source: mip-NeRF 360, supplement ("dilation").
@@ -50,7 +51,7 @@ def max_dilate(
     first = torch.searchsorted(ends, place, right=True)
     last = torch.searchsorted(starts, place, right=True)
     envelope = _range_max(density, first, last)
-    grown = grown.clamp(0.0, 1.0)
+    grown = grown.clamp(start, 1.0)
     weights = envelope * (grown[..., 1:] - grown[..., :-1])
     return grown, weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
 
@@ -124,7 +125,11 @@ def sample_points(
 
 
 def sample_intervals(
-    t: Float[Tensor, "*r n+1"], w: Float[Tensor, "*r n"], num_samples: int, jitter: Float[Tensor, "*r 1"] | None = None
+    t: Float[Tensor, "*r n+1"],
+    w: Float[Tensor, "*r n"],
+    num_samples: int,
+    jitter: Float[Tensor, "*r 1"] | None = None,
+    start: float = 0.0,
 ) -> Float[Tensor, "*r num_samples+1"]:
     """Draw intervals whose centers follow a step function.
 
@@ -132,11 +137,12 @@ def sample_intervals(
     them. Rays without weight are sampled evenly.
 
     Args:
-        t: interval endpoints in [0, 1].
+        t: interval endpoints in [start, 1].
         w: weights; they need not sum to 1.
         num_samples: number of intervals to draw.
         jitter: shift of each ray's quantiles in [0, 1), in units of their spacing; None: 0.5, the centered ones.
-    Returns: endpoints of the drawn intervals, within [0, 1].
+        start: where the ray begins, in the unit of t.
+    Returns: endpoints of the drawn intervals, within [start, 1].
     Source: mip-NeRF 360, supplement ("sampling"); one jitter per ray.
     """
     length = t[..., 1:] - t[..., :-1]
@@ -148,4 +154,4 @@ def sample_intervals(
     middles = 0.5 * (centers[..., 1:] + centers[..., :-1])
     before = 2.0 * centers[..., :1] - middles[..., :1]
     after = 2.0 * centers[..., -1:] - middles[..., -1:]
-    return torch.cat([before, middles, after], dim=-1).clamp(0.0, 1.0)
+    return torch.cat([before, middles, after], dim=-1).clamp(start, 1.0)

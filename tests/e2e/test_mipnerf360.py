@@ -105,3 +105,15 @@ def test_minus_trains_and_evaluates_with_codes_fitted_to_half_images(scene, tmp_
     )
     ComputePSNR(train(config), tmp_path / "eval.json").main()
     assert json.loads((tmp_path / "eval.json").read_text())["results"]["psnr"] > 8
+
+
+def test_the_papers_method_trains_resumes_and_evaluates_with_the_authors_choices(scene, tmp_path, monkeypatch):
+    def config(output: Path, steps: int):
+        made = run_config("mip-nerf-360", scene, output, steps, **TINY, near_anneal_rate=0.5, appearance_dim=3)
+        made.pipeline.datamanager.train_num_rays_per_batch = 256
+        return made
+
+    assert config(tmp_path, 1).optimizers["fields"]["optimizer"].max_norm_per_network == 1e-3
+    assert_resumes_exactly(config, 10, tmp_path, monkeypatch)
+    ComputePSNR(train(config(tmp_path / "whole", 10)), tmp_path / "eval.json").main()
+    assert json.loads((tmp_path / "eval.json").read_text())["results"]["psnr"] > 5

@@ -10,6 +10,8 @@ from nerfstudio.model_components.ray_samplers import UniformLinDispPiecewiseSamp
 
 from common_ns.data.scene_bounds import RayBounds
 from common_ns.errors import InputError
+from common_ns.rays.positional_encoding import pos_enc
+from common_ns.rays.random_numbers import KEY
 from mipnerf_ns.model import MipNerfModel, MipNerfModelConfig
 
 OBJECT = RayBounds(2.0, 6.0, bounded=True, extent=2.0, reason="test")
@@ -120,6 +122,45 @@ def test_footprints_weight_the_loss_as_areas():
     assert torch.allclose(losses["rgb_loss_coarse"], 0.1 * (footprint * coarse).mean())
     plain = build(loss_by_footprint=False).get_loss_dict(outputs, {"image": target, "footprint": footprint})
     assert torch.allclose(plain["rgb_loss_fine"], error.mean())
+
+
+def gradients(model: MipNerfModel, bundle: RayBundle, target: torch.Tensor, shares: list[slice]) -> list[torch.Tensor]:
+    """Of the loss of a batch that is divided into chunks, as the pipeline adds them up."""
+    for parameter in model.parameters():
+        parameter.grad = None
+    for share in shares:
+        losses = model.get_loss_dict(model(bundle[share]), {"image": target[share]})
+        (sum(losses.values()) * len(target[share]) / len(target)).backward()
+    return [p.grad.clone() for p in model.field.parameters()]
+
+
+@pytest.mark.parametrize("background", ["white", "random"])
+def test_the_gradient_does_not_depend_on_how_rays_are_cut_into_chunks(background):
+    """Random numbers come with the rays, and none are drawn besides."""
+    model = build(background_color=background).train()
+    target = torch.rand(20, 4 if background == "random" else 3, generator=torch.Generator().manual_seed(3))
+    drawn = model.randomness.draw(20)
+    assert drawn.shape == (20, 13 + 11 + (3 if background == "random" else 0))
+    bundle = rays(metadata={KEY: drawn})
+    whole = gradients(model, bundle, target, [slice(0, 20)])
+    state = torch.get_rng_state()
+    cut = gradients(model, bundle, target, [slice(0, 3), slice(3, 11), slice(11, 20)])
+    assert torch.equal(torch.get_rng_state(), state)
+    for one, other in zip(whole, cut, strict=True):
+        assert one.abs().sum() > 0 and torch.allclose(one, other, rtol=1e-3, atol=1e-6)
+    others = gradients(model, rays(metadata={KEY: model.randomness.draw(20)}), target, [slice(0, 20)])
+    assert not all(torch.allclose(one, other, rtol=1e-3, atol=1e-6) for one, other in zip(whole, others))
+
+
+def test_without_integration_the_extent_of_pixels_does_not_count():
+    plain, integrated = build(disable_integration=True).eval(), build().eval()
+    thin, wide = rays(area=1e-12), rays(area=1e-2)
+    assert not torch.allclose(integrated(thin)["rgb"], integrated(wide)["rgb"], atol=1e-5)
+    samples = plain.sampler_coarse(plain.collider(rays()))
+    mean, var = plain.field.gaussians(samples)
+    encoded = pos_enc(mean * plain.field.position_scale, 0, 6, identity=False)
+    assert torch.allclose(plain.field.features(mean, var), plain.field.trunk(encoded), atol=1e-5)
+    assert not torch.allclose(integrated.field.features(mean, var), integrated.field.trunk(encoded), atol=1e-3)
 
 
 def test_coarse_level_gets_no_gradient_from_the_fine_levels_sample_positions():

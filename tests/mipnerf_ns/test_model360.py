@@ -162,6 +162,18 @@ def test_one_network_serves_both_proposals_and_all_parameters_are_trained():
     assert len(grouped) == len({id(p) for p in grouped})
 
 
+def test_networks_whose_gradients_are_bounded_make_up_the_group():
+    for dim in (0, 2):
+        model = build(appearance_dim=dim)
+        proposal, color, codes = model.networks()
+        assert {id(p) for p in proposal} == {id(p) for p in model.proposal.parameters()}
+        assert [tuple(p.shape) for p in codes] == ([] if dim == 0 else [(3, 2)])
+        joined = [id(p) for network in (proposal, color, codes) for p in network]
+        assert sorted(joined) == sorted(id(p) for p in model.get_param_groups()["fields"])
+    assert mip_nerf_360.config.optimizers["fields"]["optimizer"].max_norm_per_network == 1e-3
+    assert mip_nerf_360.config.optimizers["fields"]["optimizer"].max_norm is None
+
+
 def test_probe_of_the_exporters_gives_finite_outputs():
     """One ray with float camera indices, unnormalized direction, no planes and pixel area 1, with gradients on."""
     bundle = RayBundle(
@@ -222,3 +234,100 @@ def test_minus_differs_in_the_encoding_only():
     paper, minus = mip_nerf_360.config.pipeline.model, mip_nerf_360_minus.config.pipeline.model
     differing = [name for name, value in vars(paper).items() if value != getattr(minus, name)]
     assert differing == ["encoding"] and minus.encoding == "plain"
+
+
+# What the authors' code does, as options.
+
+
+def test_the_papers_methods_have_the_authors_choices_and_others_do_not():
+    paper, minus, small = (m.config.pipeline.model for m in (mip_nerf_360, mip_nerf_360_minus, mip_nerf_360_small))
+    for config in (paper, minus):
+        assert config.dilation_drops_ends and config.opaque_last_interval == "auto"
+        assert config.capture_far_plane == 1e6 and config.near_anneal_rate is None
+        assert config.appearance_eval == "zero" and config.appearance_std is None
+    # Nor do runs of earlier versions, whose config.yml has none of these options.
+    for config in (small, MipNerf360ModelConfig()):
+        assert not config.dilation_drops_ends and config.opaque_last_interval == "off"
+        assert config.capture_far_plane == 1000.0 and config.near_anneal_rate is None
+        assert config.appearance_eval == "mean" and config.appearance_std == 0.01
+
+
+@pytest.mark.parametrize(
+    ("bounds", "alpha", "options", "opaque", "background"),
+    [
+        (CAPTURE, False, {}, True, "last_sample"),
+        (CAPTURE, True, {}, False, "white"),
+        (OBJECT, False, {}, False, "white"),
+        (CAPTURE, False, {"background_color": "white"}, False, "white"),
+        (CAPTURE, False, {"opaque_last_interval": "off"}, False, "random"),
+        (OBJECT, True, {"opaque_last_interval": "on"}, True, "white"),
+    ],
+)
+def test_the_last_interval_is_opaque_where_nothing_can_be_behind_it(bounds, alpha, options, opaque, background):
+    model = build(bounds, alpha, **{"opaque_last_interval": "auto", "density_bias": -200.0, **options}).eval()
+    assert model.ends_opaque is opaque and model.renderer_rgb.background_color == background
+    outputs = model(rays())
+    for name in ("accumulation", "accumulation_proposal_1", "accumulation_proposal_2"):
+        assert torch.allclose(outputs[name], torch.full((20, 1), float(opaque)), atol=1e-5)
+
+
+def test_far_plane_of_captures_is_the_authors_unless_samples_are_uniform():
+    for options, far in (({}, 1e6), ({"sampling": "piecewise"}, 1e6), ({"sampling": "uniform"}, 1000.0)):
+        assert build(CAPTURE, capture_far_plane=1e6, **options).ray_bounds.far == far
+    assert build(CAPTURE, capture_far_plane=1e6, far_plane=50.0).ray_bounds.far == 50.0
+    assert build(OBJECT, capture_far_plane=1e6).ray_bounds.far == 6.0
+
+
+def test_depth_stays_readable_with_a_far_plane_at_a_million():
+    """A trace of weight at the far plane does not carry the mean depth away, nor the sky the colors of a picture."""
+    model = build(CAPTURE, capture_far_plane=1e6, opaque_last_interval="auto", density_bias=8.0).eval()
+    outputs = model(rays())
+    assert all(torch.isfinite(value).all() for value in outputs.values())
+    assert (outputs["expected_depth"] < 2.0 * outputs["depth_median"]).all()
+    depth = torch.linspace(1.0, 3.0, 64).reshape(8, 8, 1)
+    sky = depth.clone()
+    sky[:4] = 5e5
+    picture = model.depth_picture(sky, torch.ones(8, 8, 1))
+    assert len(picture[4:].reshape(-1, 3).unique(dim=0)) > 8 and len(picture[:4].reshape(-1, 3).unique(dim=0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"near_anneal_rate": 0.0}, "near-anneal-rate of 0 is no fraction"),
+        ({"near_anneal_init": 1.0}, "near-anneal-init 1 is not between"),
+    ],
+)
+def test_impossible_annealing_of_the_near_plane(options, message):
+    with pytest.raises(InputError, match=message):
+        build(**options)
+
+
+def test_the_near_plane_comes_in_while_training():
+    model = build(near_anneal_rate=0.1, near_anneal_init=0.8).train()
+    starts = []
+    for fraction in (0.0, 0.01, 0.05, 0.1, 0.5):
+        model.train_fraction = fraction
+        first = rounds_of(model, rays())[0].bins
+        starts.append(model.sampler.start)
+        assert float(first.min()) >= starts[-1] and float(first.max()) <= 1.0
+    assert starts == pytest.approx([0.8, 0.8, 0.5, 0.0, 0.0])
+    model.train_fraction = 0.0
+    assert float(rounds_of(model.eval(), rays())[0].bins.min()) < 0.05
+
+
+def test_test_images_have_the_zero_code_if_asked_for():
+    model = build(appearance_dim=4, appearance_eval="zero", appearance_std=None).eval()
+    codes = model.field.appearance
+    torch.nn.init.normal_(codes.weight, mean=3.0)
+    zero = model(rays())["rgb"]
+    codes.rendered_code = torch.zeros(4)
+    assert torch.equal(model(rays())["rgb"], zero)
+    codes.rendered_code = codes.weight.mean(0)
+    assert not torch.allclose(model(rays())["rgb"], zero, atol=1e-3)
+
+
+def test_codes_start_with_the_length_asked_for():
+    for options, std in (({}, 0.01), ({"appearance_std": 0.2}, 0.2), ({"appearance_std": None}, 0.125)):
+        codes = build(appearance_dim=64, **options).field.appearance.weight
+        assert float(codes.std()) == pytest.approx(std, rel=0.2)

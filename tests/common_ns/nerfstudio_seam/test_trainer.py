@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from nerfstudio.configs.base_config import MachineConfig
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
 from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.model_hooks import ModelHooks
+from common_ns.nerfstudio_seam.param_groups import NetworkAdamConfig
 from common_ns.nerfstudio_seam.pipeline import FieldPipeline, StepResult
 from common_ns.nerfstudio_seam.schedulers import LogLinearSchedulerConfig
 from common_ns.nerfstudio_seam.trainer import SafeTrainer, SafeTrainerConfig, save_whole
@@ -111,6 +113,45 @@ def test_gradients_accumulate_over_steps_as_the_host_lets_them(tmp_path):
         gradients.append(None if gradient is None else float(gradient))
     assert [weights[step + 1] < weights[step] for step in range(6)] == [False, False, True, False, False, True]
     assert gradients == [1, 2, 3, 1, None, 1]  # a bad step takes those before it along
+
+
+class TwoNetworks(StubModel, ModelHooks):
+    """Two networks of a parameter each, and a third parameter that is in no group."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.other = torch.nn.Parameter(torch.zeros(1))
+
+    def networks(self):
+        return [[self.weight], [self.bias, self.other]]
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(None, [3.0, 0.25, 7.0]), (0.5, [0.5, 0.25, 7.0]), (0.125, [0.125, 0.125, 7.0])]
+)
+def test_each_networks_gradient_is_bounded_by_itself(tmp_path, limit, expected):
+    """A long gradient of one does not shorten that of the other."""
+    trainer = build(tmp_path)
+    model = trainer.pipeline._model = TwoNetworks()
+    config = NetworkAdamConfig(max_norm_per_network=limit)
+    group = {"optimizer": config, "scheduler": None}
+    trainer.config.optimizers = {"fields": group}
+    trainer.optimizers = Optimizers({"fields": group}, {"fields": [model.weight, model.bias]})
+    for parameter, gradient in zip((model.weight, model.bias, model.other), (3.0, 0.25, 7.0)):
+        parameter.grad = torch.full_like(parameter, gradient)
+    trainer._clip_networks("fields")
+    assert [float(p.grad) for p in (model.weight, model.bias, model.other)] == pytest.approx(expected)
+
+
+def test_a_step_bounds_the_gradient_before_the_optimizer_sees_it(tmp_path):
+    trainer = build(tmp_path)
+    model = trainer.pipeline._model = TwoNetworks()
+    group = {"optimizer": NetworkAdamConfig(max_norm_per_network=0.25), "scheduler": None}
+    trainer.config.optimizers = {"fields": group}
+    trainer.optimizers = Optimizers({"fields": group}, {"fields": [model.weight, model.bias]})
+    trainer.train_iteration(0)  # the gradient of the weight is 1
+    moment = trainer.optimizers.optimizers["fields"].state[model.weight]["exp_avg"]
+    assert float(moment) == pytest.approx(0.1 * 0.25)
 
 
 def test_gradients_are_logged_if_asked_for(tmp_path):

@@ -1,7 +1,9 @@
 """Dilation and resampling of rendering weights against slow loops."""
 
 import itertools
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from nerfstudio.cameras.rays import RayBundle
@@ -143,6 +145,18 @@ def test_dilation_of_rays_without_weight_and_of_empty_intervals():
     grown, dilated = max_dilate(t, torch.tensor([[0.0, 0.0, 0.5]]), 0.1)
     assert torch.isfinite(dilated).all() and dilated.sum() == pytest.approx(1.0)
     assert (grown[0, :-1][dilated[0] > 0] >= 0.1 - 1e-6).all()
+
+
+@pytest.mark.parametrize("start", ["0", "0.3"])
+@pytest.mark.parametrize("dilation", ["0.004", "0.07"])
+def test_dilation_without_its_ends_is_the_authors(start, dilation):
+    """Stored numbers of their `max_dilate_weights`, whose first and last interval they leave out."""
+    stored = np.load(Path(__file__).parent / "data/authors_dilation.npz")
+    t, w = torch.from_numpy(stored["t"]), torch.from_numpy(stored["w"])
+    t = float(start) + (1.0 - float(start)) * t
+    grown, dilated = max_dilate(t, w, float(dilation), float(start))
+    assert torch.allclose(grown[:, 1:-1], torch.from_numpy(stored[f"{start}/{dilation}/t"]), atol=1e-6)
+    assert torch.allclose(dilated[:, 1:-1], torch.from_numpy(stored[f"{start}/{dilation}/w"]), atol=2e-6)
 
 
 def test_dilation_works_on_batches_as_on_single_rays():

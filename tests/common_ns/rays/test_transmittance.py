@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from common_ns.rays.transmittance import render_weights
+from common_ns.rays.transmittance import log_mean_distance, render_weights
 
 DOUBLE = torch.float64
 
@@ -36,3 +36,22 @@ def test_rendering_weights_keep_what_is_not_a_number():
     density = torch.tensor([[1.0, math.nan, 1.0]])
     weights = render_weights(density)
     assert torch.isfinite(weights[0, 0]) and torch.isnan(weights[0, 1:]).all()
+
+
+def test_an_opaque_end_takes_what_is_left_of_each_ray():
+    depth = torch.rand(5, 7, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    weights, opened = render_weights(depth, opaque_end=True), render_weights(depth)
+    assert torch.equal(weights[:, :-1], opened[:, :-1])
+    assert torch.allclose(weights.sum(-1), torch.ones(5), atol=1e-6)
+    (gradient,) = torch.autograd.grad(weights[:, -1].sum(), depth)
+    assert (gradient[:, -1] == 0).all() and (gradient[:, :-1] < 0).all()
+
+
+def test_the_mean_of_the_logarithm_matches_a_loop_and_stays_on_the_ray():
+    t = torch.tensor([[1.0, 2.0, 4.0, 1e6], [2.0, 3.0, 4.0, 5.0], [2.0, 3.0, 4.0, 5.0]])
+    weights = torch.tensor([[0.5, 0.499, 0.001], [0.1, 0.2, 0.3], [0.0, 0.0, 0.0]])
+    found = log_mean_distance(t, weights)[:, 0].tolist()
+    for row, (ends, parts) in enumerate(zip(t.tolist()[:2], weights.tolist()[:2])):
+        logs = [w * math.log(0.5 * (a + b)) for w, a, b in zip(parts, ends[:-1], ends[1:])]
+        assert found[row] == pytest.approx(math.exp(sum(logs) / sum(parts)), rel=1e-5)
+    assert found[2] == 2.0  # a ray without weight
