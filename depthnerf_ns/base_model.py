@@ -256,9 +256,7 @@ class DepthModel(ProposalModel):
     def further_outputs(self, rounds: list[Round], rays: RayBundle) -> dict[str, Tensor]:
         """Outputs of rays that carry depth: in training the loss of each, elsewhere how far the depth is missed."""
         last = rounds[-1]
-        frustums = last.samples.frustums
-        t = torch.cat([frustums.starts[..., 0], frustums.ends[..., -1:, 0]], dim=-1)
-        weights = last.weights[..., 0]
+        t, weights = last.distances, last.weights[..., 0]
         outputs: dict[str, Tensor] = {}
         depth = rays.metadata.get("depth")
         if self.training:

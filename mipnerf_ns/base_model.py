@@ -393,9 +393,7 @@ class ProposalModel(RadianceModel):
         """Mean distance; where what is left of a ray's weight ends at the far plane, that of the logarithm."""
         if not self.ends_opaque:
             return self.renderer_expected_depth(round_.weights, round_.samples)
-        frustums = round_.samples.frustums
-        t = torch.cat([frustums.starts[..., 0], frustums.ends[..., -1:, 0]], dim=-1)
-        return log_mean_distance(t, round_.weights[..., 0])
+        return log_mean_distance(round_.distances, round_.weights[..., 0])
 
     def depth_picture(self, depth: Float[Tensor, "h w 1"], accumulation: Float[Tensor, "h w 1"]) -> Tensor:
         """As the base's; where rays into the sky end at the far plane, what is ten times as far as the nearest quarter

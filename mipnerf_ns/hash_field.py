@@ -6,7 +6,6 @@ counts too: features of grid levels that are finer than the sample fade out, as 
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import torch
@@ -19,8 +18,9 @@ from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
 from common_ns.hash_grid import HashGrid, HashGridOptions
+from common_ns.hash_grid.weighting import cells_per_unit, level_weights, weight_features
 from common_ns.rays.cones import MAX_RADIUS, frustum_moments, pixel_radius
-from common_ns.rays.contraction import contraction_scales
+from common_ns.rays.contraction import contract_isotropic
 from mipnerf_ns.colored_field import ColoredField
 from mipnerf_ns.networks import head, init_weights
 
@@ -76,22 +76,16 @@ class HashDensityField(Field):
 
     def encode(self, center: Float[Tensor, "*n 3"], variance: Float[Tensor, "*n 1"]) -> Float[Tensor, "*n e"]:
         """Grid features of isotropic Gaussians, given in scene units."""
-        center = (center - self.center) * self.position_scale
-        scale = torch.full_like(variance, self.position_scale)
+        center, std = (center - self.center) * self.position_scale, variance.detach().sqrt() * self.position_scale
         radius = 1.0
         if self.contracted:
-            along, across, _ = contraction_scales(center)
-            # Volume keeps its meaning: the mean scale is the cube root of the Jacobian's determinant.
-            scale = scale * (along * across.square()).pow(1.0 / 3.0)
-            center, radius = across * center, CONTRACTED_RADIUS
-        features = self.grid((center / (2.0 * radius) + 0.5).reshape(-1, 3)).reshape(*center.shape[:-1], -1)
+            center, std = contract_isotropic(center, std)
+            radius = CONTRACTED_RADIUS
+        features = self.grid(center / (2.0 * radius) + 0.5)
         if not self.fade_levels:
             return features
-        extent = variance.detach().sqrt() * scale.detach() / (2.0 * radius)
-        cells = features.new_tensor([level.scale for level in self.grid.shape.levels])  # per unit of length
-        # The share of a Gaussian of this extent within a cell (Zip-NeRF, arXiv 2304.06706, section 3.1).
-        share = torch.erf(1.0 / (math.sqrt(8.0) * extent * cells).clamp_min(1e-6))
-        return features * share.repeat_interleave(features.shape[-1] // len(cells), dim=-1)
+        cells = cells_per_unit(self.grid.shape, features.device)
+        return weight_features(features, level_weights(std.detach() / (2.0 * radius), cells))
 
     def features(self, center: Float[Tensor, "*n 3"], variance: Float[Tensor, "*n 1"]) -> Float[Tensor, "*n hidden"]:
         """Hidden features of isotropic Gaussians, given in scene units."""

@@ -67,6 +67,12 @@ class Round:
         assert starts is not None and ends is not None
         return torch.cat([starts[..., 0], ends[..., -1:, 0]], dim=-1)
 
+    @property
+    def distances(self) -> Float[Tensor, "n s+1"]:
+        """Interval bounds in ray distance."""
+        frustums = self.samples.frustums
+        return torch.cat([frustums.starts[..., 0], frustums.ends[..., -1:, 0]], dim=-1)
+
 
 class ProposalSampler(ProposalNetworkSampler):
     """Draws rounds of intervals from dilated step functions, each round's from the weights of the one before.
