@@ -30,7 +30,7 @@ from hashnffb_sdf_ns.datamanager import MaskBalancedSampler, SdfDataManagerConfi
 from hashnffb_sdf_ns.encodings import EncodingConfig
 from hashnffb_sdf_ns.encodings.nffb import NFFBOptions
 from hashnffb_sdf_ns.neus_model import NeusModel, NeusModelConfig
-from hashnffb_sdf_ns.optimizers import FusedAdamConfig
+from common_ns.nerfstudio_seam.optimizers import FusedAdamConfig
 from hashnffb_sdf_ns.slice_plane import EMPTY_COLOR, distance_colors, slice_picture
 
 GRID = HashGridOptions(num_levels=3, log2_table_size=10, base_resolution=4, max_resolution=16)
