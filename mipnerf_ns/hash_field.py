@@ -18,7 +18,6 @@ from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
 from common_ns.hash_grid import HashGrid, HashGridOptions
-from common_ns.hash_grid.weighting import cells_per_unit, level_weights, weight_features
 from common_ns.rays.cones import MAX_RADIUS, frustum_moments, pixel_radius
 from common_ns.rays.contraction import contract_isotropic
 from mipnerf_ns.colored_field import ColoredField
@@ -81,11 +80,10 @@ class HashDensityField(Field):
         if self.contracted:
             center, std = contract_isotropic(center, std)
             radius = CONTRACTED_RADIUS
-        features = self.grid(center / (2.0 * radius) + 0.5)
+        position = center / (2.0 * radius) + 0.5
         if not self.fade_levels:
-            return features
-        cells = cells_per_unit(self.grid.shape, features.device)
-        return weight_features(features, level_weights(std.detach() / (2.0 * radius), cells))
+            return self.grid(position)
+        return self.grid.gaussian_features(position[..., None, :], std / (2.0 * radius))
 
     def features(self, center: Float[Tensor, "*n 3"], variance: Float[Tensor, "*n 1"]) -> Float[Tensor, "*n hidden"]:
         """Hidden features of isotropic Gaussians, given in scene units."""
