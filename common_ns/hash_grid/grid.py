@@ -210,14 +210,24 @@ class HashGrid(nn.Module):
                     f"on {points.device}, as the points are."
                 )
             std = std.detach().reshape(flat.shape[:-1]).to(flat.dtype)
-        with _full_precision(flat):
-            weights = None if std is None else weights_of_levels(self.shape, std)
-            features = self._features(flat.flatten(0, 1)).unflatten(0, flat.shape[:-1])
-            features = mean_of_gaussians(features, weights)
-        if with_weights:
-            weights = flat.new_ones(len(flat), len(self.shape.levels)) if weights is None else weights.mean(1)
-            return features.reshape(*batch, self.output_dim), weights.reshape(*batch, len(self.shape.levels))
-        return features.reshape(*batch, self.output_dim), None
+        name = self.resolution().name
+        if name in ("torch", "tinycudann"):
+            with _full_precision(flat):
+                features, weights = self._composed(flat, std)
+        else:
+            grid = functions.Grid(backend(name), self.shape, self.active_levels)
+            features, weights = functions.gaussian_features(self.table, flat, std, grid, with_weights)
+        features = features.reshape(*batch, self.output_dim)
+        return features, None if weights is None else weights.reshape(*batch, len(self.shape.levels))
+
+    def _composed(
+        self, points: Float[Tensor, "n k 3"], std: Float[Tensor, "n k"] | None
+    ) -> tuple[Float[Tensor, "n L*F"], Float[Tensor, "n L"]]:
+        """The definition: features of each point, weighted, and their mean."""
+        weights = None if std is None else weights_of_levels(self.shape, std)
+        features = self._features(points.flatten(0, 1)).unflatten(0, points.shape[:-1])
+        mean = points.new_ones(len(points), len(self.shape.levels)) if weights is None else weights.mean(1)
+        return mean_of_gaussians(features, weights), mean
 
     def _points(self, x: Float[Tensor, "*n 3"]) -> Float[Tensor, "n 3"]:
         """Shapes and devices that do not fit would be read out of bounds by compiled code."""
