@@ -18,14 +18,8 @@ from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
 from common_ns.hash_grid import HashGrid, HashGridOptions
-        points = points / (2.0 * radius) + 0.5
-        std = std.squeeze(-1).detach() / (2.0 * radius) if self.fade_levels else None
-        if not self.tell_fading:
-            return self.grid.gaussian_features(points, std)
-        features, weights = self.grid.gaussian_features_and_weights(points, std)
-        mean_squares = level_mean_squares(self.grid.table.detach(), self.grid.shape)
-        told = scale_features(weights, mean_squares, self.grid.INIT_SCALE)
-        return torch.cat([features, told.to(features.dtype)], dim=-1)
+from common_ns.hash_grid.decay import level_mean_squares
+from common_ns.hash_grid.weighting import scale_features
 from common_ns.rays.cones import MAX_RADIUS, frustum_moments, pixel_radius
 from common_ns.rays.contraction import contract_isotropic
 from mipnerf_ns.colored_field import ColoredField
@@ -115,24 +109,14 @@ class HashDensityField(Field):
         if self.contracted:
             points, std = contract_isotropic(points, std)
             radius = CONTRACTED_RADIUS
-<<<<<<< HEAD
-        features = self.grid(points / (2.0 * radius) + 0.5)
-        if not self.fade_levels:
-            return features.mean(-2)
-        cells = cells_per_unit(self.grid.shape, features.device)
-        weights = level_weights(std.detach() / (2.0 * radius), cells)
-        features = weight_features(features, weights).mean(-2)
+        points = points / (2.0 * radius) + 0.5
+        std = std.squeeze(-1).detach() / (2.0 * radius) if self.fade_levels else None
         if not self.tell_fading:
-            return features
+            return self.grid.gaussian_features(points, std)
+        features, weights = self.grid.gaussian_features_and_weights(points, std)
         mean_squares = level_mean_squares(self.grid.table.detach(), self.grid.shape)
-        told = scale_features(weights.mean(-2), mean_squares, self.grid.INIT_SCALE)
+        told = scale_features(weights, mean_squares, self.grid.INIT_SCALE)
         return torch.cat([features, told.to(features.dtype)], dim=-1)
-=======
-        position = center / (2.0 * radius) + 0.5
-        if not self.fade_levels:
-            return self.grid(position)
-        return self.grid.gaussian_features(position[..., None, :], std / (2.0 * radius))
->>>>>>> zipkernels
 
     def features(self, center: Float[Tensor, "*n 3"], variance: Float[Tensor, "*n 1"]) -> Float[Tensor, "*n hidden"]:
         """Hidden features of isotropic Gaussians, given in scene units."""

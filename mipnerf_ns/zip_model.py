@@ -128,7 +128,8 @@ class ZipNerfModel(ProposalModel):
             "tell_fading": config.tell_fading,
             "num_multisamples": config.num_multisamples,
         }
-        proposals = nn.ModuleList(HashDensityField(grid, config.proposal_hidden_dim, **shared) for grid in config.proposal_grids)
+        width = config.proposal_hidden_dim
+        proposals = nn.ModuleList(HashDensityField(grid, width, **shared) for grid in config.proposal_grids)
         colored = HashField(
             grid=config.grid,
             hidden_dim=config.hidden_dim,
