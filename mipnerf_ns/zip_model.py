@@ -171,6 +171,12 @@ class ZipNerfModel(ProposalModel):
         groups["fields"] = [parameter for parameter in groups["fields"] if id(parameter) not in tables]
         return {"grids": self.tables, **groups}
 
+    def networks(self) -> list[list[Parameter]]:
+        """Those of each proposal round, and the base's."""
+        proposals = {id(parameter) for parameter in self.proposal.parameters()}
+        others = [[p for p in network if id(p) not in proposals] for network in super().networks()]
+        return [*(list(proposal.parameters()) for proposal in self.proposal), *(other for other in others if other)]
+
     def _regularizers(self, rounds: list[Round]) -> ProposalLosses:
         found = super()._regularizers(rounds)
         *proposals, last = rounds

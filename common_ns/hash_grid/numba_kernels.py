@@ -515,7 +515,9 @@ def gaussian_table_gradient(points, std, samples, chunk, first_level, step, leve
 
 
 @_jit
-def gaussian_position_gradient(points, std, samples, start, stop, table, levels, features, values, gradient, sums, work):
+def gaussian_position_gradient(
+    points, std, samples, start, stop, table, levels, features, values, gradient, sums, work
+):
     """Derivatives of a loss with respect to the points of some groups [n, samples, 3]. Sums are 0 before."""
     f = len(features)
     size, n = LANES // f, max(f // 2, 1)
