@@ -1,4 +1,4 @@
-"""mip-NeRF methods: `mip-nerf`, `mip-nerf-360`, `mip-nerf-360-minus`, `zip-nerf`, and `-small` ones for two CPU cores."""
+"""Methods on cones: `mip-nerf`, `mip-nerf-360`, `mip-nerf-360-minus`, `zip-nerf`; `-small` ones for two CPU cores."""
 
 from __future__ import annotations
 

@@ -454,7 +454,7 @@ def position_gradient(points, start, stop, table, levels, features, values, jaco
             gradient[start + i, axis] = total
 
 
-# Of Gaussians: all of one sample first, then all of the next, so that those of a group are in the same place of a block.
+# Of Gaussians: a block takes the first of each of its groups, then the second, and so on; sums stay where they are.
 
 
 @_jit
@@ -515,9 +515,13 @@ def gaussian_table_gradient(points, std, samples, chunk, first_level, step, leve
 
 
 @_jit
+<<<<<<< HEAD
 def gaussian_position_gradient(
     points, std, samples, start, stop, table, levels, features, values, gradient, sums, work
 ):
+=======
+def gaussian_position_gradient(points, std, samples, start, stop, table, levels, features, values, result, sums, work):
+>>>>>>> zipkernels
     """Derivatives of a loss with respect to the points of some groups [n, samples, 3]. Sums are 0 before."""
     f = len(features)
     size, n = LANES // f, max(f // 2, 1)
@@ -546,4 +550,4 @@ def gaussian_position_gradient(
                 total = ZERO
                 for k in range(f):
                     total += sums[sample, i // size, axis * LANES + (i % size) * f + k]
-                gradient[start + i, sample, axis] = total
+                result[start + i, sample, axis] = total

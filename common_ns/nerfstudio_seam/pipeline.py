@@ -76,7 +76,8 @@ class FieldPipeline(VanillaPipeline):
     numbers belong to rays. What a model says about both is in `ModelHooks`.
 
     In evaluation, metrics of several scales, of the data set's images or of `eval_scales`, are also averaged per scale
-    (`psnr_1x` … `psnr_8x`), and a metric that not every image has (LPIPS below 64 pixels) is averaged over those that have it.
+    (`psnr_1x` … `psnr_8x`), and a metric that not every image has (LPIPS below 64 pixels) is averaged over those that
+    have it.
     """
 
     datamanager: VanillaDataManager

@@ -148,12 +148,12 @@ def compare(
 CASES = [
     dict(k=1),
     dict(k=3, weighted=False),
+    dict(k=6, n=700),
     dict(k=6, interpolation="smoothstep"),
     dict(k=3, active_levels=2.25),
     dict(k=2, active_levels=0.0, n=10),
     dict(k=6, features_per_level=1, interpolation="smoothstep"),
-    dict(k=3, features_per_level=4),
-    dict(k=1, features_per_level=8, weighted=False),
+    dict(k=3, features_per_level=4, weighted=False),
 ]
 
 
