@@ -515,13 +515,7 @@ def gaussian_table_gradient(points, std, samples, chunk, first_level, step, leve
 
 
 @_jit
-<<<<<<< HEAD
-def gaussian_position_gradient(
-    points, std, samples, start, stop, table, levels, features, values, gradient, sums, work
-):
-=======
 def gaussian_position_gradient(points, std, samples, start, stop, table, levels, features, values, result, sums, work):
->>>>>>> zipkernels
     """Derivatives of a loss with respect to the points of some groups [n, samples, 3]. Sums are 0 before."""
     f = len(features)
     size, n = LANES // f, max(f // 2, 1)
