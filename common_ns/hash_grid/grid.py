@@ -7,6 +7,7 @@ hash, and training sorts out which of them a row is for. Gradients of all vertic
     grid = HashGrid(HashGridOptions(num_levels=8, log2_table_size=15, max_resolution=192))
     features = grid(x)                               # [n, 16]; x in the unit cube
     features, jacobian = grid.with_jacobian(x)       # [n, 16], [n, 16, 3]
+    features = grid.gaussian_features(points, std)   # [n, 16]; of k Gaussians each, [n, k, 3] and [n, k]
 
 For a network f on top, the derivative of f(features(x)) by x is Jᵀ f', exact within a cell; losses on it train f and
 the table. It takes one pass over the table. `autograd.grad(..., x, create_graph=True)` gives the same and takes more.

@@ -152,7 +152,6 @@ CASES = [
     dict(k=6, interpolation="smoothstep"),
     dict(k=3, active_levels=2.25),
     dict(k=2, active_levels=0.0, n=10),
-    dict(k=6, features_per_level=1, interpolation="smoothstep"),
     dict(k=3, features_per_level=4, weighted=False),
 ]
 
@@ -203,6 +202,31 @@ def test_points_that_are_not_finite_are_moved_and_std_has_no_gradient(implementa
     assert not weights.requires_grad
     by_points, by_std = torch.autograd.grad(features.sum(), (points, std), allow_unused=True)
     assert by_std is None and not by_points[points != moved].any() and by_points[points == moved].all()
+
+
+def test_the_number_of_threads_changes_no_bit(monkeypatch):
+    pytest.importorskip("numba")
+    from common_ns.hash_grid import numba_cpu
+
+    monkeypatch.setattr(numba_cpu, "SMALL", 0)
+    monkeypatch.setattr(numba_cpu, "CHUNK", 256)
+    grid = make_grid(torch.float32, implementation="numba")
+    points, std = make_points(grid, 500, 3).requires_grad_(), make_std(500, 3)
+    results = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        features, weights = grid.gaussian_features_and_weights(points, std)
+        results.append((features, weights, *torch.autograd.grad(features.sin().sum(), (grid.table, points))))
+    for found in results[1:]:
+        assert all(torch.equal(f, e) for f, e in zip(found, results[0]))
+
+
+def test_neighbors_in_a_batch_change_no_bit():
+    grid = make_grid(torch.float32, implementation="auto")
+    points, std = make_points(grid, 300, 3), make_std(300, 3)
+    features = grid.gaussian_features(points, std)
+    for start, stop in ((0, 1), (0, 127), (128, 300), (256, 291)):
+        assert torch.equal(grid.gaussian_features(points[start:stop], std[start:stop]), features[start:stop])
 
 
 def test_half_precision_and_autocast_give_float32_features():
