@@ -22,6 +22,7 @@ from matplotlib.patches import Circle, Ellipse, Rectangle
 from PIL import Image
 from torch import Tensor
 
+from common_ns.hash_grid.weighting import level_weights
 from common_ns.rays.cones import frustum_moments, lift
 from common_ns.rays.contraction import contract
 from common_ns.rays.positional_encoding import integrated_pos_enc, pos_enc
@@ -32,6 +33,8 @@ from hashnffb_sdf_ns.neus import section_optical_depth
 from miner_ns.fitting import Fitting
 from miner_ns.options import FitOptions
 from miner_ns.signal import Signal
+from mipnerf_ns.blurred_steps import blurred_weights
+from mipnerf_ns.multisampling import multisamples
 
 BLUE, SKY, ORANGE, GREEN, GRAY = "#0072b2", "#56b4e9", "#d55e00", "#009e73", "#999999"
 """Colors that differ for the color-blind as well (Okabe and Ito)."""
@@ -50,6 +53,7 @@ class Figures:
         for name, draw in (
             ("mipnerf", cones),
             ("mipnerf360", contraction_and_proposals),
+            ("zipnerf", points_of_a_cone_and_blurred_weights),
             ("depth", bounds_about_a_depth),
             ("surfaces", weights_of_a_distance),
             ("miner", blocks_of_a_pyramid),
@@ -132,6 +136,54 @@ def contraction_and_proposals() -> plt.Figure:
         axis.set(title=titles[index], yticks=(), xlim=(0, 1), xticks=() if index < 2 else (0, 0.5, 1))
         axis.title.set_fontsize(8)
     axis.set_xlabel("normalized distance along the ray (ticks: bounds of intervals)")
+    return figure
+
+
+def points_of_a_cone_and_blurred_weights() -> plt.Figure:
+    """Zip-NeRF: six points of each interval of a cone, how grid levels fade, and weights blurred for comparison."""
+    figure = plt.figure(figsize=(8.4, 4.6), layout="constrained")
+    layout = figure.add_gridspec(2, 2, height_ratios=(1, 1.2))
+    cone, radius = figure.add_subplot(layout[0, :]), 0.07
+    edges = torch.tensor([1.0, 1.5, 2.2, 3.2])
+    ray = (torch.zeros(3), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([radius]))
+    points, std = multisamples(edges[:-1], edges[1:], *ray)
+    end = 3.3
+    cone.fill([0, end, end], [0, 2 * radius * end, -2 * radius * end], color=GRAY, alpha=0.2, linewidth=0)
+    cone.plot([0, end], [0, 0], color="black", linewidth=0.8)
+    for edge in edges.tolist():
+        cone.plot([edge, edge], [-2 * radius * edge, 2 * radius * edge], color=GRAY, linewidth=0.8)
+    for interval, sizes, color in zip(points.tolist(), std.tolist(), (BLUE, ORANGE, BLUE)):
+        cone.plot(*np.array(interval)[:, :2].T, "-", color=color, linewidth=0.6)
+        for (x, y, _), size in zip(interval, sizes):
+            cone.add_patch(Circle((x, y), 2 * size, color=color, alpha=0.3, linewidth=0))
+            cone.plot(x, y, ".", color=color, markersize=4)
+    cone.set(xlim=(0.7, end), ylim=(-0.5, 0.5), aspect="equal", yticks=(), xlabel="distance along the ray")
+    cone.set_title("Each interval of a pixel's cone is looked up at six points of a helix (seen from the side; 2 σ)")
+    fading = figure.add_subplot(layout[1, 0])
+    sizes = torch.logspace(-4, 0, 200)[:, None]
+    cells = torch.tensor([16.0, 64.0, 256.0, 1024.0])
+    for curve, cell in zip(level_weights(sizes, cells).T, cells.tolist()):
+        fading.semilogx(sizes[:, 0], curve, color=BLUE, alpha=0.35 + 0.2 * float(np.log2(cell) - 4) / 2)
+        fading.text(
+            0.28 / cell, 0.93, f"{cell:.0f}", fontsize=7, ha="center", bbox={"facecolor": "white", "linewidth": 0}
+        )
+    fading.set(xlabel="σ of a point, in sides of the grid's cube", ylabel="weight", ylim=(0, 1.05))
+    fading.set_title("Weight of levels by their cells a side", fontsize=9)
+    steps = figure.add_subplot(layout[1, 1])
+    t = torch.linspace(0, 1, 33)
+    middles = 0.5 * (t[1:] + t[:-1])
+    weights = torch.softmax(-(((middles - 0.42) / 0.012) ** 2), dim=0)
+    coarse = torch.linspace(0, 1, 14)
+    steps.stairs(weights / t.diff(), t, fill=True, color=BLUE, alpha=0.5, label="last round")
+    fine = torch.linspace(0, 1, 801)
+    blurred = blurred_weights(t, weights, fine, 0.03)
+    steps.plot(0.5 * (fine[1:] + fine[:-1]), blurred / fine.diff(), color=ORANGE, linewidth=1.2, label="blurred")
+    steps.stairs(
+        blurred_weights(t, weights, coarse, 0.03) / coarse.diff(), coarse, color="black", label="asked of a proposal"
+    )
+    steps.set(xlim=(0.2, 0.65), yticks=(), xlabel="normalized distance along the ray")
+    steps.set_title("Weights that proposals are compared with", fontsize=9)
+    steps.legend(fontsize=7)
     return figure
 
 
