@@ -316,8 +316,8 @@ with this page by the tests. Networks, steps and pictures are small ones; a stat
 what the command makes was there and was not blank; *refused* where it ended with one line instead, which stands below
 the table; {not_for} where it has nothing to do with the method. RUN is the run's folder.
 
-All ran on a CPU, on the sample scene: `mip-nerf…` and `zip-nerf…` on its Blender layout, `depth-…` on its nerfstudio layout, the
-surfaces on its IDR layout, `miner-image…` on one of its pictures, `miner-occupancy` on its mesh.
+All ran on a CPU, on the sample scene: `mip-nerf…` and `zip-nerf…` on its Blender layout, `depth-…` on its
+nerfstudio layout, the surfaces on its IDR layout, `miner-image…` on one of its pictures, `miner-occupancy` on its mesh.
 """
 FOOT = """
 `ns-sample-scene` made the data. `ns-multiscale-blender` stands for training on what it made, with
