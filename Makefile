@@ -26,16 +26,16 @@ demo: setup
 	$(BIN)/python -m demo --output-dir $(DEMO)
 
 test: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow -n auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m slow -n logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# Training, resuming, and every command on a run of each family; without browsers and without bad input. On two quiet
-# cores, some ten minutes.
+# Training, resuming, and every command on a run of each family, slow tests included; without browsers and without bad
+# input.
 compat: setup
 	test -f "$(NERFSTUDIO)/nerfstudio/__init__.py"
-	PYTHONPATH="$(abspath $(NERFSTUDIO))" $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	PYTHONPATH="$(abspath $(NERFSTUDIO))" $(BIN)/python -m pytest -m "" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		tests/common_ns/nerfstudio_seam tests/test_methods.py $(addprefix tests/e2e/test_,$(addsuffix .py,\
 		command_table mipnerf mipnerf360 depth surfaces surface_exports miner miner_mesh miner_zoom))
 

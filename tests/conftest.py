@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import sys
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,3 +53,14 @@ def tiny_blender(tmp_path: Path) -> Path:
 def _limit_threads():
     # The tests' tensors are small: more threads only wait for each other, ten times as long on a busy machine.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_index_of_icons() -> Iterator[None]:
+    # For each button, viser reads the headers of its archive of thousands of icons anew: seconds of every viewer.
+    icons = sys.modules.get("viser._icons")
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        opened = functools.cache(lambda path: contextlib.nullcontext(stack.enter_context(tarfile.open(path))))
+        if hasattr(icons, "tarfile"):
+            patch.setattr(icons, "tarfile", SimpleNamespace(open=opened))
+        yield

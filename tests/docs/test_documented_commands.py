@@ -154,13 +154,13 @@ def page_of(tmp_path_factory) -> Callable[[str], Page]:
     return cache(lambda name: Page(name, tmp_path_factory.mktemp("page")))
 
 
-SLOW_PAGE = "docs/originals.md"
-"""Its commands are those of other pages in another order: a slow test."""
+SLOW_PAGES = ("docs/originals.md", "docs/ten-photos.md")
+"""Their commands are those of other pages in another order: slow tests."""
 
 
 @pytest.mark.parametrize(
     "command",
-    [pytest.param(each, marks=pytest.mark.slow) if each.page == SLOW_PAGE else each for each in COMMANDS],
+    [pytest.param(each, marks=pytest.mark.slow) if each.page in SLOW_PAGES else each for each in COMMANDS],
     ids=str,
 )
 def test_it_runs_as_it_stands(command, page_of):

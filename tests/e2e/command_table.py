@@ -217,8 +217,8 @@ ALWAYS = (
     "miner-image",
     "miner-occupancy",
 )
-"""Methods on whose runs the tests try all commands, every time. Others differ from these by sizes, or by the encoding,
-and are but trained for two steps; their columns are found when the page is written."""
+"""Methods on whose runs the tests try commands: some in make test, all in make test-slow. Others differ from these by
+sizes, or by the encoding, and are but trained for two steps; their columns are found when the page is written."""
 
 
 def train_line(subject: Subject, steps: int | None = None) -> list[str]:
@@ -312,7 +312,7 @@ ORDER = (
 HEAD = """# Commands and methods
 
 What each command does on a run of each method: found by running it, by `tests/e2e/test_command_table.py`, and compared
-with this page whenever the tests run. Networks, steps and pictures are small ones; a state is *works* only where
+with this page by the tests. Networks, steps and pictures are small ones; a state is *works* only where
 what the command makes was there and was not blank; *refused* where it ended with one line instead, which stands below
 the table; {not_for} where it has nothing to do with the method. RUN is the run's folder.
 
@@ -327,7 +327,7 @@ these commands for many scenes and methods ([campaigns](campaigns.md)). Of nerfs
 `ns-process-data` prepares data before there is a method, and `ns-export gaussian-splat` is for its own splatting
 methods.
 
-The tests run all of this for
+`make test-slow` runs all of this, and `make test` `ns-train`, `ns-eval` and `ns-render dataset`, for
 {always}.
 The others, which differ by sizes or by the encoding, they train for two steps; the rest of their columns was found when
 this page was written, by `FIELDSUITE_WRITE_TABLE=1 python -m pytest tests/e2e/test_command_table.py`.

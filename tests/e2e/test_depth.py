@@ -111,7 +111,7 @@ def test_resumed_run_continues_exactly(scene, tmp_path, monkeypatch, method):
         made = run_config(method, scene, output, steps, **options)
         made.pipeline.datamanager.dataparser.num_views = 6
         made.pipeline.datamanager.depth_check = "off"
-        made.optimizers["fields"]["scheduler"].max_steps = 50
+        made.optimizers["fields"]["scheduler"].max_steps = 20
         return made
 
-    assert_resumes_exactly(config, 50, tmp_path, monkeypatch)
+    assert_resumes_exactly(config, 20, tmp_path, monkeypatch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,9 @@ def scene(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(scene, tmp_path_factory) -> Path:
-    config = tiny_config(scene, tmp_path_factory.mktemp("runs"), 300)
-    config.optimizers["fields"]["scheduler"].max_steps = 300
+    config = tiny_config(scene, tmp_path_factory.mktemp("runs"), 200)
+    schedule = config.optimizers["fields"]["scheduler"]
+    config.optimizers["fields"]["scheduler"] = replace(schedule, max_steps=200, warmup_steps=20)
     return train(config)
 
 
@@ -99,6 +101,7 @@ def test_resumed_run_continues_exactly(scene, tmp_path, monkeypatch):
     assert_resumes_exactly(config, 20, tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_minus_trains_and_evaluates_with_codes_fitted_to_half_images(scene, tmp_path):
     config = tiny_config(
         scene, tmp_path, 20, encoding="plain", appearance_dim=3, appearance_eval="fit-left-half", compute_normals=False

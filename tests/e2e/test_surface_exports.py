@@ -34,7 +34,10 @@ def idr_run(scene, tmp_path_factory) -> Path:
     return train(surface_config(scene / "idr", tmp_path_factory.mktemp("runs"), 200, "hash-idr-small"))
 
 
-@pytest.mark.parametrize(("which", "chamfer"), [("run", 0.08), ("idr_run", 0.05)], ids=["neus", "idr"])
+@pytest.mark.parametrize(
+    ("which", "chamfer"),
+    [pytest.param("run", 0.08, id="neus"), pytest.param("idr_run", 0.05, id="idr", marks=pytest.mark.slow)],
+)
 def test_mesh_is_watertight_colored_and_near_the_truth(which, chamfer, scene, tmp_path, request):
     """For so short a run; what full ones reach is measured by the benchmarks."""
     options = {"resolution": 64, "world_coordinates": True}

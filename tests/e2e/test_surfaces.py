@@ -135,6 +135,7 @@ def test_every_encoding_trains_from_the_command_line(scene, tmp_path, encoding):
     assert outputs["rgb"].shape == (48, 48, 3) and outputs["normals"].std() > 0.05  # the sphere it starts from
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "parser"), [("nerfstudio", "nerfstudio-data"), ("blender", "blender-data")])
 def test_other_layouts_train(scene, tmp_path, capsys, layout, parser):
     """Their masks are files, or alpha; their scenes are not in the unit sphere."""
@@ -147,6 +148,7 @@ def test_other_layouts_train(scene, tmp_path, capsys, layout, parser):
     assert "with masks, background model none" in said
 
 
+@pytest.mark.slow
 def test_training_without_masks(scene, tmp_path, capsys):
     data = tmp_path / "data"
     data.mkdir()
