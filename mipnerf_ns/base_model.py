@@ -395,15 +395,6 @@ class ProposalModel(RadianceModel):
             return self.renderer_expected_depth(round_.weights, round_.samples)
         return log_mean_distance(round_.distances, round_.weights[..., 0])
 
-    def depth_picture(self, depth: Float[Tensor, "h w 1"], accumulation: Float[Tensor, "h w 1"]) -> Tensor:
-        """As the base's; where rays into the sky end at the far plane, what is ten times as far as the nearest quarter
-        of the picture has the color of the far end."""
-        if not self.ends_opaque or self.ray_bounds.bounded:
-            return super().depth_picture(depth, accumulation)
-        near_quarter = float(depth.flatten().kthvalue(max(1, depth.numel() // 4)).values)
-        far = min(float(depth.max()), 10.0 * near_quarter)
-        return colormaps.apply_depth_colormap(depth, accumulation, near_plane=float(depth.min()), far_plane=far)
-
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict | None = None
     ) -> dict[str, Tensor]:
