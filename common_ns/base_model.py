@@ -70,6 +70,9 @@ class RadianceModelConfig(SuiteConfig, ModelConfig):
     """Depth in pictures and in the viewer: even in the logarithm of distance, or in distance between the percentiles 2
     and 98 of what is opaque (percentile), both up to ten times the distance of the nearest quarter; or in distance
     from near to far (linear)."""
+    color_corrected_metrics: bool = False
+    """In evaluation, also report psnr_cc, ssim_cc and lpips_cc: of the rendering after the quadratic change of its
+    colors that brings it closest to the photograph, for captures with changing exposure or white balance."""
     lpips_weights: Path | None = None
     """AlexNet weights file (alexnet-owt-7be5be79.pth) for LPIPS; None: torch's hub cache, or LPIPS is left out."""
     eval_num_rays_per_chunk: int = 2048
@@ -278,7 +281,14 @@ class RadianceModel(Model, ModelHooks):
         """The image to compare with, over the background, and the metrics against it, inside of a mask of valid pixels
         where the batch has one."""
         target = self.renderer_rgb.blend_background(batch["image"].to(outputs["rgb"].device))
-        return target, image_metrics(outputs["rgb"], target, self.config.lpips_weights, valid_pixels_of(batch))
+        return target, self.metrics_of(outputs["rgb"], target, valid_pixels_of(batch))
+
+    def metrics_of(
+        self, prediction: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"], valid: Bool[Tensor, "h w 1"] | None
+    ) -> dict[str, float]:
+        """The metrics that the config asks for; arguments as those of `image_metrics`."""
+        config = self.config
+        return image_metrics(prediction, target, config.lpips_weights, valid, config.color_corrected_metrics)
 
     def depth_picture(self, depth: Float[Tensor, "h w 1"], accumulation: Float[Tensor, "h w 1"]) -> Tensor:
         """Depth in colors, by the config's `depth_colors`; `linear` is between the near and far planes, or for

@@ -28,7 +28,7 @@ from common_ns.appearance import fit_code
 from common_ns.base_model import RadianceModel, RadianceModelConfig
 from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
-from common_ns.metrics import image_metrics, valid_pixels_of
+from common_ns.metrics import valid_pixels_of
 from common_ns.rays.random_numbers import RayRandomness
 from common_ns.rays.stepfun import schlick_bias
 from common_ns.rays.transmittance import log_mean_distance
@@ -431,7 +431,7 @@ class ProposalModel(RadianceModel):
         target = self.renderer_rgb.blend_background(batch["image"].to(outputs["rgb"].device))
         half = target.shape[1] // 2
         valid = None if valid is None else valid[:, half:]
-        metrics = image_metrics(outputs["rgb"][:, half:], target[:, half:], self.config.lpips_weights, valid)
+        metrics = self.metrics_of(outputs["rgb"][:, half:], target[:, half:], valid)
         return metrics, images
 
     def outputs_for_test_image(self, camera: Cameras, batch: dict) -> dict[str, Tensor]:
