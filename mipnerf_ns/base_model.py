@@ -174,9 +174,6 @@ class ProposalModel(RadianceModel):
         codes = self.field.appearance
         if codes is not None:
             codes.neutral_is_zero = config.appearance_eval == "zero"
-            if config.appearance_std != 0.01:  # what they are drawn with
-                std = config.appearance_std
-                torch.nn.init.normal_(codes.weight, std=codes.embedding_dim**-0.5 if std is None else std)
         self.sampler = ProposalSampler(
             (*config.num_proposal_samples, config.num_nerf_samples),
             sampling,
