@@ -50,7 +50,6 @@ bench: setup
 	test -d $(DATA) || $(BIN)/ns-sample-scene --output-dir outputs/bench --layouts blender --resolution 100
 	$(BIN)/python -m benchmarks.mipnerf speed --data $(DATA)
 	$(BIN)/python -m benchmarks.mipnerf quality --data $(DATA)
-	$(BIN)/python -m benchmarks.mipnerf multiscale --data $(DATA)
 	$(BIN)/python -m benchmarks.mipnerf360 speed $(if $(CAPTURE),--data $(CAPTURE))
 	$(BIN)/python -m benchmarks.mipnerf360 quality $(if $(CAPTURE),--data $(CAPTURE))
 	$(BIN)/python -m benchmarks.large_capture

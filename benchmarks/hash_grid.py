@@ -1,6 +1,7 @@
 """The multi-resolution hash grid: implementations side by side, and what an optimizer adds to them.
 
     python -m benchmarks.hash_grid speed --threads 1      # torch, numba, and nerfstudio's own grid in torch
+    python -m benchmarks.hash_grid gaussians              # several Gaussians at once, beside looking up each point
     python -m benchmarks.hash_grid optimizer              # Adam over the table beside the grid's own time
     python -m benchmarks.hash_grid compile                # what numba's first use costs
     python -m benchmarks.hash_grid cuda                   # triton, torch, and tinycudann if it is installed
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from benchmarks.report import save_section, write_sections
 from common_ns.hash_grid import HashGrid, HashGridOptions, resolve
+from common_ns.hash_grid.weighting import mean_of_gaussians, weights_of_levels
 
 SIZES = {
     "16 levels, 2^19": HashGridOptions(),
@@ -71,6 +73,41 @@ def prepare(encode: Any, parameter: Tensor, task: str, x: Tensor, width: int) ->
         train_on_normals(features, normals)
 
     return {FORWARD: forward, BACKWARD: backward, JACOBIAN: jacobian, DOUBLE: double}[task]
+
+
+def gaussian_tasks(grid: HashGrid, samples: int, count: int) -> dict[str, dict[str, Callable[[], object]]]:
+    """What is to be computed of groups of Gaussians, each in one pass and composed of what `HashGrid.forward` gives.
+
+    Groups are at random places, their Gaussians close together and from much smaller than a cell to much larger.
+    """
+    generator = torch.Generator().manual_seed(0)
+    std = 10 ** (3 * torch.rand(count, samples, generator=generator) - 4)
+    points = torch.rand(count, 1, 3, generator=generator) + std.mean(1)[:, None, None] * torch.randn(
+        count, samples, 3, generator=generator
+    )
+    cotangent = torch.randn(count, grid.output_dim, generator=generator)
+    points, std, cotangent = points.to(grid.table), std.to(grid.table), cotangent.to(grid.table)
+
+    def composed(points: Tensor, std: Tensor) -> Tensor:
+        return mean_of_gaussians(grid(points), weights_of_levels(grid.shape, std))
+
+    def tasks(encode: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Callable[[], object]]:
+        def forward() -> None:
+            with torch.no_grad():
+                encode(points, std)
+
+        def backward() -> None:
+            grid.table.grad = None
+            encode(points, std).backward(cotangent)
+
+        def by_points() -> None:
+            place = points.detach().requires_grad_()
+            encode(place, std).backward(cotangent, inputs=[place])
+
+        return {FORWARD: forward, BACKWARD: backward, "+ gradient of the points": by_points}
+
+    each = {"one pass": tasks(grid.gaussian_features), "composed": tasks(composed)}
+    return {task: {name: found[task] for name, found in each.items()} for task in each["composed"]}
 
 
 def take_turns(
@@ -166,7 +203,7 @@ def measure(options: HashGridOptions, count: int, names: tuple[str, ...], device
 class Benchmark:
     """Measure the hash grid."""
 
-    section: tyro.conf.Positional[Literal["speed", "optimizer", "compile", "cuda", "table"]]
+    section: tyro.conf.Positional[Literal["speed", "gaussians", "optimizer", "compile", "cuda", "table"]]
     """What to measure; table only writes the table again."""
     points: int = 2**16
     """Positions, uniformly random: the worst case, for those along rays share cells."""
@@ -199,6 +236,29 @@ class Benchmark:
             )
         settings = {"points": self.points, "rounds": self.rounds, "copies, GB/s": round(rate, 1)}
         save_section("hash_grid", f"CPU, threads {self.threads}", {"settings": settings, "rows": rows})
+
+    def gaussians(self) -> None:
+        """Zip-NeRF's multisamples, on the CPU, and on a GPU if there is one."""
+        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+
+            def on_gpu() -> float:
+                torch.cuda.synchronize()
+                return time.perf_counter()
+
+            clock, rows = self.clock if device == "cpu" else on_gpu, []
+            for name, options in SIZES.items():
+                grid = HashGrid(options).to(device)
+                for samples in (1, 3, 6):
+                    row: dict[str, Any] = {"size": name, "Gaussians": samples}
+                    for task, variants in gaussian_tasks(grid, samples, self.points // samples).items():
+                        best = take_turns(variants, clock, self.rounds)
+                        row |= {f"{task}, {variant}, ms": each for variant, each in best.items()}
+                        row[f"{task}, ratio"] = best["composed"] / best["one pass"]
+                    rows.append(row)
+                    print({key: round(v, 2) if isinstance(v, float) else v for key, v in row.items()}, flush=True)
+            settings = {"points": self.points, "rounds": self.rounds, "implementation": grid.resolution().name}
+            threads = f"CPU, threads {self.threads}" if device == "cpu" else "CUDA"
+            save_section("hash_grid", f"Gaussians, {threads}", {"settings": settings, "rows": rows})
 
     def optimizer(self) -> None:
         """A dense Adam beside the features and the gradient that it needs."""

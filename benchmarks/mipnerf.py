@@ -1,7 +1,6 @@
-"""mip-NeRF beside nerfstudio's `mipnerf`: quality at equal size and iterations, multi-scale training, and speed.
+"""mip-NeRF beside nerfstudio's `mipnerf`: quality at equal size and iterations, and speed.
 
     python -m benchmarks.mipnerf quality    --data DIR   # a Blender scene
-    python -m benchmarks.mipnerf multiscale --data DIR
     python -m benchmarks.mipnerf speed      --data DIR
 
 Each section is written to benchmarks/results/mipnerf.json, and the tables to benchmarks/results/mipnerf.md.
@@ -17,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -40,9 +38,7 @@ from benchmarks.report import save_section, table, write_sections
 from common_ns.metrics import psnr, ssim
 from common_ns.nerfstudio_seam.pipeline import FieldPipeline, average_metrics
 from common_ns.nerfstudio_seam.schedulers import LogLinearSchedulerConfig
-from mipnerf_ns.dataparser import MultiscaleBlenderDataParserConfig
 from mipnerf_ns.model import MipNerfModelConfig
-from mipnerf_ns.scripts.multiscale_blender import MultiscaleBlender
 
 
 @contextmanager
@@ -120,11 +116,9 @@ def host_pipeline(data: Path, ours: MipNerfModelConfig, rays: int) -> Any:
     return config.setup(device=device(), test_mode="test")
 
 
-def our_pipeline(method: str, data: Path, dataparser: Any = None, rays: int | None = None, **model: Any) -> Any:
+def our_pipeline(method: str, data: Path, rays: int | None = None, **model: Any) -> Any:
     config = copy.deepcopy(all_methods[method].pipeline)
     config.datamanager.data = data
-    if dataparser is not None:
-        config.datamanager.dataparser = dataparser
     if rays is not None:
         config.datamanager.train_num_rays_per_batch = rays
     config.model = replace(config.model, compute_normals=False, **model)
@@ -212,12 +206,12 @@ class Run:
         return self.clock() - start
 
     @torch.no_grad()
-    def test_metrics(self, loader: Any = None) -> dict[str, float]:
+    def test_metrics(self) -> dict[str, float]:
         """PSNR and SSIM over test images, computed alike for both; nerfstudio's color is called rgb_fine."""
         self.pipeline.eval()
         model = self.pipeline.model
         per_image, scales = [], []
-        for camera, batch in loader if loader is not None else self.pipeline.datamanager.fixed_indices_eval_dataloader:
+        for camera, batch in self.pipeline.datamanager.fixed_indices_eval_dataloader:
             outputs = model.get_outputs_for_camera(camera)
             image = outputs["rgb" if "rgb" in outputs else "rgb_fine"].cpu()
             target = model.renderer_rgb.blend_background(batch["image"].cpu())
@@ -244,7 +238,7 @@ def train_and_test(name: str, build: Callable[[], Any], steps: int, optimizers: 
 class Benchmark:
     """Measure mip-NeRF beside nerfstudio's `mipnerf`."""
 
-    section: tyro.conf.Positional[Literal["quality", "multiscale", "speed", "table"]]
+    section: tyro.conf.Positional[Literal["quality", "speed", "table"]]
     """What to measure; table only writes the table again."""
     data: Path = Path("data/blender/lego")
     """A Blender scene."""
@@ -282,23 +276,6 @@ class Benchmark:
             name, table = "nerfstudio mipnerf, its optimizer", all_methods["mipnerf"].optimizers
             rows.append(train_and_test(name, lambda: host_pipeline(self.data, ours, rays), self.steps, table))
         self._save("quality", rows)
-
-    def multiscale(self) -> None:
-        """mip-nerf-small trained on all scales and on full-size images only, tested at every scale."""
-        with TemporaryDirectory() as folder:
-            MultiscaleBlender(self.data, Path(folder) / "scene").main()
-            scene = Path(folder) / "scene"
-            everything = our_pipeline("mip-nerf-small", scene, MultiscaleBlenderDataParserConfig())
-            loader = everything.datamanager.fixed_indices_eval_dataloader
-            rows = []
-            for name, scales in (("trained at 1, 1/2, 1/4, 1/8", (1, 2, 4, 8)), ("trained at 1", (1,))):
-                torch.manual_seed(42)
-                parser = MultiscaleBlenderDataParserConfig(scales=scales)
-                run = Run(our_pipeline("mip-nerf-small", scene, parser), self.steps)
-                seconds = run.advance(self.steps)
-                rows.append({"model": name, "train seconds": round(seconds), **run.test_metrics(loader)})
-                print(rows[-1], flush=True)
-            self._save("multiscale", rows)
 
     def speed(self) -> None:
         """Training rays per second at the paper's size (8 × 256, 128 + 128 samples), the models taking turns."""
@@ -341,7 +318,6 @@ def write_tables() -> None:
     """Turn the JSON into Markdown."""
     columns = {
         "quality": ["model", "parameters", "psnr", "ssim", "train seconds"],
-        "multiscale": ["model", "psnr_1x", "psnr_2x", "psnr_4x", "psnr_8x", "psnr", "train seconds"],
         "speed": ["model", "rays per second", "ratio to nerfstudio", "lowest ratio", "highest ratio"],
     }
     write_sections("mipnerf", "mip-NeRF", tables=lambda section, rows: [table(rows, columns[section])])

@@ -8,6 +8,7 @@ from typing import Any
 from nerfstudio.plugins.types import MethodSpecification
 
 from common_ns.hash_grid import HashGridOptions
+from common_ns.nerfstudio_seam.optimizers import FusedAdamConfig
 from common_ns.nerfstudio_seam.param_groups import adam
 from common_ns.nerfstudio_seam.pipeline import FieldPipelineConfig
 from common_ns.nerfstudio_seam.trainer import SafeTrainerConfig
@@ -19,7 +20,6 @@ from hashnffb_sdf_ns.encodings import EncodingConfig
 from hashnffb_sdf_ns.encodings.nffb import NFFBOptions
 from hashnffb_sdf_ns.idr_model import IdrModelConfig
 from hashnffb_sdf_ns.neus_model import NeusModelConfig
-from hashnffb_sdf_ns.optimizers import FusedAdamConfig
 from hashnffb_sdf_ns.sphere_tracing import TracingOptions
 
 _CAREFUL = CameraRefinementConfig(start_step=500, parallax_start_step=2000, coarse_to_fine_steps=6000)

@@ -59,9 +59,10 @@ class ProposalModelConfig(RadianceModelConfig):
     """Intervals per ray of each proposal round; all rounds use one network."""
     num_nerf_samples: int = 32
     """Intervals per ray of the last round, which renders color."""
-    sampling: Literal["auto", "uniform", "disparity", "piecewise"] = "auto"
-    """Spacing of the first round: uniform in distance, uniform in disparity, or piecewise (uniform up to distance 1,
-    disparity beyond). auto: uniform for objects seen from outside, disparity for captures."""
+    sampling: Literal["auto", "uniform", "disparity", "piecewise", "power"] = "auto"
+    """Spacing of the first round: uniform in distance, uniform in disparity, piecewise (uniform up to distance 1,
+    disparity beyond), or Zip-NeRF's power ladder (smooth between these). auto: uniform for objects seen from outside;
+    for captures disparity, with Zip-NeRF power."""
     contraction: Literal["auto", "on", "off"] = "auto"
     """Squeeze what lies beyond contraction_radius into a shell. auto: for captures, not for objects seen from
     outside."""
@@ -85,6 +86,9 @@ class ProposalModelConfig(RadianceModelConfig):
     usual): against floaters before the cameras. None: rays start there at once."""
     near_anneal_init: float = 0.95
     """Where rays start at first, as normalized distance between the near plane (0) and the far plane (1)."""
+    capture_near_plane: float = CAPTURE_NEAR_FAR[0]
+    """Ray distance of the first sample of contracted captures in scene units, where near_plane is None; known points
+    can bring it closer."""
     capture_far_plane: float = CAPTURE_NEAR_FAR[1]
     """Far plane of contracted captures in scene units, where far_plane is None (the authors': 10⁶). Sampled uniformly
     in distance, it is at most 1,000."""
@@ -143,16 +147,17 @@ class ProposalModel(RadianceModel):
     config: ProposalModelConfig
     field: ColorField
     proposal: Field
+    capture_spacing: Spacing = "disparity"
 
     def populate_modules(self) -> None:
         """Choose bounds, spacing, contraction and background for the data; build networks and controls."""
         config = self.config
         far = min(config.capture_far_plane, CAPTURE_NEAR_FAR[1] if config.sampling == "uniform" else torch.inf)
-        bounds = self.choose_bounds(None if config.contraction == "off" else (CAPTURE_NEAR_FAR[0], far))
+        bounds = self.choose_bounds(None if config.contraction == "off" else (config.capture_near_plane, far))
         finite = self.scene_is_finite()
         sampling = config.sampling
         if sampling == "auto":
-            sampling = "uniform" if finite else "disparity"
+            sampling = "uniform" if finite else self.capture_spacing
         if bounds.near == 0 and sampling == "disparity":
             raise InputError("near 0 has no disparity", "Choose --pipeline.model.near-plane above 0")
         if config.contraction_radius <= 0:
@@ -250,6 +255,11 @@ class ProposalModel(RadianceModel):
         """The field of each round: the proposal network, and last the one with color."""
         return [*[self.proposal] * len(self.config.num_proposal_samples), self.field]
 
+    def trained_fields(self, numbers: Any) -> list[RayField]:
+        """Those of `round_fields` with the random numbers of training rays, for fields that need some."""
+        del numbers
+        return self.round_fields
+
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         groups = {"fields": [*self.proposal.parameters(), *self.field.parameters()]}
         self.camera_optimizer.get_param_groups(groups)
@@ -294,7 +304,8 @@ class ProposalModel(RadianceModel):
         self.sampler.set_anneal(schlick_bias(self.train_fraction, slope) if slope > 0 else 1.0)
         self.sampler.start = self._near_start()
         jitter = None if numbers is None else numbers.jitter
-        rounds = self.sampler.rounds(ray_bundle, self.round_fields, jitter, self.guide_of(ray_bundle, numbers))
+        fields = self.round_fields if numbers is None else self.trained_fields(numbers)
+        rounds = self.sampler.rounds(ray_bundle, fields, jitter, self.guide_of(ray_bundle, numbers))
         last = rounds[-1]
         outputs = {
             "rgb": self.renderer_rgb(last.outputs[FieldHeadNames.RGB], last.weights),

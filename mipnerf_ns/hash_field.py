@@ -18,14 +18,20 @@ from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
 from common_ns.hash_grid import HashGrid, HashGridOptions
-from common_ns.hash_grid.weighting import cells_per_unit, level_weights, weight_features
+from common_ns.hash_grid.decay import level_mean_squares
+from common_ns.hash_grid.weighting import scale_features
 from common_ns.rays.cones import MAX_RADIUS, frustum_moments, pixel_radius
 from common_ns.rays.contraction import contract_isotropic
 from mipnerf_ns.colored_field import ColoredField
+from mipnerf_ns.multisampling import Multisamples, NumPoints, multisamples
 from mipnerf_ns.networks import head, init_weights
 
 CONTRACTED_RADIUS = 2.0
 """Radius of contracted space."""
+
+TURNS = "multisample_turns"
+"""Name in the samples' metadata of random numbers [n, s, 2] in [0, 1) that turn and mirror each sample's points about
+its ray."""
 
 
 class HashDensityField(Field):
@@ -40,6 +46,8 @@ class HashDensityField(Field):
         position_scale: factor on positions in scene units.
         density_bias: added to the raw density before its exponential.
         fade_levels: fade out the features of levels that are finer than a sample.
+        tell_fading: give the network a feature per level that says how far it is faded ("scale featurization").
+        num_multisamples: points that a sample of a ray is looked up at; features are averaged over them. 1: its mean.
     """
 
     center: Tensor
@@ -54,13 +62,17 @@ class HashDensityField(Field):
         position_scale: float = 1.0,
         density_bias: float = -1.0,
         fade_levels: bool = True,
+        tell_fading: bool = False,
+        num_multisamples: NumPoints = 1,
     ) -> None:
         super().__init__()
         self.contracted, self.position_scale = contracted, position_scale
-        self.density_bias, self.fade_levels = density_bias, fade_levels
+        self.density_bias, self.fade_levels, self.tell_fading = density_bias, fade_levels, fade_levels and tell_fading
+        self.num_multisamples = num_multisamples
         self.register_buffer("center", torch.tensor(center), persistent=False)
         self.grid = HashGrid(grid)
-        widths = [self.grid.output_dim] + num_layers * [hidden_dim]
+        told = len(self.grid.shape.levels) if self.tell_fading else 0
+        widths = [self.grid.output_dim + told] + num_layers * [hidden_dim]
         self.trunk = nn.ModuleList(nn.Linear(*sides) for sides in pairwise(widths))
         self.density_head = nn.Linear(hidden_dim, 1)
         init_weights(self.trunk, nn.init.kaiming_uniform_)
@@ -74,22 +86,45 @@ class HashDensityField(Field):
         direction = frustums.directions[..., :1, :]
         return torch.addcmul(frustums.origins[..., :1, :], direction, t_mean), (t_var + 2.0 * r_var) / 3.0
 
-    def encode(self, center: Float[Tensor, "*n 3"], variance: Float[Tensor, "*n 1"]) -> Float[Tensor, "*n e"]:
-        """Grid features of isotropic Gaussians, given in scene units."""
-        center, std = (center - self.center) * self.position_scale, variance.detach().sqrt() * self.position_scale
+    def multisamples_of(self, ray_samples: RaySamples) -> Multisamples:
+        """Points within each sample's frustum, and their extent, in scene units; turned by `TURNS`, if there."""
+        if self.num_multisamples == 1:
+            center, variance = self.balls_of(ray_samples)
+            return Multisamples(center[..., None, :], variance.sqrt())
+        frustums = ray_samples.frustums
+        return multisamples(
+            frustums.starts[..., 0],
+            frustums.ends[..., 0],
+            frustums.origins[..., 0, :],
+            frustums.directions[..., 0, :],
+            pixel_radius(frustums.pixel_area[..., 0, :], MAX_RADIUS),
+            self.num_multisamples,
+            (ray_samples.metadata or {}).get(TURNS),
+        )
+
+    def encode(self, points: Float[Tensor, "*n k 3"], std: Float[Tensor, "*n k"]) -> Float[Tensor, "*n e"]:
+        """Grid features of isotropic Gaussians, given in scene units; their mean over k of them."""
+        points, std = (points - self.center) * self.position_scale, std.detach()[..., None] * self.position_scale
         radius = 1.0
         if self.contracted:
-            center, std = contract_isotropic(center, std)
+            points, std = contract_isotropic(points, std)
             radius = CONTRACTED_RADIUS
-        features = self.grid(center / (2.0 * radius) + 0.5)
-        if not self.fade_levels:
-            return features
-        cells = cells_per_unit(self.grid.shape, features.device)
-        return weight_features(features, level_weights(std.detach() / (2.0 * radius), cells))
+        points = points / (2.0 * radius) + 0.5
+        std = std.squeeze(-1).detach() / (2.0 * radius) if self.fade_levels else None
+        if not self.tell_fading:
+            return self.grid.gaussian_features(points, std)
+        features, weights = self.grid.gaussian_features_and_weights(points, std)
+        mean_squares = level_mean_squares(self.grid.table.detach(), self.grid.shape)
+        told = scale_features(weights, mean_squares, self.grid.INIT_SCALE)
+        return torch.cat([features, told.to(features.dtype)], dim=-1)
 
     def features(self, center: Float[Tensor, "*n 3"], variance: Float[Tensor, "*n 1"]) -> Float[Tensor, "*n hidden"]:
         """Hidden features of isotropic Gaussians, given in scene units."""
-        hidden = self.encode(center, variance)
+        return self.hidden_of(self.encode(center[..., None, :], variance.sqrt()))
+
+    def hidden_of(self, encoding: Float[Tensor, "*n e"]) -> Float[Tensor, "*n hidden"]:
+        """Hidden features of grid features."""
+        hidden = encoding
         for layer in self.trunk:
             hidden = F.relu(layer(hidden))
         return hidden
@@ -117,7 +152,7 @@ class HashDensityField(Field):
         return self.density_of_isotropic(positions, 0.0)
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n hidden"]]:
-        hidden = self.features(*self.balls_of(ray_samples))
+        hidden = self.hidden_of(self.encode(*self.multisamples_of(ray_samples)))
         return self.density_of(hidden), hidden
 
     def get_outputs(

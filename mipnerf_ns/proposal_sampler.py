@@ -26,21 +26,41 @@ from nerfstudio.model_components.ray_samplers import (
 )
 from torch import Tensor
 
+from common_ns.rays.power_ladder import inverse_power_ladder, power_ladder
 from common_ns.rays.stepfun import anneal_weights, max_dilate, sample_intervals
 from common_ns.rays.transmittance import render_weights
 
-Spacing = Literal["uniform", "disparity", "piecewise"]
+Spacing = Literal["uniform", "disparity", "piecewise", "power"]
 RayField = Callable[[RaySamples], dict[FieldHeadNames, Tensor]]
 Guide = Callable[[Float[Tensor, "n s+1"]], Float[Tensor, "n s+1"]]
 """Moves interval bounds (ray distance, increasing), keeping their number."""
 SpacingMap = Callable[[Float[Tensor, "n s"]], Float[Tensor, "n s"]]
 
+SPACING_LADDER = (-1.5, 2.0)
+"""Power, and factor on scene units, of Zip-NeRF's spacing (the authors' 360 settings)."""
+
+
+class PowerLadderSampler(SpacedSampler):
+    """Even steps on the power ladder: even in distance up to 1 or so, beyond in a power of it.
+
+    Source: Zip-NeRF, arXiv 2304.06706, supplement.
+    """
+
+    def __init__(self) -> None:
+        power, factor = SPACING_LADDER
+        super().__init__(
+            spacing_fn=lambda t: power_ladder(t, power, factor),
+            spacing_fn_inv=lambda s: inverse_power_ladder(s, power, factor),
+        )
+
+
 SPACED_SAMPLERS: dict[str, Callable[..., SpacedSampler]] = {
     "uniform": UniformSampler,
     "disparity": LinearDisparitySampler,
     "piecewise": UniformLinDispPiecewiseSampler,
+    "power": PowerLadderSampler,
 }
-"""Samplers of nerfstudio by what even steps in normalized distance are even in."""
+"""Samplers by what even steps in normalized distance are even in."""
 
 JITTER = "sample_jitter"
 """Name in a ray bundle's metadata of the random numbers [n, rounds] that shift each ray's samples, in [0, 1)."""
@@ -85,8 +105,8 @@ class ProposalSampler(ProposalNetworkSampler):
 
     Args:
         num_samples: intervals per ray of each round; all but the last are proposals.
-        spacing: which distance the first round divides evenly: distance itself, its inverse, or distance up to 1 and
-            inverse distance beyond.
+        spacing: which distance the first round divides evenly: distance itself, its inverse, distance up to 1 and
+            inverse distance beyond, or a power ladder.
         dilation_multiplier: dilation before resampling, in units of the mean interval that rounds so far would give.
         dilation_bias: dilation before resampling in normalized distance, added to it.
         resample_padding: added to the dilated weights, spread by length, so that empty stretches are still looked at.

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from common_ns.hash_grid.levels import GridShape
+from common_ns.hash_grid.weighting import weight_features, weights_of_levels
 
 
 class Backend(Protocol):
@@ -79,6 +80,41 @@ class Backend(Protocol):
         """The same by the positions."""
         ...
 
+    def gaussian_features(
+        self,
+        shape: GridShape,
+        table: Float[Tensor, "T F"],
+        x: Float[Tensor, "n k 3"],
+        std: Float[Tensor, "n k"] | None,
+        active_levels: float,
+        with_weights: bool,
+    ) -> tuple[Float[Tensor, "n L*F"], Float[Tensor, "n L"] | None]:
+        """Means over k of weighted y, and of the weights of all levels (see `weighting`) if they are wanted."""
+        ...
+
+    def gaussian_table_gradient(
+        self,
+        shape: GridShape,
+        x: Float[Tensor, "n k 3"],
+        std: Float[Tensor, "n k"] | None,
+        active_levels: float,
+        values: Float[Tensor, "n L*F"],
+    ) -> Float[Tensor, "T F"]:
+        """With values g and the means m: of g · m by the table."""
+        ...
+
+    def gaussian_position_gradient(
+        self,
+        shape: GridShape,
+        table: Float[Tensor, "T F"],
+        x: Float[Tensor, "n k 3"],
+        std: Float[Tensor, "n k"] | None,
+        active_levels: float,
+        values: Float[Tensor, "n L*F"],
+    ) -> Float[Tensor, "n k 3"]:
+        """The same by the points."""
+        ...
+
 
 class Grid(NamedTuple):
     """What a function computes with, beside its tensors."""
@@ -94,7 +130,7 @@ class _Rule(NamedTuple):
     tensor: Tensor
     derivative: Callable[..., Tensor]
     """From the values' cotangents (None: 0) and `others` to the tensor's."""
-    others: tuple[Tensor, ...]
+    others: tuple[Tensor | None, ...]
 
 
 class _Gate(torch.autograd.Function):
@@ -212,3 +248,40 @@ def features_and_jacobian(
         _Rule(x, lambda g, j, t, x: backend.position_gradient(shape, t, x, active, given(g, x), j), (table, x)),
     )
     return y, jacobian
+
+
+def gaussian_features(
+    table: Float[Tensor, "T F"],
+    x: Float[Tensor, "n k 3"],
+    std: Float[Tensor, "n k"] | None,
+    grid: Grid,
+    with_weights: bool = False,
+) -> tuple[Float[Tensor, "n L*F"], Float[Tensor, "n L"] | None]:
+    """Means over k Gaussians of weighted features, twice differentiable, and of the weights, which are constants.
+
+    Derivatives that are to be differentiated themselves are those of `features` at each point.
+    """
+    backend, shape, active = grid
+    with torch.no_grad():
+        y, weights = backend.gaussian_features(shape, table, x, std, active, with_weights)
+
+    def by_table(g: Tensor, x: Tensor, std: Tensor | None) -> Tensor:
+        if torch.is_grad_enabled():
+            return _table_gradient(x.flatten(0, 1), _of_each(g, x, std, shape), grid)
+        return backend.gaussian_table_gradient(shape, x, std, active, g)
+
+    def by_x(g: Tensor, table: Tensor, x: Tensor, std: Tensor | None) -> Tensor:
+        if torch.is_grad_enabled():
+            return _position_gradient(table, x.flatten(0, 1), _of_each(g, x, std, shape), grid).reshape(x.shape)
+        return backend.gaussian_position_gradient(shape, table, x, std, active, g)
+
+    (y,) = _attach(_Gate, (y,), _Rule(table, by_table, (x, std)), _Rule(x, by_x, (table, x, std)))
+    return y, weights
+
+
+def _of_each(
+    g: Float[Tensor, "n L*F"], x: Float[Tensor, "n k 3"], std: Float[Tensor, "n k"] | None, shape: GridShape
+) -> Float[Tensor, "n*k L*F"]:
+    """Cotangents of each Gaussian's features, from those of the means."""
+    each = (g / x.shape[1])[:, None].expand(-1, x.shape[1], -1)
+    return (each if std is None else weight_features(each, weights_of_levels(shape, std))).flatten(0, 1)

@@ -17,6 +17,7 @@ Source: Müller et al., Instant neural graphics primitives with a multiresolutio
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from common_ns.hash_grid import functions, reference
 from common_ns.hash_grid.dispatch import Implementation, Resolution, backend, resolve
 from common_ns.hash_grid.levels import make_shape
+from common_ns.hash_grid.weighting import mean_of_gaussians, weights_of_levels
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 
 
@@ -122,17 +124,36 @@ class HashGrid(nn.Module):
             x: positions. What is outside [0, 1]³ is moved to its surface, where derivatives across it are 0; NaN is
                 moved to 0.
         """
-        points = self._points(x)
-        name = self.resolution().name
-        if name == "torch":
-            with _full_precision(points):
-                features = reference.interpolate(self.shape, self.table, points, self.active_levels)
-        elif name == "tinycudann":
-            features = backend(name).interpolate(self.shape, self.table, points, self.active_levels)
-        else:
-            grid = functions.Grid(backend(name), self.shape, self.active_levels)
-            features = functions.features(self.table, points, grid)
-        return features.reshape(*x.shape[:-1], self.output_dim)
+        return self._features(self._points(x)).reshape(*x.shape[:-1], self.output_dim)
+
+    def gaussian_features(
+        self, points: Float[Tensor, "*n k 3"], std: Float[Tensor, "*n k"] | None
+    ) -> Float[Tensor, "*n L*F"]:
+        """Mean over k isotropic Gaussians of features, each level's weighted by `weighting.level_weights`.
+
+        The same as `forward` at n · k points, weighted and averaged, but numba and triton write one row for all k.
+        Twice differentiable with respect to the table and to the points (with tinycudann once). Second derivatives take
+        the detour over the features of each point.
+
+        Args:
+            points: centers of the Gaussians, as the positions of `forward`.
+            std: their standard deviations in units of the cube; they count as constants. None: all weights are 1.
+        Source: Zip-NeRF (arXiv 2304.06706), section "Spatial Anti-Aliasing".
+        """
+        return self._gaussians(points, std, with_weights=False)[0]
+
+    def gaussian_features_and_weights(
+        self, points: Float[Tensor, "*n k 3"], std: Float[Tensor, "*n k"] | None
+    ) -> tuple[Float[Tensor, "*n L*F"], Float[Tensor, "*n L"]]:
+        """The same, and the mean over the k Gaussians of each level's weight, for `weighting.scale_features`.
+
+        Weights are those of all levels, active or not, and constants.
+
+        Args: as for `gaussian_features`.
+        """
+        features, weights = self._gaussians(points, std, with_weights=True)
+        assert weights is not None
+        return features, weights
 
     def with_jacobian(self, x: Float[Tensor, "*n 3"]) -> tuple[Float[Tensor, "*n L*F"], Float[Tensor, "*n L*F 3"]]:
         """Features, and their derivatives by the position, in one pass over the table.
@@ -163,6 +184,50 @@ class HashGrid(nn.Module):
     def extra_repr(self) -> str:
         """What `print` shows beside the class."""
         return f"{self.options}, rows={self.shape.rows}"
+
+    def _features(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n L*F"]:
+        name = self.resolution().name
+        if name == "torch":
+            with _full_precision(points):
+                return reference.interpolate(self.shape, self.table, points, self.active_levels)
+        if name == "tinycudann":
+            return backend(name).interpolate(self.shape, self.table, points, self.active_levels)
+        grid = functions.Grid(backend(name), self.shape, self.active_levels)
+        return functions.features(self.table, points, grid)
+
+    def _gaussians(
+        self, points: Float[Tensor, "*n k 3"], std: Float[Tensor, "*n k"] | None, with_weights: bool
+    ) -> tuple[Float[Tensor, "*n L*F"], Float[Tensor, "*n L"] | None]:
+        flat = self._points(points)
+        if points.ndim < 2 or points.shape[-2] == 0:
+            raise ValueError(f"HashGrid: points have shape {list(points.shape)}; it must be [..., k, 3] with k ≥ 1.")
+        *batch, k, _ = points.shape
+        flat = flat.reshape(math.prod(batch), k, 3)
+        if std is not None:
+            if std.shape != points.shape[:-1] or std.device != points.device:
+                raise ValueError(
+                    f"HashGrid: std is {list(std.shape)} on {std.device}; it must be {list(points.shape[:-1])} "
+                    f"on {points.device}, as the points are."
+                )
+            std = std.detach().reshape(flat.shape[:-1]).to(flat.dtype)
+        name = self.resolution().name
+        if name in ("torch", "tinycudann"):
+            with _full_precision(flat):
+                features, weights = self._composed(flat, std)
+        else:
+            grid = functions.Grid(backend(name), self.shape, self.active_levels)
+            features, weights = functions.gaussian_features(self.table, flat, std, grid, with_weights)
+        features = features.reshape(*batch, self.output_dim)
+        return features, None if weights is None else weights.reshape(*batch, len(self.shape.levels))
+
+    def _composed(
+        self, points: Float[Tensor, "n k 3"], std: Float[Tensor, "n k"] | None
+    ) -> tuple[Float[Tensor, "n L*F"], Float[Tensor, "n L"]]:
+        """The definition: features of each point, weighted, and their mean."""
+        weights = None if std is None else weights_of_levels(self.shape, std)
+        features = self._features(points.flatten(0, 1)).unflatten(0, points.shape[:-1])
+        mean = points.new_ones(len(points), len(self.shape.levels)) if weights is None else weights.mean(1)
+        return mean_of_gaussians(features, weights), mean
 
     def _points(self, x: Float[Tensor, "*n 3"]) -> Float[Tensor, "n 3"]:
         """Shapes and devices that do not fit would be read out of bounds by compiled code."""

@@ -31,6 +31,7 @@ from torch import Tensor
 from common_ns.hash_grid import numba_kernels as kernels
 from common_ns.hash_grid.levels import GridShape, count_active, level_weight
 from common_ns.hash_grid.numba_kernels import LANES, ROWS, Levels, Work
+from common_ns.hash_grid.weighting import weights_of_levels
 
 CHUNK, CHUNK_WITH_JACOBIAN = 65536, 8192
 """Points that visit a level before they go on to the next. Features and derivatives of a point lie together, those of
@@ -110,12 +111,16 @@ def _threads(levels: Levels, count: int) -> int:
     return 1 if count * len(levels.scale) < SMALL else torch.get_num_threads()
 
 
-def _ranges(count: int, threads: int, shape: GridShape, with_jacobian: bool) -> list[tuple[int, int]]:
+def _ranges(count: int, threads: int, shape: GridShape, chunk: int) -> list[tuple[int, int]]:
     """Ranges of points for the threads, of whole blocks: a point's place in its block never changes."""
     block = LANES // shape.features
     share = -(-count // (threads * block)) * block
-    chunk = min(share, CHUNK_WITH_JACOBIAN if with_jacobian else CHUNK)
+    chunk = min(share, chunk)
     return [(start, min(start + chunk, count)) for start in range(0, count, chunk)]
+
+
+def _chunk(jacobian: Tensor | None) -> int:
+    return CHUNK if jacobian is None else CHUNK_WITH_JACOBIAN
 
 
 class _Given(NamedTuple):
@@ -159,7 +164,7 @@ def _interpolate(
             kernels.interpolate(points, start, stop, rows, levels, features, *others, work)
 
         threads = _threads(levels, len(x))
-        _run(task, _ranges(len(x), threads, shape, jacobian is not None), threads)
+        _run(task, _ranges(len(x), threads, shape, _chunk(jacobian)), threads)
     return values
 
 
@@ -198,7 +203,7 @@ def table_gradient(
     if len(levels.scale):
         given, features = _given(shape, x, values, jacobian, direction), (0,) * shape.features
         sums = gradient.numpy().ravel()
-        chunk = CHUNK if jacobian is None else CHUNK_WITH_JACOBIAN
+        chunk = _chunk(jacobian)
 
         def task(first: int, step: int) -> None:
             work = _work(shape.features)
@@ -234,5 +239,108 @@ def position_gradient(
             kernels.position_gradient(points, start, stop, rows, levels, features, *others, result, sums, work)
 
         threads = _threads(levels, len(x))
-        _run(task, _ranges(len(x), threads, shape, jacobian is not None), threads)
+        _run(task, _ranges(len(x), threads, shape, _chunk(jacobian)), threads)
+    return gradient
+
+
+class _Gaussians(NamedTuple):
+    """What the kernels get of groups of Gaussians."""
+
+    points: Float[np.ndarray, "3 k*n"]
+    std: Float[np.ndarray, "k*n"]
+    samples: int
+
+
+def _gaussians(x: Float[Tensor, "n k 3"], std: Float[Tensor, "n k"] | None) -> _Gaussians:
+    points = x.detach().permute(2, 1, 0).contiguous().flatten(1).numpy()
+    stds = np.empty(0, np.float32) if std is None else std.t().contiguous().flatten().numpy()
+    return _Gaussians(points, stds, x.shape[1])
+
+
+def _group_chunk(shape: GridShape, samples: int) -> int:
+    """Groups that visit a level before they go on to the next; whole blocks."""
+    block = LANES // shape.features
+    return max(CHUNK // (samples * block), 1) * block
+
+
+def gaussian_features(
+    shape: GridShape,
+    table: Float[Tensor, "T F"],
+    x: Float[Tensor, "n k 3"],
+    std: Float[Tensor, "n k"] | None,
+    active_levels: float,
+    with_weights: bool,
+) -> tuple[Float[Tensor, "n L*F"], Float[Tensor, "n L"] | None]:
+    """Means of weighted features, and of the weights (see `functions.Backend`)."""
+    levels, (n, k) = _levels(shape, active_levels), x.shape[:2]
+    active, values = len(levels.scale), _empty(n, shape.output_dim)
+    values[:, active * shape.features :] = 0
+    weights = None
+    if with_weights:
+        weights = x.new_ones(n, len(shape.levels)) if std is None else _empty(n, len(shape.levels))
+        if std is not None and active < len(shape.levels):
+            weights[:, active:] = weights_of_levels(shape, std)[..., active:].mean(1)
+    if active and n:
+        gaussians, features = _gaussians(x, std), (0,) * shape.features
+        rows, target = _words(table, shape.features).ravel(), values.numpy().view(_word(shape.features))
+        masses = np.empty((0, 0), np.float32) if weights is None or std is None else weights.numpy()
+
+        def task(start: int, stop: int) -> None:
+            work = _work(shape.features)
+            kernels.gaussian_features(*gaussians, start, stop, rows, levels, features, target, masses, work)
+
+        threads = _threads(levels, n * k)
+        _run(task, _ranges(n, threads, shape, _group_chunk(shape, k)), threads)
+    return values, weights
+
+
+def gaussian_table_gradient(
+    shape: GridShape,
+    x: Float[Tensor, "n k 3"],
+    std: Float[Tensor, "n k"] | None,
+    active_levels: float,
+    values: Float[Tensor, "n L*F"],
+) -> Float[Tensor, "T F"]:
+    """Derivatives with respect to the table (see `functions.Backend`)."""
+    levels, (n, k) = _levels(shape, active_levels), x.shape[:2]
+    gradient = _empty(shape.rows, shape.features)
+    gradient[levels.offset[-1] :] = 0
+    if len(levels.scale):
+        gaussians, features = _gaussians(x, std), (0,) * shape.features
+        source, sums, chunk = _words(values, shape.features), gradient.numpy().ravel(), _group_chunk(shape, k)
+
+        def task(first: int, step: int) -> None:
+            work = _work(shape.features)
+            kernels.gaussian_table_gradient(*gaussians, chunk, first, step, levels, features, source, sums, work)
+
+        threads = _threads(levels, n * k)
+        tasks = min(len(levels.scale), 1 if threads == 1 else 2 * threads)
+        _run(task, [(first, tasks) for first in range(tasks)], threads)
+    return gradient
+
+
+def gaussian_position_gradient(
+    shape: GridShape,
+    table: Float[Tensor, "T F"],
+    x: Float[Tensor, "n k 3"],
+    std: Float[Tensor, "n k"] | None,
+    active_levels: float,
+    values: Float[Tensor, "n L*F"],
+) -> Float[Tensor, "n k 3"]:
+    """Derivatives with respect to the points (see `functions.Backend`)."""
+    levels, (n, k) = _levels(shape, active_levels), x.shape[:2]
+    gradient = x.new_zeros(n, k, 3)
+    if len(levels.scale) and n:
+        gaussians, features = _gaussians(x, std), (0,) * shape.features
+        rows, source = _words(table, shape.features).ravel(), _words(values, shape.features)
+        result = gradient.numpy()
+
+        def task(start: int, stop: int) -> None:
+            work = _work(shape.features)
+            sums = np.zeros((k, -(-(stop - start) * shape.features // LANES), 3 * LANES), np.float32)
+            given = (rows, levels, features, source, result, sums, work)
+            kernels.gaussian_position_gradient(*gaussians, start, stop, *given)
+
+        threads = _threads(levels, n * k)
+        _run(task, _ranges(n, threads, shape, _group_chunk(shape, k)), threads)
     return gradient

@@ -26,11 +26,23 @@ LANES = 256
 """Numbers of a block in a row of the scratch memory: points times features of a level."""
 
 # Rows of the scratch memory. One array for all: the compiler then sees that what is written overlaps nothing else.
-FRACTION, SLOPE, CURVE, CORNER, VALUE, FIRST, ROWS = (np.intp(n) for n in (0, 3, 6, 9, 17, 18, 21))
+FRACTION, SLOPE, CURVE, CORNER, VALUE, FIRST = (np.intp(n) for n in (0, 3, 6, 9, 17, 18))
+WEIGHT, TOTAL, MASS, ROWS = (np.intp(n) for n in (21, 22, 23, 24))  # of Gaussians
 
 HALF, ONE, ZERO = np.float32(0.5), np.float32(1), np.float32(0)
 PRIME_Y, PRIME_Z = np.uint32(PRIMES[1]), np.uint32(PRIMES[2])
 UNIT = np.uint32(1)
+
+ROOT_8, TINY, ERF_END = np.float32(8**0.5), np.float32(1e-6), np.float32(3.925)
+ERF_UPPER = tuple(
+    np.float32(c) for c in (1.128379146, 0.190595242, 0.05276949665, 0.003772613166, 2.848448256e-4, 2.046015080e-6)
+)
+ERF_LOWER = tuple(
+    np.float32(c) for c in (1.0, 0.5022433656, 0.1141833373, 0.01498332587, 0.001163872732, 3.804771308e-5)
+)
+"""Polynomials in x² whose ratio is erf(x) / x from 0 to `ERF_END`, from where on erf is 1 in float32. Fitted by least
+squares with weights that level the relative error: at most 3.4e-7 in float32. A call of the C library's function takes
+longer than all else, for it does not become vector instructions."""
 
 
 class Levels(NamedTuple):
@@ -291,6 +303,69 @@ def _position(weight, s):
         s[c + 2 * LANES] = (v * sz + vz * s[(CURVE + 2) * LANES + k]) * dz + vx * dxz + vy * dyz
 
 
+@_inline
+def _weigh(std, first, count, scale, features, s):
+    """WEIGHT: of the level for each Gaussian, erf(1 / √(8 σ² scale²)); see `weighting.level_weights`."""
+    f = len(features)
+    scale = ROOT_8 * scale
+    p0, p1, p2, p3, p4, p5 = ERF_UPPER
+    q0, q1, q2, q3, q4, q5 = ERF_LOWER
+    for i in range(count):
+        width = std[first + i] * scale
+        x = ONE / (TINY if width < TINY else width)  # NaN stays
+        x = ERF_END if x > ERF_END else x
+        t = x * x
+        upper = p0 + t * (p1 + t * (p2 + t * (p3 + t * (p4 + t * p5))))
+        lower = q0 + t * (q1 + t * (q2 + t * (q3 + t * (q4 + t * q5))))
+        weight = x * upper / lower
+        weight = ONE if weight > ONE else weight
+        for k in range(f):
+            s[WEIGHT * LANES + i * f + k] = weight
+
+
+@_inline
+def _collect(weighted, first_of_all, s):
+    """Add VALUE to TOTAL, weighted, and WEIGHT to MASS."""
+    if first_of_all:
+        for k in range(LANES):
+            s[TOTAL * LANES + k] = ZERO
+            s[MASS * LANES + k] = ZERO
+    if weighted:
+        for k in range(LANES):
+            s[TOTAL * LANES + k] += s[WEIGHT * LANES + k] * s[VALUE * LANES + k]
+            s[MASS * LANES + k] += s[WEIGHT * LANES + k]
+    else:
+        for k in range(LANES):
+            s[TOTAL * LANES + k] += s[VALUE * LANES + k]
+
+
+@_inline
+def _share(weighted, s):
+    """VALUE: what a Gaussian gets of TOTAL."""
+    if weighted:
+        for k in range(LANES):
+            s[VALUE * LANES + k] = s[WEIGHT * LANES + k] * s[TOTAL * LANES + k]
+    else:
+        for k in range(LANES):
+            s[VALUE * LANES + k] = s[TOTAL * LANES + k]
+
+
+@_inline
+def _spread_value(weight, s):
+    """CORNER: as `_spread`, without derivatives."""
+    for k in range(LANES):
+        x, y, z = s[FRACTION * LANES + k], s[(FRACTION + 1) * LANES + k], s[(FRACTION + 2) * LANES + k]
+        v = weight * s[VALUE * LANES + k]
+        c = CORNER * LANES + k
+        f1 = z * v
+        f0 = v - f1
+        e1, e3 = y * f0, y * f1
+        e0, e2 = f0 - e1, f1 - e3
+        c1, c3, c5, c7 = x * e0, x * e1, x * e2, x * e3
+        s[c], s[c + LANES], s[c + 2 * LANES], s[c + 3 * LANES] = e0 - c1, c1, e1 - c3, c3
+        s[c + 4 * LANES], s[c + 5 * LANES], s[c + 6 * LANES], s[c + 7 * LANES] = e2 - c5, c5, e3 - c7, c7
+
+
 # The functions that Python calls. Arrays that are not needed are empty.
 
 
@@ -377,3 +452,96 @@ def position_gradient(points, start, stop, table, levels, features, values, jaco
             for k in range(f):
                 total += sums[i // size, axis * LANES + (i % size) * f + k]
             gradient[start + i, axis] = total
+
+
+# Of Gaussians: a block takes the first of each of its groups, then the second, and so on; sums stay where they are.
+
+
+@_jit
+def gaussian_features(points, std, samples, start, stop, table, levels, features, values, weights, work):
+    """Means over each group's Gaussians of features, and of the levels' weights [n, levels] if there is room for them.
+
+    Points are [3, samples * n], their standard deviations [samples * n]; if there are none, all weights are 1.
+    """
+    f = len(features)
+    size, n = LANES // f, max(f // 2, 1)
+    groups, weighted, share = points.shape[1] // samples, std.size > 0, ONE / np.float32(samples)
+    for level in range(levels.weight.size):
+        rows = table[levels.offset[level] * n : levels.offset[level + 1] * n]
+        for first in range(start, stop, size):
+            count = stop - first if stop - first < size else size
+            for sample in range(samples):
+                place = sample * groups + first
+                _locate(points, place, count, level, levels, features, False, work.index, work.numbers)
+                if levels.smooth:
+                    _smooth(work.numbers)
+                _fetch(rows, work.index, count, features, work.words)
+                _value(share * levels.weight[level], work.numbers)
+                if weighted:
+                    _weigh(std, place, count, levels.scale[level], features, work.numbers)
+                _collect(weighted, sample == 0, work.numbers)
+            _copy_out(values, first, count, level, features, TOTAL, work.words)
+            if weights.shape[0] > 0:
+                for i in range(count):
+                    weights[first + i, level] = share * work.numbers[MASS * LANES + i * f]
+
+
+@_jit
+def gaussian_table_gradient(points, std, samples, chunk, first_level, step, levels, features, values, gradient, work):
+    """Derivatives of a loss with respect to the rows of every `step`-th level."""
+    f = len(features)
+    size = LANES // f
+    groups, weighted, share = points.shape[1] // samples, std.size > 0, ONE / np.float32(samples)
+    for level in range(first_level, levels.weight.size, step):
+        for k in range(levels.offset[level] * f, levels.offset[level + 1] * f):
+            gradient[k] = ZERO
+    for start in range(0, groups, chunk):
+        stop = start + chunk if start + chunk < groups else groups
+        for level in range(first_level, levels.weight.size, step):
+            rows = gradient[levels.offset[level] * f : levels.offset[level + 1] * f]
+            for first in range(start, stop, size):
+                count = stop - first if stop - first < size else size
+                _copy_in(values, first, count, level, features, TOTAL, work.words)
+                for sample in range(samples):
+                    place = sample * groups + first
+                    _locate(points, place, count, level, levels, features, False, work.index, work.numbers)
+                    if levels.smooth:
+                        _smooth(work.numbers)
+                    if weighted:
+                        _weigh(std, place, count, levels.scale[level], features, work.numbers)
+                    _share(weighted, work.numbers)
+                    _spread_value(share * levels.weight[level], work.numbers)
+                    _add(rows, work.index, count, features, work.numbers)
+
+
+@_jit
+def gaussian_position_gradient(points, std, samples, start, stop, table, levels, features, values, result, sums, work):
+    """Derivatives of a loss with respect to the points of some groups [n, samples, 3]. Sums are 0 before."""
+    f = len(features)
+    size, n = LANES // f, max(f // 2, 1)
+    groups, weighted, share = points.shape[1] // samples, std.size > 0, ONE / np.float32(samples)
+    for level in range(levels.weight.size):
+        rows = table[levels.offset[level] * n : levels.offset[level + 1] * n]
+        for first in range(start, stop, size):
+            count = stop - first if stop - first < size else size
+            _copy_in(values, first, count, level, features, TOTAL, work.words)
+            for sample in range(samples):
+                place = sample * groups + first
+                _locate(points, place, count, level, levels, features, True, work.index, work.numbers)
+                if levels.smooth:
+                    _smooth(work.numbers)
+                _fetch(rows, work.index, count, features, work.words)
+                if weighted:
+                    _weigh(std, place, count, levels.scale[level], features, work.numbers)
+                _share(weighted, work.numbers)
+                _position(share * levels.weight[level], work.numbers)
+                block = sums[sample, (first - start) // size]
+                for k in range(3 * LANES):
+                    block[k] += work.numbers[CORNER * LANES + k]
+    for i in range(stop - start):
+        for sample in range(samples):
+            for axis in range(3):
+                total = ZERO
+                for k in range(f):
+                    total += sums[sample, i // size, axis * LANES + (i % size) * f + k]
+                result[start + i, sample, axis] = total

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from common_ns.hash_grid import reference
 from common_ns.hash_grid.levels import PRIMES, GridShape, count_active, make_shape
+from common_ns.hash_grid.weighting import mean_of_gaussians, weights_of_levels
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton emulates a GPU on the CPU, for tests."""
@@ -70,7 +71,15 @@ def _deviation(device: torch.device) -> float:
         *torch.autograd.grad([y, jacobian], exact, [g.double(), j.double()], retain_graph=True),
         *torch.autograd.grad(along, exact, g.double()),
     )
-    table, x, g, j, u = (t.to(device) for t in (table, x, g, j, u))
+    std = 0.3 * random(50, 2)  # of 50 groups of two
+    weights = weights_of_levels(shape, std.double())
+    means = mean_of_gaussians(reference.interpolate(shape, exact[0], exact[1], 3.5).unflatten(0, (50, 2)), weights)
+    by_table, by_x = torch.autograd.grad(means, exact, g[:50].double())
+    expected = (*expected, means, weights.mean(1), by_table, by_x.unflatten(0, (50, 2)))
+    table, x, g, j, u, std = (t.to(device) for t in (table, x, g, j, u, std))
+    pairs = x.unflatten(0, (50, 2))
+    means, weights = gaussian_features(shape, table, pairs, std, 3.5, with_weights=True)
+    assert weights is not None
     found = (
         *interpolate_with_jacobian(shape, table, x, 3.5),
         interpolate(shape, table, x, 3.5, direction=u),
@@ -78,6 +87,10 @@ def _deviation(device: torch.device) -> float:
         position_gradient(shape, table, x, 3.5, g, j),
         table_gradient(shape, x, 3.5, g, direction=u),
         position_gradient(shape, table, x, 3.5, g, direction=u),
+        means,
+        weights,
+        gaussian_table_gradient(shape, pairs, std, 3.5, g[:50]),
+        gaussian_position_gradient(shape, table, pairs, std, 3.5, g[:50]),
     )
     return max(float((f.cpu() - e).abs().max() / e.abs().max()) for f, e in zip(found, expected))
 
@@ -376,6 +389,153 @@ def _position_gradient_kernel(
     tl.store(target + 2, pz, mask=valid)
 
 
+@triton.jit
+def _gaussian_weight(std_ptr, point, valid, scale_ptr, level):
+    """See `weighting.level_weights`."""
+    width = 2.8284271247461903 * tl.load(std_ptr + point, mask=valid, other=0.0) * tl.load(scale_ptr + level)
+    return tl.erf(1.0 / tl.where(width < 1e-6, 1e-6, width))
+
+
+@triton.jit(do_not_specialize=["n", "samples"])
+def _gaussian_features_kernel(
+    x_ptr,  # [n, samples, 3]
+    std_ptr,  # [n, samples], not read unless WEIGHTED
+    table_ptr,
+    y_ptr,  # [n, WIDTH]
+    mass_ptr,  # [n, WIDTH / F], not written unless MASS
+    scale_ptr,
+    offset_ptr,
+    numbers_ptr,
+    active_levels,
+    n,
+    samples,
+    F: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SMOOTH: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    MASS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    group = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
+    level = tl.program_id(1)
+    valid = group < n
+    feature = tl.arange(0, F)[None, :]
+    total = tl.zeros([BLOCK, F], tl.float32)
+    mass = tl.zeros([BLOCK], tl.float32)
+    for sample in range(samples):
+        point = group * samples + sample
+        weights, _, _, vertex = _cells(x_ptr, point, valid, level, scale_ptr, offset_ptr, numbers_ptr, SMOOTH)
+        y = tl.zeros([BLOCK, F], tl.float32)
+        for corner in tl.static_range(8):
+            wx, wy, wz = (
+                _of_corner(weights[0], corner, 0),
+                _of_corner(weights[1], corner, 1),
+                _of_corner(weights[2], corner, 2),
+            )
+            place = _row(vertex, corner)[:, None] * F + feature
+            y += (wx * wy * wz)[:, None] * tl.load(table_ptr + place, mask=valid[:, None], other=0.0)
+        if WEIGHTED:
+            share = _gaussian_weight(std_ptr, point, valid, scale_ptr, level)
+            total += share[:, None] * y
+            mass += share
+        else:
+            total += y
+    weight = _level_weight(active_levels, level) / samples
+    tl.store(y_ptr + group[:, None] * WIDTH + level * F + feature, weight * total, mask=valid[:, None])
+    if MASS:
+        tl.store(mass_ptr + group * (WIDTH // F) + level, mass / samples, mask=valid)
+
+
+@triton.jit(do_not_specialize=["n", "samples"])
+def _gaussian_table_gradient_kernel(
+    x_ptr,
+    std_ptr,
+    gradient_ptr,
+    y_ptr,  # derivatives by the means, [n, WIDTH]
+    scale_ptr,
+    offset_ptr,
+    numbers_ptr,
+    active_levels,
+    n,
+    samples,
+    F: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SMOOTH: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    group = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
+    level = tl.program_id(1)
+    valid = group < n
+    feature = tl.arange(0, F)[None, :]
+    y = tl.load(y_ptr + group[:, None] * WIDTH + level * F + feature, mask=valid[:, None], other=0.0)
+    y = _level_weight(active_levels, level) / samples * y
+    for sample in range(samples):
+        point = group * samples + sample
+        weights, _, _, vertex = _cells(x_ptr, point, valid, level, scale_ptr, offset_ptr, numbers_ptr, SMOOTH)
+        each = y
+        if WEIGHTED:
+            each = _gaussian_weight(std_ptr, point, valid, scale_ptr, level)[:, None] * y
+        for corner in tl.static_range(8):
+            wx, wy, wz = (
+                _of_corner(weights[0], corner, 0),
+                _of_corner(weights[1], corner, 1),
+                _of_corner(weights[2], corner, 2),
+            )
+            place = _row(vertex, corner)[:, None] * F + feature
+            tl.atomic_add(gradient_ptr + place, (wx * wy * wz)[:, None] * each, mask=valid[:, None], sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["n", "samples", "levels"])
+def _gaussian_position_gradient_kernel(
+    x_ptr,
+    std_ptr,
+    table_ptr,
+    gradient_ptr,  # [n, samples, 3]
+    y_ptr,
+    scale_ptr,
+    offset_ptr,
+    numbers_ptr,
+    active_levels,
+    n,
+    samples,
+    levels,
+    F: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SMOOTH: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    point = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
+    group = point // samples
+    valid = group < n
+    feature = tl.arange(0, F)[None, :]
+    px = tl.zeros([BLOCK], tl.float32)
+    py = tl.zeros([BLOCK], tl.float32)
+    pz = tl.zeros([BLOCK], tl.float32)
+    for level in range(levels):
+        weights, slopes, _, vertex = _cells(x_ptr, point, valid, level, scale_ptr, offset_ptr, numbers_ptr, SMOOTH)
+        y = tl.load(y_ptr + group[:, None] * WIDTH + level * F + feature, mask=valid[:, None], other=0.0)
+        y = _level_weight(active_levels, level) / samples * y
+        if WEIGHTED:
+            y = _gaussian_weight(std_ptr, point, valid, scale_ptr, level)[:, None] * y
+        for corner in tl.static_range(8):
+            wx, wy, wz = (
+                _of_corner(weights[0], corner, 0),
+                _of_corner(weights[1], corner, 1),
+                _of_corner(weights[2], corner, 2),
+            )
+            place = _row(vertex, corner)[:, None] * F + feature
+            v = tl.sum(tl.load(table_ptr + place, mask=valid[:, None], other=0.0) * y, axis=1)
+            px += _slope_of_corner(slopes[0], corner, 0) * wy * wz * v
+            py += _slope_of_corner(slopes[1], corner, 1) * wx * wz * v
+            pz += _slope_of_corner(slopes[2], corner, 2) * wx * wy * v
+    target = gradient_ptr + point * 3
+    tl.store(target, px, mask=valid)
+    tl.store(target + 1, py, mask=valid)
+    tl.store(target + 2, pz, mask=valid)
+
+
 def _launch(
     kernel: Any,
     grid: tuple[int, ...],
@@ -474,4 +634,90 @@ def position_gradient(
     if count and len(x):
         tensors, numbers = (x, table, gradient, values), (active_levels, len(x), count)
         _launch(_position_gradient_kernel, (-(-len(x) // BLOCK),), shape, tensors, jacobian, direction, numbers)
+    return gradient
+
+
+def _launch_gaussians(
+    kernel: Any,
+    grid: tuple[int, ...],
+    shape: GridShape,
+    std: Tensor | None,
+    tensors: tuple[Tensor, ...],
+    numbers: tuple[float, ...],
+    **flags: bool,
+) -> None:
+    """Start programs."""
+    x, *others = (tensor.contiguous() for tensor in tensors)
+    with torch.cuda.device_of(x):
+        kernel[grid](
+            x,
+            x if std is None else std.contiguous(),
+            *others,
+            *_levels(shape, x.device),
+            *numbers,
+            F=shape.features,
+            WIDTH=shape.output_dim,
+            SMOOTH=shape.smooth,
+            WEIGHTED=std is not None,
+            **flags,
+            BLOCK=BLOCK,
+            num_warps=NUM_WARPS,
+        )
+
+
+def gaussian_features(
+    shape: GridShape,
+    table: Float[Tensor, "T F"],
+    x: Float[Tensor, "n k 3"],
+    std: Float[Tensor, "n k"] | None,
+    active_levels: float,
+    with_weights: bool,
+) -> tuple[Float[Tensor, "n L*F"], Float[Tensor, "n L"] | None]:
+    """Means of weighted features, and of the weights (see `functions.Backend`)."""
+    count, (n, k) = count_active(shape, active_levels), x.shape[:2]
+    values, weights = x.new_empty(n, shape.output_dim), None
+    values[:, count * shape.features :] = 0
+    if with_weights:
+        weights = x.new_ones(n, len(shape.levels))
+        if std is not None and count < len(shape.levels):
+            weights[:, count:] = weights_of_levels(shape, std)[..., count:].mean(1)
+    if count and n:
+        mass = values if weights is None or std is None else weights
+        grid, numbers = (-(-n // BLOCK), count), (active_levels, n, k)
+        tensors, flags = (x, table, values, mass), {"MASS": mass is not values}
+        _launch_gaussians(_gaussian_features_kernel, grid, shape, std, tensors, numbers, **flags)
+    return values, weights
+
+
+def gaussian_table_gradient(
+    shape: GridShape,
+    x: Float[Tensor, "n k 3"],
+    std: Float[Tensor, "n k"] | None,
+    active_levels: float,
+    values: Float[Tensor, "n L*F"],
+) -> Float[Tensor, "T F"]:
+    """Derivatives with respect to the table (see `functions.Backend`)."""
+    count, (n, k) = count_active(shape, active_levels), x.shape[:2]
+    gradient = x.new_zeros(shape.rows, shape.features)
+    if count and n:
+        grid, numbers = (-(-n // BLOCK), count), (active_levels, n, k)
+        _launch_gaussians(_gaussian_table_gradient_kernel, grid, shape, std, (x, gradient, values), numbers)
+    return gradient
+
+
+def gaussian_position_gradient(
+    shape: GridShape,
+    table: Float[Tensor, "T F"],
+    x: Float[Tensor, "n k 3"],
+    std: Float[Tensor, "n k"] | None,
+    active_levels: float,
+    values: Float[Tensor, "n L*F"],
+) -> Float[Tensor, "n k 3"]:
+    """Derivatives with respect to the points (see `functions.Backend`)."""
+    count, (n, k) = count_active(shape, active_levels), x.shape[:2]
+    gradient = torch.zeros_like(x, memory_format=torch.contiguous_format)
+    if count and n:
+        tensors, numbers = (x, table, gradient, values), (active_levels, n, k, count)
+        grid = (-(-n * k // BLOCK),)
+        _launch_gaussians(_gaussian_position_gradient_kernel, grid, shape, std, tensors, numbers)
     return gradient

@@ -50,6 +50,23 @@ def weight_features(features: Float[Tensor, "*n L*F"], weights: Float[Tensor, "*
     return (by_level * weights[..., None]).flatten(-2)
 
 
+def weights_of_levels(shape: GridShape, std: Float[Tensor, "*n"]) -> Float[Tensor, "*n L"]:
+    """`level_weights` of a grid's levels, constants in the number format of std, on its device."""
+    return level_weights(std.detach()[..., None], cells_per_unit(shape, std.device).to(std.dtype))
+
+
+def mean_of_gaussians(
+    features: Float[Tensor, "*n k L*F"], weights: Float[Tensor, "*n k L"] | None
+) -> Float[Tensor, "*n L*F"]:
+    """Mean over k Gaussians of weighted features.
+
+    Args:
+        features: of all levels, level by level.
+        weights: see `level_weights`; None: all are 1.
+    """
+    return (features if weights is None else weight_features(features, weights)).mean(-2)
+
+
 def scale_features(
     weights: Float[Tensor, "*n L"], mean_squares: Float[Tensor, "L"], init_scale: float
 ) -> Float[Tensor, "*n L"]:

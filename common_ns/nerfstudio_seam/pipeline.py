@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from torch.cuda.amp.grad_scaler import GradScaler
 from torch.nn import Parameter
 from typing_extensions import Self
 
+from common_ns.cameras.smaller import smaller_view
 from common_ns.data.notes import note
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import compat, distributed, runs
@@ -39,6 +40,9 @@ class FieldPipelineConfig(SuiteConfig, VanillaPipelineConfig):
 
     _target: type = field(default_factory=lambda: FieldPipeline)
     """target class to instantiate"""
+    eval_scales: tuple[int, ...] = (1,)
+    """ns-eval renders each test image at its size divided by each of these, beside an image averaged over as many
+    pixels: 1 2 4 8 tells how a field holds from farther away. Metrics are also given by scale, as psnr_4x."""
 
     def setup(self, **kwargs: Any) -> Any:
         """The pipeline. Every command on a run begins with it, ns-train included."""
@@ -71,8 +75,9 @@ class FieldPipeline(VanillaPipeline):
     GPU's memory does not suffice, chunks are halved until it does. For this, losses must be means over rays, and random
     numbers belong to rays. What a model says about both is in `ModelHooks`.
 
-    In evaluation, images of a multi-scale data set are also averaged per scale (`psnr_1x` … `psnr_8x`), and a metric
-    that not every image has (LPIPS below 64 pixels) is averaged over those that have it.
+    In evaluation, metrics of several scales, of the data set's images or of `eval_scales`, are also averaged per scale
+    (`psnr_1x` … `psnr_8x`), and a metric that not every image has (LPIPS below 64 pixels) is averaged over those that
+    have it.
     """
 
     datamanager: VanillaDataManager
@@ -309,21 +314,25 @@ class FieldPipeline(VanillaPipeline):
         if output_path is not None:
             output_path.mkdir(exist_ok=True, parents=True)
         per_image: list[dict[str, float]] = []
-        scales: list[int | None] = []
+        scales: list[int] = []
         columns = (TextColumn("[progress.description]{task.description}"), BarColumn())
         with Progress(*columns, TimeElapsedColumn(), MofNCompleteColumn(), transient=True) as progress:
-            task = progress.add_task("[green]Evaluating all images...", total=len(data_loader))
-            for index, (camera, batch) in enumerate(data_loader):
+            eval_scales = self.config.eval_scales
+            task = progress.add_task("[green]Evaluating all images...", total=len(data_loader) * len(eval_scales))
+            views = ((index, *view, factor) for index, view in enumerate(data_loader) for factor in eval_scales)
+            for index, whole_camera, whole_batch, factor in views:
+                camera, batch = smaller_view(whole_camera, whole_batch, factor)
                 start = time.perf_counter()
                 metrics, images = self.hooks.evaluate_image(camera, batch)
                 num_rays = int(camera.height * camera.width)
                 metrics["num_rays_per_sec"] = num_rays / (time.perf_counter() - start)
                 metrics["fps"] = metrics["num_rays_per_sec"] / num_rays
                 per_image.append(metrics)
-                scales.append(batch.get("image_scale"))
+                scales.append(batch["image_scale"] * factor if "image_scale" in batch else factor)
+                suffix = f"_{factor}x" if factor > 1 else ""
                 for name, image in images.items() if output_path is not None else ():
                     assert output_path is not None
-                    file = output_path / f"{image_prefix}_{name}_{index:04d}.png"
+                    file = output_path / f"{image_prefix}_{name}_{index:04d}{suffix}.png"
                     torchvision.utils.save_image(image.permute(2, 0, 1).cpu(), file)
                 progress.advance(task)
         print_masks([metrics["valid_fraction"] for metrics in per_image if "valid_fraction" in metrics])
@@ -346,7 +355,7 @@ def print_masks(fractions: list[float]) -> None:
 
 
 def average_metrics(
-    per_image: list[dict[str, float]], scales: list[int | None], get_std: bool = False
+    per_image: list[dict[str, float]], scales: Sequence[int | None], get_std: bool = False
 ) -> dict[str, float]:
     """Mean of each metric over the images that have it, and over the images of each scale.
 

@@ -25,6 +25,7 @@ MODULES = {
     "depthnerf_ns.model": "depthnerf_ns.base_model",
     "hashnffb_sdf_ns.model": "hashnffb_sdf_ns.base_model",
     "hashnffb_sdf_ns.mask_sampling": "hashnffb_sdf_ns.datamanager",
+    "hashnffb_sdf_ns.optimizers": "common_ns.nerfstudio_seam.optimizers",
 }
 """Module: its name now."""
 

@@ -45,7 +45,7 @@ class Subject:
     def data(self) -> str:
         """The part of the sample scene that it trains on."""
         kinds = {"miner-image": "sample/nerfstudio/images/train_0000.png", "miner-occupancy": "sample/mesh.ply"}
-        kinds |= {"depth": "sample/nerfstudio", "mip-nerf": "sample/blender"}
+        kinds |= {"depth": "sample/nerfstudio", "mip-nerf": "sample/blender", "zip-nerf": "sample/blender"}
         return next((path for start, path in kinds.items() if self.method.startswith(start)), "sample/idr")
 
     @property
@@ -193,7 +193,7 @@ COMMANDS = (
     Command(
         "ns-show-poses", "{parser} --data {data} --output-path {out}/poses.png", _checked(assert_pictures, "poses.png")
     ),
-    Command("ns-multiscale-blender", "", _check_multiscale, methods="^mip-nerf|depth|neus|idr"),
+    Command("ns-multiscale-blender", "", _check_multiscale, methods="^mip-nerf|^zip-nerf|depth|neus|idr"),
     Command("ns-depth-check", "{data} --output-path {out}/check.png", _checked(assert_pictures, "check.png"), "depth"),
     Command(
         "ns-depth-prepare",
@@ -210,6 +210,7 @@ COMMANDS = (
 ALWAYS = (
     "mip-nerf-small",
     "mip-nerf-360-small",
+    "zip-nerf-small",
     "depth-hash-small",
     "hash-neus-small",
     "hash-idr-small",
@@ -224,7 +225,7 @@ def train_line(subject: Subject, steps: int | None = None) -> list[str]:
     """The words that train a method on its part of the sample scene."""
     words = ["ns-train", subject.method, *train_words(subject.method, steps), "--vis", "tensorboard"]
     words += ["--data", subject.data, "--experiment-name", "sample", "--timestamp", "run"]
-    words += ["blender-data"] if subject.method.startswith("mip-nerf-360") else []
+    words += ["blender-data"] if subject.method.startswith(("mip-nerf-360", "zip-nerf")) else []
     return words + parser_words(words)
 
 
@@ -297,6 +298,7 @@ Column = Mapping[str, str]
 ORDER = (
     "mip-nerf",
     "mip-nerf-360",
+    "zip-nerf",
     "depth",
     "hash-neus",
     "nffb-neus",
@@ -314,7 +316,7 @@ with this page whenever the tests run. Networks, steps and pictures are small on
 what the command makes was there and was not blank; *refused* where it ended with one line instead, which stands below
 the table; {not_for} where it has nothing to do with the method. RUN is the run's folder.
 
-All ran on a CPU, on the sample scene: `mip-nerf…` on its Blender layout, `depth-…` on its nerfstudio layout, the
+All ran on a CPU, on the sample scene: `mip-nerf…` and `zip-nerf…` on its Blender layout, `depth-…` on its nerfstudio layout, the
 surfaces on its IDR layout, `miner-image…` on one of its pictures, `miner-occupancy` on its mesh.
 """
 FOOT = """

@@ -21,6 +21,7 @@ from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
 from common_ns.meshing.extraction import extract_mesh
 from common_ns.nerfstudio_seam.datamanager import StorePixelSampler, seed_step
+from common_ns.nerfstudio_seam.optimizers import FusedAdamConfig
 from common_ns.nerfstudio_seam.pipeline import FieldPipeline, FieldPipelineConfig
 from common_ns.rays.random_numbers import KEY
 from hashnffb_sdf_ns.background import BackgroundOptions
@@ -30,7 +31,6 @@ from hashnffb_sdf_ns.datamanager import MaskBalancedSampler, SdfDataManagerConfi
 from hashnffb_sdf_ns.encodings import EncodingConfig
 from hashnffb_sdf_ns.encodings.nffb import NFFBOptions
 from hashnffb_sdf_ns.neus_model import NeusModel, NeusModelConfig
-from hashnffb_sdf_ns.optimizers import FusedAdamConfig
 from hashnffb_sdf_ns.slice_plane import EMPTY_COLOR, distance_colors, slice_picture
 
 GRID = HashGridOptions(num_levels=3, log2_table_size=10, base_resolution=4, max_resolution=16)

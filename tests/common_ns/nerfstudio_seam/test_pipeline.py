@@ -299,6 +299,25 @@ def test_two_devices_with_chunks_train_as_one_without(tiny_blender, tmp_path):
     assert text.count("Step 3 is left out: square is nan, from target image at row") == 1
 
 
+def test_test_images_are_evaluated_at_each_scale(tiny_blender, tmp_path):
+    config = pipeline_config(tiny_blender)
+    config.eval_scales = (1, 2)
+    pipeline = config.setup(device="cpu", test_mode="test")
+    sizes = []
+
+    def evaluate_image(camera, batch):
+        sizes.append((int(camera.width), batch["image"].shape[1]))
+        return {"psnr": float(batch["image"].shape[1])}, {"img": batch["image"][..., :3]}
+
+    pipeline.model.evaluate_image = evaluate_image
+    loader = pipeline.datamanager.fixed_indices_eval_dataloader
+    averages = pipeline.get_average_image_metrics(loader, "eval", output_path=tmp_path)
+    whole = averages["psnr_1x"]
+    assert averages["psnr_2x"] == whole / 2 and averages["psnr"] == 0.75 * whole
+    assert sizes == len(loader) * [(whole, whole), (whole / 2, whole / 2)]
+    assert {file.name for file in tmp_path.glob("*_0000*")} == {"eval_img_0000.png", "eval_img_0000_2x.png"}
+
+
 def test_means_and_sample_deviation():
     averages = average_metrics([{"psnr": 20.0}, {"psnr": 24.0}], [None, None], get_std=True)
     assert averages == {"psnr": 22.0, "psnr_std": pytest.approx(math.sqrt(8.0))}
