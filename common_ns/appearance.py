@@ -15,20 +15,25 @@ from torch import Tensor, nn
 
 
 class AppearanceCodes(nn.Embedding):
-    """Codes of the training images, drawn near zero.
+    """Codes of the training images, drawn about zero.
 
     Args:
         num_images: number of training images.
         dim: length of a code.
+        std: standard deviation of a code's numbers; None: such that a code's length is about 1.
     """
 
-    def __init__(self, num_images: int, dim: int) -> None:
+    def __init__(self, num_images: int, dim: int, std: float | None = 0.01) -> None:
+        self._std = dim**-0.5 if std is None else std
         super().__init__(num_images, dim)
-        nn.init.normal_(self.weight, std=0.01)
         self.rendered_code: Tensor | None = None
         """Code [dim] outside of training; None: the neutral one."""
         self.neutral_is_zero = False
         """Whether the code of images without one is zero, and not the mean of all codes."""
+
+    def reset_parameters(self) -> None:
+        """Draw the codes, in place of an embedding's standard normal numbers."""
+        nn.init.normal_(self.weight, std=self._std)
 
     def forward(
         self, camera_indices: Int[Tensor, "*n 1"] | None, shape: torch.Size | tuple[int, ...]

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import tyro
@@ -17,13 +17,14 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, RGBRenderer
 from nerfstudio.model_components.scene_colliders import NearFarCollider
 from nerfstudio.models.base_model import Model, ModelConfig
-from nerfstudio.utils import colormaps
 from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.viewer.viewer_elements import ViewerDropdown
 from torch import Tensor
 
 from common_ns.cameras.first_view import FirstView, ViewOfPhotograph, ViewOfSphere
 from common_ns.data.scene_bounds import RayBounds
 from common_ns.data.scene_metadata import SceneMetadata
+from common_ns.depth_colors import DepthColors, depth_levels, depth_picture
 from common_ns.errors import InputError
 from common_ns.metrics import image_metrics, psnr_of_mse, valid_pixels_of
 from common_ns.nerfstudio_seam.model_hooks import ModelHooks
@@ -65,6 +66,13 @@ class RadianceModelConfig(SuiteConfig, ModelConfig):
     """Weight each ray's loss by the area of its pixel, so that images of all scales count alike (multi-scale data)."""
     compute_normals: bool = True
     """Render normals (density gradient) outside of training; off saves a part of the rendering time."""
+    depth_colors: DepthColors = "log"
+    """Depth in pictures and in the viewer: even in the logarithm of distance, or in distance between the percentiles 2
+    and 98 of what is opaque (percentile), both up to ten times the distance of the nearest quarter; or in distance
+    from near to far (linear)."""
+    color_corrected_metrics: bool = False
+    """In evaluation, also report psnr_cc, ssim_cc and lpips_cc: of the rendering after the quadratic change of its
+    colors that brings it closest to the photograph, for captures with changing exposure or white balance."""
     lpips_weights: Path | None = None
     """AlexNet weights file (alexnet-owt-7be5be79.pth) for LPIPS; None: torch's hub cache, or LPIPS is left out."""
     eval_num_rays_per_chunk: int = 2048
@@ -152,6 +160,8 @@ class RadianceModel(Model, ModelHooks):
         # Not modules: the viewer looks among the model's attributes.
         self.first_view = first_view if first_view is not None else self._choose_first_view()
         self.viewer_adapter = ViewerAdapter(CPU_RESOLUTION)
+        ways: list[DepthColors] = list(get_args(DepthColors))
+        self.shown_depth_colors = ViewerDropdown("Depth colors", self.config.depth_colors, ways)
 
     def _choose_first_view(self) -> FirstView:
         """An object as photographs see it, or what a photograph shows of surroundings."""
@@ -271,14 +281,32 @@ class RadianceModel(Model, ModelHooks):
         """The image to compare with, over the background, and the metrics against it, inside of a mask of valid pixels
         where the batch has one."""
         target = self.renderer_rgb.blend_background(batch["image"].to(outputs["rgb"].device))
-        return target, image_metrics(outputs["rgb"], target, self.config.lpips_weights, valid_pixels_of(batch))
+        return target, self.metrics_of(outputs["rgb"], target, valid_pixels_of(batch))
+
+    def metrics_of(
+        self, prediction: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"], valid: Bool[Tensor, "h w 1"] | None
+    ) -> dict[str, float]:
+        """The metrics that the config asks for; arguments as those of `image_metrics`."""
+        config = self.config
+        return image_metrics(prediction, target, config.lpips_weights, valid, config.color_corrected_metrics)
 
     def depth_picture(self, depth: Float[Tensor, "h w 1"], accumulation: Float[Tensor, "h w 1"]) -> Tensor:
-        """Depth in colors between the near and far planes; for captures, between the image's own extremes."""
-        planes = (self.ray_bounds.near, self.ray_bounds.far) if self.ray_bounds.bounded else (None, None)
-        return colormaps.apply_depth_colormap(
-            depth, accumulation=accumulation, near_plane=planes[0], far_plane=planes[1]
-        )
+        """Depth in colors, by the config's `depth_colors`; `linear` is between the near and far planes, or for
+        captures, between the image's own extremes."""
+        planes = (self.ray_bounds.near, self.ray_bounds.far) if self.ray_bounds.bounded else None
+        return depth_picture(depth, accumulation, self.config.depth_colors, planes)
+
+    def shown_in_viewer(self, name: str, outputs: dict[str, Tensor]) -> Tensor:
+        """What the viewer is to show for an output: itself, or of depth the position in the chosen colors. The viewer
+        puts whatever has one channel between its extremes and into colors."""
+        value = outputs[name]
+        is_depth = name.split("_")[0] == "depth" or name == "expected_depth"
+        if not is_depth or name == "depth_error" or value.shape[-1] != 1:
+            return value
+        opacity = outputs.get(name.replace("depth", "accumulation"), outputs.get("accumulation"))
+        if name == "depth_measured":
+            opacity = (value > 0).to(value)
+        return depth_levels(value, opacity, self.shown_depth_colors.value)
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
         """Straight-alpha RGBA with the background taken out again, so that exporters see which rays hit something.

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
+from common_ns.color_correction import color_corrected
 from common_ns.errors import InputError
 
 LPIPS_MIN_SIZE = 64
@@ -107,6 +108,7 @@ def image_metrics(
     target: Float[Tensor, "h w 3"],
     lpips_weights: Path | None = None,
     valid: Bool[Tensor, "h w 1"] | None = None,
+    corrected_too: bool = False,
 ) -> dict[str, float]:
     """PSNR, SSIM and, where its weights are at hand, LPIPS, under the names that ns-eval reports.
 
@@ -116,10 +118,18 @@ def image_metrics(
         valid: pixels that count, of a mask; None: all. PSNR is then over these pixels, SSIM over the windows inside of
             them. LPIPS compares the target with itself outside of them, where the distance is then 0 but for what
             reaches over the edge, and is divided by their share of the picture: the mean over the valid pixels.
+        corrected_too: also those of the prediction in the target's colors, under the same names with `_cc`.
     Returns: the metrics that can be had, and with a mask `valid_fraction`, the share of the pixels that count. Without
         a valid pixel there are no others.
     """
     prediction = prediction.clamp(0, 1)
+    if corrected_too:
+        metrics = image_metrics(prediction, target, lpips_weights, valid)
+        if "psnr" not in metrics:  # no pixel is valid
+            return metrics
+        corrected = image_metrics(color_corrected(prediction, target, valid), target, lpips_weights, valid)
+        corrected.pop("valid_fraction", None)
+        return metrics | {f"{name}_cc": value for name, value in corrected.items()}
     if valid is None:
         metrics = {"psnr": psnr(prediction, target)}
         if min(prediction.shape[:2]) >= SSIM_WINDOW:

@@ -404,12 +404,9 @@ class DepthModel(ProposalModel):
             valid = valid_pixels_of(batch)
             counted = measured if valid is None else measured * valid.to(measured.device)  # 0 is no depth
             metrics |= depth_errors(outputs["depth"] / self.scale, counted / self.scale)
-            near_far = measured[has_depth(measured)]
-            if len(near_far) > 0:
-                accumulation = (measured > 0).float()
-                low, high = float(near_far.min()), float(near_far.max())
-                picture = colormaps.apply_depth_colormap(measured, accumulation, low, high)
-                images["depth_measured"] = picture
+            known = has_depth(measured)
+            if bool(known.any()):
+                images["depth_measured"] = self.depth_picture(measured, known.float())
         if "depth_error" in outputs:
             images["depth_error"] = self._error_picture(outputs["depth_error"])
             images["opacity_at_depth"] = colormaps.apply_colormap(outputs["opacity_at_depth"])

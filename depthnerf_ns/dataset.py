@@ -122,6 +122,12 @@ class DepthDataset(FieldDataset):
     def pixel_arrays(self, image_idx: int) -> dict[str, np.ndarray]:
         return {**super().pixel_arrays(image_idx), **self.depth_arrays(image_idx)}
 
+    def pixels_follow_from(self) -> tuple[list[Any], list[Path]]:
+        settings, files = super().pixels_follow_from()
+        maps = [self.depth_files, self.sigma_files, self.normal_files]
+        settings += [self.contract, self.normal_contract, [each is not None for each in maps]]
+        return settings, files + [Path(file) for each in maps if each is not None for file in each]
+
     def finish_batch(self, batch: dict[str, Any], rays: RayBundle) -> dict[str, Any]:
         """The batch with its maps in scene units, on the rays' device; the rays carry them as metadata too."""
         batch = dict(batch)

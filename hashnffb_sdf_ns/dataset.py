@@ -64,6 +64,10 @@ class MaskedDataset(FieldDataset):
         # The store draws only inside of what is called "mask" there.
         return arrays if mask is None else {**arrays, "object_mask": mask}
 
+    def pixels_follow_from(self) -> tuple[list[Any], list[Path]]:
+        settings, files = super().pixels_follow_from()
+        return [*settings, self.alpha_is_mask, self.mask_files is not None], files + (self.mask_files or [])
+
     def finish_batch(self, batch: dict[str, Any], rays: RayBundle) -> dict[str, Any]:
         """The batch with its mask as a share, on the rays' device."""
         batch = dict(super().finish_batch(batch, rays))

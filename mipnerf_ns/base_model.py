@@ -28,7 +28,7 @@ from common_ns.appearance import fit_code
 from common_ns.base_model import RadianceModel, RadianceModelConfig
 from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
-from common_ns.metrics import image_metrics, valid_pixels_of
+from common_ns.metrics import valid_pixels_of
 from common_ns.rays.random_numbers import RayRandomness
 from common_ns.rays.stepfun import schlick_bias
 from common_ns.rays.transmittance import log_mean_distance
@@ -179,9 +179,6 @@ class ProposalModel(RadianceModel):
         codes = self.field.appearance
         if codes is not None:
             codes.neutral_is_zero = config.appearance_eval == "zero"
-            if config.appearance_std != 0.01:  # what they are drawn with
-                std = config.appearance_std
-                torch.nn.init.normal_(codes.weight, std=codes.embedding_dim**-0.5 if std is None else std)
         self.sampler = ProposalSampler(
             (*config.num_proposal_samples, config.num_nerf_samples),
             sampling,
@@ -406,15 +403,6 @@ class ProposalModel(RadianceModel):
             return self.renderer_expected_depth(round_.weights, round_.samples)
         return log_mean_distance(round_.distances, round_.weights[..., 0])
 
-    def depth_picture(self, depth: Float[Tensor, "h w 1"], accumulation: Float[Tensor, "h w 1"]) -> Tensor:
-        """As the base's; where rays into the sky end at the far plane, what is ten times as far as the nearest quarter
-        of the picture has the color of the far end."""
-        if not self.ends_opaque or self.ray_bounds.bounded:
-            return super().depth_picture(depth, accumulation)
-        near_quarter = float(depth.flatten().kthvalue(max(1, depth.numel() // 4)).values)
-        far = min(float(depth.max()), 10.0 * near_quarter)
-        return colormaps.apply_depth_colormap(depth, accumulation, near_plane=float(depth.min()), far_plane=far)
-
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict | None = None
     ) -> dict[str, Tensor]:
@@ -451,7 +439,7 @@ class ProposalModel(RadianceModel):
         target = self.renderer_rgb.blend_background(batch["image"].to(outputs["rgb"].device))
         half = target.shape[1] // 2
         valid = None if valid is None else valid[:, half:]
-        metrics = image_metrics(outputs["rgb"][:, half:], target[:, half:], self.config.lpips_weights, valid)
+        metrics = self.metrics_of(outputs["rgb"][:, half:], target[:, half:], valid)
         return metrics, images
 
     def outputs_for_test_image(self, camera: Cameras, batch: dict) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ class ColoredField(Field):
         rgb_padding: colors reach this far beyond [0, 1].
         num_images: training images, each with an appearance code.
         appearance_dim: length of the codes; 0: none.
+        appearance_std: standard deviation of their numbers at the start; None: such that their length is about 1.
         **density: arguments of the density, which has a `density_head` on its hidden features.
     """
 
@@ -42,6 +43,7 @@ class ColoredField(Field):
         rgb_padding: float = 0.001,
         num_images: int = 0,
         appearance_dim: int = 0,
+        appearance_std: float | None = 0.01,
         **density,
     ) -> None:
         super().__init__(**density)
@@ -52,7 +54,7 @@ class ColoredField(Field):
             hidden_dim, bottleneck_dim, condition, num_color_layers, color_hidden_dim, rgb_padding
         )
         init_weights(self.color_head, nn.init.kaiming_uniform_)
-        self.appearance = AppearanceCodes(num_images, appearance_dim) if appearance_dim > 0 else None
+        self.appearance = AppearanceCodes(num_images, appearance_dim, appearance_std) if appearance_dim > 0 else None
 
     def get_outputs(
         self, ray_samples: RaySamples, density_embedding: Tensor | None = None

@@ -114,11 +114,19 @@ class MipNerfField(Field):
         """Density of isotropic Gaussians, per scene unit; arguments as `features_of_isotropic`."""
         return self.density_of_gaussians(center, torch.full_like(center, variance), dtype)
 
-    def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n hidden"]]:
+    def get_density(
+        self, ray_samples: RaySamples, noise: Float[Tensor, "*n 1"] | None = None
+    ) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n hidden"]]:
+        """Density per scene unit, and hidden features.
+
+        Args:
+            ray_samples: intervals.
+            noise: standard normal numbers, for the noise while training; None: they are drawn here.
+        """
         hidden = self.features(*self.gaussians(ray_samples))
         raw = self.raw_density(hidden)
         if self.training and self.density_noise > 0:
-            raw = raw + self.density_noise * torch.randn_like(raw)
+            raw = raw + self.density_noise * (torch.randn_like(raw) if noise is None else noise)
         return F.softplus(raw + self.density_bias), hidden
 
     def get_outputs(

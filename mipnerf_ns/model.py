@@ -21,7 +21,7 @@ from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
 from common_ns.metrics import psnr, valid_pixels_of
 from common_ns.nerfstudio_seam.given_noise import GivenNoise
-from common_ns.rays.random_numbers import RayRandomness
+from common_ns.rays.random_numbers import RayRandomness, standard_normal
 from common_ns.rays.stepfun import blur_weights
 from mipnerf_ns.field import MipNerfField, position_scale_for
 from mipnerf_ns.isotropic_field import isotropic_iso_field
@@ -83,6 +83,10 @@ class MipNerfNumbers(NamedTuple):
     """At which quantile each fine interval's bound is drawn."""
     background: Float[Tensor, "n b"]
     """Color behind the ray; no numbers where it is not random."""
+    density_coarse: Float[Tensor, "n c"]
+    """Noise on the density of each coarse interval; no numbers where there is none."""
+    density_fine: Float[Tensor, "n f"]
+    """Noise on the density of each fine interval; no numbers where there is none."""
 
 
 class MipNerfModel(RadianceModel):
@@ -137,6 +141,8 @@ class MipNerfModel(RadianceModel):
             coarse=config.num_coarse_samples + 1,
             fine=config.num_importance_samples + 1,
             background=3 if background == "random" else 0,
+            density_coarse=config.num_coarse_samples if config.density_noise > 0 else 0,
+            density_fine=config.num_importance_samples if config.density_noise > 0 else 0,
         )
         self.sampler_fine = PDFSampler(
             num_samples=config.num_importance_samples,
@@ -163,11 +169,11 @@ class MipNerfModel(RadianceModel):
             numbers = self.randomness.of(ray_bundle.metadata, len(ray_bundle), ray_bundle.origins.device)
         with GivenNoise(None if numbers is None else numbers.coarse):
             coarse = self.sampler_coarse(ray_bundle)
-        weights_coarse, rgb_coarse = self._render(coarse)
+        weights_coarse, rgb_coarse = self._render(coarse, None if numbers is None else numbers.density_coarse)
         dilated = blur_weights(weights_coarse.detach()[..., 0])[..., None]
         with GivenNoise(None if numbers is None else numbers.fine):
             fine = self.sampler_fine(ray_bundle, coarse, dilated)
-        weights, rgb = self._render(fine)
+        weights, rgb = self._render(fine, None if numbers is None else numbers.density_fine)
         outputs = {
             "rgb": rgb,
             "accumulation": self.renderer_accumulation(weights),
@@ -184,10 +190,14 @@ class MipNerfModel(RadianceModel):
                 outputs["normals"] = self.render_normals(weights, lambda where: self._normals_of(fine, where))
         return outputs
 
-    def _render(self, samples: RaySamples) -> tuple[Float[Tensor, "n s 1"], Float[Tensor, "n 3"]]:
-        outputs = self.field(samples)
-        weights = samples.get_weights(outputs[FieldHeadNames.DENSITY])
-        return weights, self.renderer_rgb(outputs[FieldHeadNames.RGB], weights)
+    def _render(
+        self, samples: RaySamples, uniform: Float[Tensor, "n s"] | None
+    ) -> tuple[Float[Tensor, "n s 1"], Float[Tensor, "n 3"]]:
+        """Weights and colors; `uniform` are the numbers that noise on the density follows from, if there is any."""
+        noise = standard_normal(uniform)[..., None] if uniform is not None and uniform.shape[-1] else None
+        density, hidden = self.field.get_density(samples, noise)
+        weights = samples.get_weights(density)
+        return weights, self.renderer_rgb(self.field.get_outputs(samples, hidden)[FieldHeadNames.RGB], weights)
 
     def _normals_of(self, samples: RaySamples, where: Tensor) -> Float[Tensor, "k 3"]:
         mean, var = self.field.gaussians(samples)

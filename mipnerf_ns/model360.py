@@ -87,6 +87,7 @@ class MipNerf360Model(ProposalModel):
             rgb_padding=config.rgb_padding,
             num_images=self.num_train_data,
             appearance_dim=config.appearance_dim,
+            appearance_std=config.appearance_std,
             num_layers=config.num_layers,
             hidden_dim=config.hidden_dim,
             **shared,

@@ -139,6 +139,7 @@ class ZipNerfModel(ProposalModel):
             num_direction_frequencies=config.num_direction_frequencies,
             num_images=self.num_train_data,
             appearance_dim=config.appearance_dim,
+            appearance_std=config.appearance_std,
             **shared,
         )
         return proposals, colored

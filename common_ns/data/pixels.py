@@ -16,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,14 @@ from rich.progress import track
 from torch import Tensor
 
 from common_ns.data.memory import available_memory
+from common_ns.data.pixel_file import PixelFile, PixelWriter
 from common_ns.errors import InputError
 
 MANY_IMAGES = 200
 """From so many images on, decoding takes seconds and a progress bar shows it."""
+
+_Allocate = Callable[[int, dict[str, tuple[int, np.dtype]]], dict[str, Tensor]]
+"""Gives uninitialized arrays [count, channels] for a count of pixels and each name's (channels, type)."""
 
 
 class PixelRuns:
@@ -91,8 +96,9 @@ class PixelStore:
         sizes: (height, width) of each image.
         device: where the pixels are kept and drawn.
         num_workers: threads that decode images, and images that are in memory on their way into the store.
-        on_disk: keep the pixels in a temporary file, of which the system holds in memory what there is room for. The
-            file has no name: it vanishes with the store, however the process ends. It is in TMPDIR or /var/tmp.
+        on_disk: keep the pixels in a file, of which the system holds in memory what there is room for. A `PixelFile` is
+            read if it is there, else written, and stays for later stores. With True it is a temporary file without a
+            name, which vanishes with the store, however the process ends. It is in TMPDIR or /var/tmp.
         row_weights: for each image, how likely a pixel of each of its rows is to be drawn; None: 1 for all rows.
     Raises: InputError if there is less memory, or space on disk, than the pixels need. It is found before the second
         image is decoded.
@@ -104,10 +110,10 @@ class PixelStore:
         sizes: Sequence[tuple[int, int]],
         device: torch.device | str = "cpu",
         num_workers: int = 4,
-        on_disk: bool = False,
+        on_disk: bool | PixelFile = False,
         row_weights: Sequence[Float[np.ndarray, " h"] | None] | None = None,
     ) -> None:
-        if on_disk and torch.device(device).type != "cpu":
+        if on_disk is not False and torch.device(device).type != "cpu":
             drop = "Drop --pipeline.datamanager.images-on-gpu True or --pipeline.datamanager.pixels-on-disk True"
             raise InputError(f"pixels on disk cannot be kept on the device {device} as well", drop)
         counts = [height * width for height, width in sizes]
@@ -116,18 +122,78 @@ class PixelStore:
         self.widths = torch.tensor([width for _, width in sizes], device=device)
         self._heights = [height for height, _ in sizes]
         self.device = device
-        first = load(0)
-        row_types = {name: (array.shape[-1], array.dtype) for name, array in first.items() if name != "mask"}
-        self.arrays = _allocate(int(ends[-1]), row_types, device, on_disk)
         weighted = [] if row_weights is None else [weights is not None for weights in row_weights]
         self._row_weights: list[Float[np.ndarray, " h"] | None] | None = None
         if row_weights is not None and any(weighted):
             self._row_weights = list(row_weights)
+        decode = partial(self._decode, load, sizes, num_workers)
+        if isinstance(on_disk, PixelFile):
+            self.arrays, runs = self._kept(on_disk, decode)
+        else:
+            runs = decode(lambda count, row_types: _allocate(count, row_types, device, on_disk))
+
+        lengths = np.zeros(len(sizes), dtype=np.int64)
+        np.add.at(lengths, np.searchsorted(ends, runs[:, 0], side="right"), runs[:, 1] - runs[:, 0])
+        self.empty_images: list[int] = np.flatnonzero(lengths == 0).tolist()
+        """Images without a pixel that can be drawn."""
+        self._length = int(lengths.sum())
+        self._runs: PixelRuns | None = None
+        """The pixels that can be drawn; None: all, and all alike."""
+        if self._length < int(ends[-1]) or self._row_weights is not None:
+            self._runs = self._weighted(torch.from_numpy(runs).to(device))
+
+    def _kept(
+        self, file: PixelFile, decode: Callable[[_Allocate], Int[np.ndarray, "r 2"]]
+    ) -> tuple[dict[str, Tensor], Int[np.ndarray, "r 2"]]:
+        """Arrays and runs of a file, which is written if it is not there."""
+        found = file.read()
+        if found is not None:
+            return found
+        with file.locked():
+            found = file.read()  # another process may just have written it
+            if found is not None:
+                return found
+            writer: PixelWriter | None = None
+
+            def allocate(count: int, row_types: dict[str, tuple[int, np.dtype]]) -> dict[str, Tensor]:
+                nonlocal writer
+                writer = PixelWriter(file, count, row_types, _reserve)
+                return writer.arrays
+
+            try:
+                runs = decode(allocate)
+            except BaseException:
+                if writer is not None:
+                    writer.abandon()
+                raise
+            assert writer is not None
+            writer.finish(runs)
+            return writer.arrays, runs
+
+    def _decode(
+        self,
+        load: Callable[[int], dict[str, np.ndarray]],
+        sizes: Sequence[tuple[int, int]],
+        num_workers: int,
+        allocate: _Allocate,
+    ) -> Int[np.ndarray, "r 2"]:
+        """Fill `arrays` from the images.
+
+        Args:
+            load, sizes, num_workers: as the class has them.
+            allocate: gives uninitialized arrays.
+        Returns: first position of each run of pixels that can be drawn, and the one after its last.
+        """
+        counts = [height * width for height, width in sizes]
+        first = load(0)
+        row_types = {name: (array.shape[-1], array.dtype) for name, array in first.items() if name != "mask"}
+        self.arrays = allocate(sum(counts), row_types)
+        starts = self.starts.tolist()
 
         def fill(index: int) -> np.ndarray:
             """Store one image; returns the first pixel of each run in its mask and the one after its last [n, 2]."""
             arrays = first if index == 0 else load(index)
-            start = int(ends[index]) - counts[index]
+            start = starts[index]
             by_row = self._row_weights is not None and self._row_weights[index] is not None
             for name, target in self.arrays.items():
                 pixels, target = arrays[name].reshape(counts[index], -1), target[start : start + counts[index]]
@@ -143,14 +209,8 @@ class PixelStore:
         with ThreadPoolExecutor(max_workers=max(1, num_workers)) as pool:
             filled = pool.map(fill, range(len(sizes)))
             quiet = len(sizes) <= MANY_IMAGES
-            runs = list(track(filled, "Decoding images", len(sizes), transient=True, disable=quiet))
-
-        self._length = int(ends[-1])
-        self._runs: PixelRuns | None = None
-        """The pixels that can be drawn; None: all, and all alike."""
-        if "mask" in first or self._row_weights is not None:
-            self._runs = self._weighted(torch.from_numpy(np.concatenate(runs)).to(device))
-            self._length = len(self._runs)
+            runs = track(filled, "Decoding images", len(sizes), transient=True, disable=quiet)
+            return np.concatenate(list(runs)).astype(np.int64)
 
     def _weighted(self, bounds: Int[Tensor, "r 2"]) -> PixelRuns:
         """Runs with the weights of their rows."""

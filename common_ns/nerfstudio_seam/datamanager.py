@@ -10,7 +10,7 @@ it carries the footprint of its pixels.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,7 @@ from common_ns.data.formats import suggestion
 from common_ns.data.gate import check_outputs
 from common_ns.data.masks import check_mask_sizes, empty_masks_warning, valid_pixels
 from common_ns.data.notes import note
+from common_ns.data.pixel_file import PixelFile, pixels_folder
 from common_ns.data.pixels import PixelStore
 from common_ns.data.scene_bounds import ray_bounds
 from common_ns.errors import InputError
@@ -68,8 +69,6 @@ class FieldDataset(InputDataset):
             check_mask_sizes(dataparser_outputs.mask_filenames or [], [(width, height) for width, height in sizes])
         else:
             has_alpha = images.images_have_alpha(files)
-        self.empty_masks: list[Path] = []
-        """Masks of valid pixels that were found to have none."""
         radius = self.metadata.get("fisheye_crop_radius")
         self.crop_radius = None if radius is None else crop_radius(radius, scale_factor)
         """Radius in pixels of the images in use of the circle that a fisheye's picture is in; None: there is none."""
@@ -98,12 +97,26 @@ class FieldDataset(InputDataset):
         arrays = {"image": self.get_numpy_image(image_idx)}
         if self._dataparser_outputs.mask_filenames is not None:
             arrays["mask"] = self._mask(image_idx, arrays["image"].shape[:2]).numpy()
-            if not arrays["mask"].any():
-                self.empty_masks.append(Path(self._dataparser_outputs.mask_filenames[image_idx]))
         seen = self.seen_pixels(image_idx)
         if seen is not None:
             arrays["mask"] = arrays["mask"] & seen if "mask" in arrays else seen
         return arrays
+
+    def pixels_follow_from(self) -> tuple[list[Any], list[Path]]:
+        """What `pixel_arrays` of all images follow from: settings, each with a `repr` that tells it, and files. A data
+        set that has more arrays adds to both."""
+        cameras, outputs = self.cameras, self._dataparser_outputs
+        shape = torch.cat([cameras.height, cameras.width, cameras.camera_type], dim=-1).tolist()
+        masked = outputs.mask_filenames is not None
+        settings = [type(self).__name__, self.scale_factor, self.metadata["images_have_alpha"], shape, masked]
+        if self.crop_radius is not None:
+            settings += [self.crop_radius, torch.cat([cameras.cx, cameras.cy], dim=-1).tolist()]
+        return settings, [Path(file) for file in [*outputs.image_filenames, *(outputs.mask_filenames or [])]]
+
+    def masks_of(self, images: Sequence[int]) -> list[Path]:
+        """Files of the masks of valid pixels of images; none if there are no such masks."""
+        files = self._dataparser_outputs.mask_filenames
+        return [] if files is None else [Path(files[index]) for index in images]
 
     def seen_pixels(self, image_idx: int) -> Bool[np.ndarray, "height width 1"] | None:
         """The pixels within a fisheye's `fisheye_crop_radius`; None: there is none."""
@@ -189,8 +202,11 @@ class FieldDataManagerConfig(SuiteConfig, VanillaDataManagerConfig):
     skip_missing_images: bool = False
     """Leave out frames whose image file does not exist, after naming them, instead of ending with an error."""
     pixels_on_disk: bool = False
-    """Keep decoded pixels in a temporary memory-mapped file instead of in memory, for captures larger than the
-    memory."""
+    """Keep decoded pixels in a memory-mapped file instead of in memory, for captures larger than the memory. The file
+    stays, and later runs on the same images begin with it."""
+    pixels_folder: Path | None = None
+    """Folder of these files, on a disk with room for 3 bytes a pixel; None: a hidden folder in that of the data, or the
+    user's cache where that cannot be written."""
 
 
 class FieldDataManager(VanillaDataManager[FieldDataset]):
@@ -304,19 +320,26 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
                 dataset.pixel_arrays,
                 [(height, width) for height, width in sizes],
                 device=self.device if self.config.images_on_gpu else "cpu",
-                on_disk=self.config.pixels_on_disk,
+                on_disk=self._pixel_file(dataset) if self.config.pixels_on_disk else False,
                 row_weights=[row_weights(cameras, index) for index in range(len(dataset))],
             )
             if len(store) == 0:
                 problem = "the masks leave no pixel to train on"
                 raise InputError(problem, "Mark valid pixels white", self.config.data)
-            if dataset.empty_masks:
-                warning = empty_masks_warning(dataset.empty_masks, len(dataset))
+            empty_masks = dataset.masks_of(store.empty_images)
+            if empty_masks:
+                warning = empty_masks_warning(empty_masks, len(dataset))
                 note(f"Masks: {warning}")
             CONSOLE.print(f"Loaded {len(dataset)} images: {len(store):,} pixels, {store.nbytes / 2**20:.0f} MiB.")
             return store
 
         return StorePixelSampler(fill, dataset._dataparser_outputs.alpha_color, num_rays)
+
+    def _pixel_file(self, dataset: FieldDataset) -> PixelFile:
+        """Where the pixels of a data set are kept on disk."""
+        data = self.config.data if self.config.data is not None else self.config.dataparser.data
+        folder = pixels_folder(Path(data), self.config.pixels_folder)
+        return PixelFile.of(folder, *dataset.pixels_follow_from())
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """This device's rays of the step's batch. In evaluation mode, as the exporters call it with step 0 again and

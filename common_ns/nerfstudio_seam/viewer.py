@@ -11,6 +11,8 @@ What nerfstudio 1.1.5's viewer does with a model that is slow to render, and wha
   where the next chunk of rays begins.
 - A "1" typed into the box beside Max res, be it the beginning of 128, asks for a picture of no height, at which the
   thread that renders ends for good.
+- It spreads depth evenly over the colors, from the nearest to the farthest pixel: of a table-top scene before its
+  surroundings the table has one color. A model with `shown_in_viewer` says what is shown for an output.
 - A model computes all of its outputs for each picture, of which the viewer shows one, or two side by side. Models ask
   `is_shown` before they compute an expensive one, and put something of its shape in its place, as names of outputs are
   to stay the same.
@@ -119,9 +121,14 @@ class FieldRenders(RenderStateMachine):
     def _render_img(self, camera_state: Any) -> dict[str, Any]:
         _render.outputs = self.shown_outputs = self._shown_now()
         try:
-            return super()._render_img(camera_state)
+            outputs = super()._render_img(camera_state)
         finally:
             _render.outputs = None
+        # Compositing has used depth as it is by now: what is left to do is to show it.
+        shown_as = getattr(self.viewer.get_model(), "shown_in_viewer", None)
+        if shown_as is None:
+            return outputs
+        return outputs | {name: shown_as(name, outputs) for name in self.shown_outputs if name in outputs}
 
     def _send_output_to_viewer(self, outputs: dict[str, Any], static_render: bool = True) -> None:
         # Where another one has been chosen meanwhile, its picture is already asked for.

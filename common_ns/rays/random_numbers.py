@@ -55,3 +55,9 @@ class RayRandomness(Generic[Numbers]):
         """
         drawn = metadata.get(KEY)
         return self.named(self.draw(count, device) if drawn is None else drawn)
+
+
+def standard_normal(uniform: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Normally distributed numbers (mean 0, variance 1) from uniform ones in [0, 1), by the inverse of the
+    distribution; within ±5.5, as float32 has no uniform numbers nearer to 0 and 1."""
+    return torch.special.ndtri(uniform.clamp(2.0**-25, 1.0 - 2.0**-24))

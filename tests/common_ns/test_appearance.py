@@ -2,7 +2,7 @@
 
 import torch
 
-from common_ns.appearance import fit_code
+from common_ns.appearance import AppearanceCodes, fit_code
 
 
 def test_code_of_an_affine_render_is_recovered():
@@ -39,3 +39,12 @@ def test_fitting_works_without_gradients_and_leaves_others_alone():
 def test_a_code_without_effect_stays_where_it_starts():
     start = torch.tensor([0.3, -0.7])
     assert torch.equal(fit_code(lambda z: torch.zeros(4, 3) + 0.0 * z.sum(), torch.ones(4, 3), start), start)
+
+
+def test_codes_are_drawn_once():
+    torch.manual_seed(0)
+    expected = 0.3 * torch.randn(8, 16)
+    following = torch.rand(3)
+    torch.manual_seed(0)
+    codes = AppearanceCodes(8, 16, std=0.3)
+    assert torch.allclose(codes.weight, expected) and torch.equal(torch.rand(3), following)

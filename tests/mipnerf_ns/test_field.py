@@ -117,3 +117,6 @@ def test_density_noise_acts_in_training_only():
     field.train()
     third, _ = field.get_density(samples())
     assert not torch.equal(first, third)
+    given, _ = field.get_density(samples(), torch.full_like(first, 0.7))
+    raw = field.raw_density(field.features(*field.gaussians(samples())))
+    assert torch.allclose(given, torch.nn.functional.softplus(raw + 0.7 + field.density_bias))

@@ -134,22 +134,42 @@ def gradients(model: MipNerfModel, bundle: RayBundle, target: torch.Tensor, shar
     return [p.grad.clone() for p in model.field.parameters()]
 
 
+@pytest.mark.parametrize("noise", [0.0, 1.0])
 @pytest.mark.parametrize("background", ["white", "random"])
-def test_the_gradient_does_not_depend_on_how_rays_are_cut_into_chunks(background):
+def test_the_gradient_does_not_depend_on_how_rays_are_cut_into_chunks(background, noise):
     """Random numbers come with the rays, and none are drawn besides."""
-    model = build(background_color=background).train()
+    model = build(background_color=background, density_noise=noise).train()
     target = torch.rand(20, 4 if background == "random" else 3, generator=torch.Generator().manual_seed(3))
     drawn = model.randomness.draw(20)
-    assert drawn.shape == (20, 13 + 11 + (3 if background == "random" else 0))
+    assert drawn.shape == (20, 13 + 11 + (3 if background == "random" else 0) + (12 + 10 if noise else 0))
     bundle = rays(metadata={KEY: drawn})
     whole = gradients(model, bundle, target, [slice(0, 20)])
     state = torch.get_rng_state()
-    cut = gradients(model, bundle, target, [slice(0, 3), slice(3, 11), slice(11, 20)])
-    assert torch.equal(torch.get_rng_state(), state)
-    for one, other in zip(whole, cut, strict=True):
-        assert one.abs().sum() > 0 and torch.allclose(one, other, rtol=1e-3, atol=1e-6)
+    sevens = [slice(start, min(start + 7, 20)) for start in range(0, 20, 7)]
+    for shares in (sevens, [slice(0, 3), slice(3, 11), slice(11, 20)]):
+        cut = gradients(model, bundle, target, shares)
+        assert torch.equal(torch.get_rng_state(), state)
+        for one, other in zip(whole, cut, strict=True):
+            assert one.abs().sum() > 0 and torch.allclose(one, other, rtol=1e-3, atol=1e-6)
     others = gradients(model, rays(metadata={KEY: model.randomness.draw(20)}), target, [slice(0, 20)])
     assert not all(torch.allclose(one, other, rtol=1e-3, atol=1e-6) for one, other in zip(whole, others))
+
+
+def test_noise_is_on_every_intervals_density_of_both_levels():
+    """Columns of the noise change the level that they belong to; without noise, there are none."""
+    model = build(density_noise=2.0).train()
+    drawn = model.randomness.draw(20)
+    names = model.randomness.named(torch.arange(drawn.shape[-1])[None].float())
+    plain = model(rays(metadata={KEY: drawn}))
+    for level, columns in (("_coarse", names.density_coarse[0].long()), ("", names.density_fine[0].long())):
+        for column in (columns[0], columns[-1]):
+            changed = drawn.clone()
+            changed[:, column] = 1.0 - changed[:, column]
+            found = model(rays(metadata={KEY: changed}))
+            assert not torch.equal(found[f"accumulation{level}"], plain[f"accumulation{level}"])
+            assert level == "_coarse" or torch.equal(found["accumulation_coarse"], plain["accumulation_coarse"])
+    quiet = build().randomness.named(torch.zeros(1, build().randomness.width))
+    assert quiet.density_coarse.numel() == quiet.density_fine.numel() == 0
 
 
 def test_without_integration_the_extent_of_pixels_does_not_count():

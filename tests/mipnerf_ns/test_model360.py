@@ -331,3 +331,14 @@ def test_codes_start_with_the_length_asked_for():
     for options, std in (({}, 0.01), ({"appearance_std": 0.2}, 0.2), ({"appearance_std": None}, 0.125)):
         codes = build(appearance_dim=64, **options).field.appearance.weight
         assert float(codes.std()) == pytest.approx(std, rel=0.2)
+
+
+def test_codes_of_any_length_are_the_same_draw():
+    """What is drawn after them does not depend on the length, nor do the codes but for it."""
+    drawn, states = [], []
+    for std in (0.01, 0.2, None):
+        model = build(appearance_dim=64, appearance_std=std)
+        drawn.append(model.field.appearance.weight / (0.125 if std is None else std))
+        states.append(torch.get_rng_state())
+    for codes, state in zip(drawn[1:], states[1:]):
+        assert torch.allclose(codes, drawn[0], atol=1e-5) and torch.equal(state, states[0])

@@ -180,3 +180,9 @@ def test_without_blur_proposals_enclose_the_weights_as_in_mip_nerf_360():
     bundle = training_rays(blurred)
     first, second = (model(bundle)[PROPOSAL_LOSSES].interlevel for model in (blurred, plain))
     assert first.shape == second.shape == (20, 2) and not torch.allclose(first, second)
+
+
+def test_codes_start_with_the_length_asked_for():
+    for options, std in (({}, ZipNerfModelConfig().appearance_std), ({"appearance_std": 0.3}, 0.3)):
+        codes = build(appearance_dim=64, **options).field.appearance
+        assert codes is not None and float(codes.weight.std()) == pytest.approx(std or 0.125, rel=0.2)

@@ -64,8 +64,24 @@ def test_a_step_draws_the_same_batch_in_every_run(tiny_blender):
 
 def test_pixels_on_disk_are_the_same(tiny_blender):
     _, expected = manager(tiny_blender).next_train(7)
-    _, found = manager(tiny_blender, pixels_on_disk=True).next_train(7)
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    for _ in range(2):  # the second finds the first one's file
+        _, found = manager(tiny_blender, pixels_on_disk=True).next_train(7)
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert len(list((tiny_blender / ".fieldsuite-pixels").glob("*.pixels"))) == 1
+
+
+def test_pixels_on_disk_are_those_of_the_images_as_they_are_now(tiny_blender, tmp_path):
+    """Whatever of images and options changes what is decoded, the file found is never another's."""
+    for options in ({}, {"camera_res_scale_factor": 0.5}):
+        on_disk = manager(tiny_blender, pixels_on_disk=True, pixels_folder=tmp_path / "kept", **options)
+        _, found = on_disk.next_train(7)
+        assert torch.equal(found["image"], manager(tiny_blender, **options).next_train(7)[1]["image"])
+    assert len(list((tmp_path / "kept").glob("*.pixels"))) == 2
+    image = tiny_blender / "train" / "r_0.png"
+    Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
+    _, found = manager(tiny_blender, pixels_on_disk=True, pixels_folder=tmp_path / "kept").next_train(7)
+    assert torch.equal(found["image"], manager(tiny_blender).next_train(7)[1]["image"])
+    assert len(list((tmp_path / "kept").glob("*.pixels"))) == 2
 
 
 def test_training_pixels_are_decoded_when_they_are_needed(tiny_blender):

@@ -94,6 +94,9 @@ class Outputs:
         size = (int(camera.height[0, 0]), int(camera.width[0, 0]), 3)
         return {name: torch.full(size, value) for name, value in (("rgb", 0.2), ("normals", 0.6))}
 
+    def shown_in_viewer(self, name: str, outputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return 0.5 * outputs[name]
+
     def set_background_image(self, picture: np.ndarray, **_: Any) -> None:
         self.sent.append(picture)
 
@@ -119,13 +122,13 @@ def test_models_are_told_what_is_shown_and_nothing_else_is_sent():
 
     renders._send_output_to_viewer(renders._render_img(state))
     assert model.asked[-1] == {"rgb"} and model.control_panel.output_render == "rgb"
-    assert model.sent[-1].max() == 51
+    assert model.sent[-1].max() == 25, "the model says how its outputs are shown"
     outputs = renders._render_img(state)
     model.control_panel.output_render = "normals"  # chosen while the other one was rendered
     renders._send_output_to_viewer(outputs)
     assert len(model.sent) == 1
     renders._send_output_to_viewer(renders._render_img(state))
-    assert model.asked[-1] == {"normals"} and model.sent[-1].max() == 153
+    assert model.asked[-1] == {"normals"} and model.sent[-1].max() == 76
     model.control_panel.split, model.control_panel.split_output_render = True, "rgb"
     renders._send_output_to_viewer(renders._render_img(state))
     assert model.asked[-1] == {"rgb", "normals"} and len(model.sent) == 3

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 
 from common_ns.rays import per_ray
-from common_ns.rays.random_numbers import KEY, RayRandomness
+from common_ns.rays.random_numbers import KEY, RayRandomness, standard_normal
 
 
 class Numbers(NamedTuple):
@@ -49,3 +51,15 @@ def test_rows_are_cut_and_joined_in_tensors_and_in_named_tuples():
     names = per_ray.tensors(per_ray.rows(values, 7))
     assert list(names) == ["rgb", "losses.always"]
     assert torch.equal(per_ray.mapped(values["losses"], lambda x: 2 * x).always, 2 * values["losses"].always)
+
+
+def test_normal_numbers_follow_from_uniform_ones():
+    """Their distribution is that of torch.randn, and the ends of the uniform range are finite."""
+    uniform = (torch.arange(100_000) + 0.5) / 100_000
+    normal = standard_normal(uniform)
+    assert abs(float(normal.mean())) < 1e-4 and float(normal.var()) == pytest.approx(1.0, abs=1e-3)
+    for bound in (-2.0, -0.5, 0.0, 1.0, 2.5):
+        share = 0.5 * (1.0 + math.erf(bound / math.sqrt(2.0)))
+        assert float((normal < bound).double().mean()) == pytest.approx(share, abs=1e-4)
+    ends = standard_normal(torch.tensor([0.0, 1.0 - 2.0**-24]))
+    assert torch.isfinite(ends).all() and ends[0] < -5.0 and ends[1] > 5.0
