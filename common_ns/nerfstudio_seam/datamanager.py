@@ -316,11 +316,13 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         def fill() -> PixelStore:
             cameras = dataset.cameras
             sizes = torch.cat([cameras.height, cameras.width], dim=-1).reshape(-1, 2).tolist()
+            kept = self._pixel_file(dataset) if self.config.pixels_on_disk else None
+            source = "" if kept is None or not kept.path.exists() else f" from {kept.path}"
             store = PixelStore(
                 dataset.pixel_arrays,
                 [(height, width) for height, width in sizes],
                 device=self.device if self.config.images_on_gpu else "cpu",
-                on_disk=self._pixel_file(dataset) if self.config.pixels_on_disk else False,
+                on_disk=kept if kept is not None else False,
                 row_weights=[row_weights(cameras, index) for index in range(len(dataset))],
             )
             if len(store) == 0:
@@ -330,7 +332,8 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
             if empty_masks:
                 warning = empty_masks_warning(empty_masks, len(dataset))
                 note(f"Masks: {warning}")
-            CONSOLE.print(f"Loaded {len(dataset)} images: {len(store):,} pixels, {store.nbytes / 2**20:.0f} MiB.")
+            line = f"Loaded {len(dataset)} images{source}: {len(store):,} pixels, {store.nbytes / 2**20:.0f} MiB."
+            CONSOLE.print(line, markup=False, soft_wrap=True)
             return store
 
         return StorePixelSampler(fill, dataset._dataparser_outputs.alpha_color, num_rays)
