@@ -124,10 +124,10 @@ class HashDensityField(Field):
 
     def hidden_of(self, encoding: Float[Tensor, "*n e"]) -> Float[Tensor, "*n hidden"]:
         """Hidden features of grid features."""
-        hidden = encoding
+        hidden = encoding.reshape(-1, encoding.shape[-1])  # as `Trunk`'s: a product of two dimensions is no view
         for layer in self.trunk:
-            hidden = F.relu(layer(hidden))
-        return hidden
+            hidden = F.relu(layer(hidden), inplace=True)
+        return hidden.reshape(*encoding.shape[:-1], hidden.shape[-1])
 
     def density_of(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n 1"]:
         """Density per scene unit of hidden features."""

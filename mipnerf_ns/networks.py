@@ -115,9 +115,12 @@ class ColorHead(nn.Module):
         self, hidden: Float[Tensor, "*n in_dim"], condition: Float[Tensor, "*m condition_dim"]
     ) -> Float[Tensor, "*n 3"]:
         hidden = F.relu(self.input(linear(self.bottleneck, hidden), condition.to(hidden.dtype)), inplace=True)
+        # Two dimensions: a product of more is a view of one of two, and autograd copies what changes a view in place.
+        flat = hidden.reshape(-1, hidden.shape[-1])
         for layer in self.layers:
-            hidden = F.relu(linear(layer, hidden), inplace=True)
-        return torch.sigmoid(head(self.output, hidden)) * (1 + 2 * self.rgb_padding) - self.rgb_padding
+            flat = F.relu(linear(layer, flat), inplace=True)
+        color = torch.sigmoid(head(self.output, flat)) * (1 + 2 * self.rgb_padding) - self.rgb_padding
+        return color.reshape(*hidden.shape[:-1], 3)
 
 
 def linear(layer: nn.Module, x: Tensor) -> Tensor:

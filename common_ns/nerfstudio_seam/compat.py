@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from common_ns.allocator import keep_freed_memory
 from common_ns.data.files import written_whole
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
@@ -40,6 +41,7 @@ def prepare_process() -> None:
     silence_deprecations()
     provide_ffmpeg()
     report_input_errors()
+    keep_freed_memory()
 
 
 def silence_deprecations() -> None:
