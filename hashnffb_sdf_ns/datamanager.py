@@ -45,7 +45,7 @@ class MaskBalancedSampler(StorePixelSampler):
     """
 
     def __init__(self, sampler: StorePixelSampler, fraction: float) -> None:
-        super().__init__(lambda: sampler.store, sampler.alpha_color, sampler.num_rays_per_batch)
+        super().__init__(lambda: sampler.store, sampler.alpha_color, sampler.num_rays_per_batch, sampler.from_one_image)
         self.fraction = fraction
 
     @cached_property
@@ -60,8 +60,14 @@ class MaskBalancedSampler(StorePixelSampler):
     def sample_part(self, num_rays: int, part: slice) -> dict[str, Tensor]:
         if self.runs is None:
             return super().sample_part(num_rays, part)
+        groups = self.runs
+        if self.from_one_image:
+            start, stop = self.store.draw_image()
+            groups = [runs.within(start, stop) for runs in groups]
+            if not all(len(runs) > 0 for runs in groups):
+                groups = [max(groups, key=len)] * 2  # the image is all inside or all outside
         counts = (round(self.fraction * num_rays), num_rays - round(self.fraction * num_rays))
-        flat = torch.cat([runs.draw(count) for runs, count in zip(self.runs, counts)])[part]
+        flat = torch.cat([runs.draw(count) for runs, count in zip(groups, counts)])[part]
         return self.finish(*self.store.at(flat))
 
 

@@ -58,6 +58,13 @@ class PixelRuns:
         """Number of pixels."""
         return int(self.ends[-1]) if len(self.ends) else 0
 
+    def within(self, start: int, stop: int) -> PixelRuns:
+        """Those of the pixels whose positions are from start to before stop."""
+        first = int(torch.searchsorted(self.bounds[:, 1].contiguous(), start, right=True))
+        last = int(torch.searchsorted(self.bounds[:, 0].contiguous(), stop))
+        weights = None if self.weights is None else self.weights[first:last]
+        return PixelRuns(self.bounds[first:last].clamp(start, stop), weights)
+
     def positions(self, numbers: Int[Tensor, " k"]) -> Int[Tensor, " k"]:
         """Positions of pixels, given by their number."""
         return numbers + self.shifts[torch.searchsorted(self.ends, numbers, right=True)]
@@ -136,6 +143,7 @@ class PixelStore:
         np.add.at(lengths, np.searchsorted(ends, runs[:, 0], side="right"), runs[:, 1] - runs[:, 0])
         self.empty_images: list[int] = np.flatnonzero(lengths == 0).tolist()
         """Images without a pixel that can be drawn."""
+        self._empty = frozenset(self.empty_images)
         self._length = int(lengths.sum())
         self._runs: PixelRuns | None = None
         """The pixels that can be drawn; None: all, and all alike."""
@@ -258,18 +266,31 @@ class PixelStore:
         """Bytes that the pixels occupy."""
         return sum(array.numel() * array.element_size() for array in self.arrays.values())
 
-    def sample(self, num_pixels: int, part: slice = slice(None)) -> tuple[dict[str, Tensor], Int[Tensor, "n 3"]]:
+    def draw_image(self) -> tuple[int, int]:
+        """Positions of an image's first pixel and of the one after its last; the image is one of those that have pixels
+        to draw, each as likely, by torch's global random state."""
+        filled = [image for image in range(len(self.starts)) if image not in self._empty]
+        image = filled[int(torch.randint(len(filled), ()))]
+        start = int(self.starts[image])
+        return start, start + self._heights[image] * int(self.widths[image])
+
+    def sample(
+        self, num_pixels: int, part: slice = slice(None), from_one_image: bool = False
+    ) -> tuple[dict[str, Tensor], Int[Tensor, "n 3"]]:
         """Draw pixels with replacement, by their weights, from torch's global random state.
 
         Args:
             num_pixels: number of pixels to draw.
             part: which of them to look up; the random numbers are those of all.
+            from_one_image: all of them from one image, which is drawn first.
         Returns: the arrays' values [n, channels], and (image, row, column) of each pixel of the part.
         """
+        start, stop = self.draw_image() if from_one_image else (0, len(self))
         if self._runs is not None:
-            flat = self._runs.draw(num_pixels, part)
+            runs = self._runs.within(start, stop) if from_one_image else self._runs
+            flat = runs.draw(num_pixels, part)
         else:
-            flat = uniform_numbers(len(self), num_pixels, self.device)[part]
+            flat = start + uniform_numbers(stop - start, num_pixels, self.device)[part]
         return self.at(flat)
 
     def at(self, flat: Int[Tensor, " n"]) -> tuple[dict[str, Tensor], Int[Tensor, "n 3"]]:

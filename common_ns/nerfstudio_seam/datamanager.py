@@ -161,12 +161,20 @@ class StorePixelSampler(PixelSampler):
         fill: makes the store, when it is first drawn from: evaluation alone needs no training pixels.
         alpha_color: color that images with alpha are composited on; None: they keep their alpha.
         num_rays_per_batch: pixels of a batch.
+        from_one_image: take all pixels of a batch from one image.
     """
 
-    def __init__(self, fill: Callable[[], PixelStore], alpha_color: Tensor | None, num_rays_per_batch: int) -> None:
+    def __init__(
+        self,
+        fill: Callable[[], PixelStore],
+        alpha_color: Tensor | None,
+        num_rays_per_batch: int,
+        from_one_image: bool = False,
+    ) -> None:
         super().__init__(PixelSamplerConfig(), num_rays_per_batch=num_rays_per_batch)
         self._fill = fill
         self.alpha_color = alpha_color
+        self.from_one_image = from_one_image
 
     @cached_property
     def store(self) -> PixelStore:
@@ -179,7 +187,7 @@ class StorePixelSampler(PixelSampler):
 
     def sample_part(self, num_rays: int, part: slice) -> dict[str, Tensor]:
         """Draw a batch of `num_rays`, and return a part of it: the random numbers are those of the whole."""
-        return self.finish(*self.store.sample(num_rays, part))
+        return self.finish(*self.store.sample(num_rays, part, self.from_one_image))
 
     def finish(self, batch: dict[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
         """A batch of pixels as they are stored, with colors in [0, 1] and "indices"."""
@@ -201,6 +209,8 @@ class FieldDataManagerConfig(SuiteConfig, VanillaDataManagerConfig):
     """target class to instantiate"""
     skip_missing_images: bool = False
     """Leave out frames whose image file does not exist, after naming them, instead of ending with an error."""
+    single_image_batches: bool = False
+    """Take the rays of a training batch from one image, which is drawn for each batch, instead of from all mixed."""
     pixels_on_disk: bool = False
     """Keep decoded pixels in a memory-mapped file instead of in memory, for captures larger than the memory. The file
     stays, and later runs on the same images begin with it."""
@@ -336,7 +346,8 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
             CONSOLE.print(line, markup=False, soft_wrap=True)
             return store
 
-        return StorePixelSampler(fill, dataset._dataparser_outputs.alpha_color, num_rays)
+        alpha_color = dataset._dataparser_outputs.alpha_color
+        return StorePixelSampler(fill, alpha_color, num_rays, self.config.single_image_batches)
 
     def _pixel_file(self, dataset: FieldDataset) -> PixelFile:
         """Where the pixels of a data set are kept on disk."""

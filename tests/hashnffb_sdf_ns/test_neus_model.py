@@ -411,6 +411,26 @@ def test_a_batch_has_its_share_of_the_object_and_belongs_to_the_step():
     assert torch.equal(part["indices"], whole["indices"][50:180])
 
 
+def test_a_batch_of_one_image_has_its_share_of_the_object_where_there_is_one():
+    masks = torch.zeros(3, 20, 20, 1, dtype=torch.uint8)
+    masks[0, 5:9, 5:15] = masks[2] = 255
+
+    def load(index: int) -> dict[str, np.ndarray]:
+        return {"image": np.full((20, 20, 3), index, np.uint8), "object_mask": masks[index].numpy()}
+
+    pixels = StorePixelSampler(lambda: PixelStore(load, [(20, 20)] * 3), None, 100, from_one_image=True)
+    sampler = MaskBalancedSampler(pixels, 0.7)
+    expected = {0: 140, 1: 0, 2: 200}
+    found = set()
+    for step in range(30):
+        seed_step(1, step)
+        batch = sampler.sample_part(200, slice(0, 200))
+        (image,) = batch["indices"][:, 0].unique().tolist()
+        assert int((batch["object_mask"] > 0).sum()) == expected[image] and len(batch["image"]) == 200
+        found.add(image)
+    assert found == {0, 1, 2}
+
+
 def pipeline_on(data: Path, **options) -> FieldPipeline:
     torch.manual_seed(0)
     datamanager = SdfDataManagerConfig(

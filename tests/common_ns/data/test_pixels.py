@@ -57,6 +57,34 @@ def test_masked_pixels_are_never_drawn():
     assert (indices[:, 2] % 2 == 0).all()
 
 
+@pytest.mark.parametrize("kind", ["whole", "masked", "weighted"])
+def test_a_batch_of_one_image_is_drawn_from_it_as_from_all(kind):
+    """Every image as likely, whatever its size; within it the same pixels as likely as from all images mixed."""
+
+    def load(index):
+        arrays = coded(index)
+        mask = (arrays["image"][..., 2:] % 2 == 0) & (index != 1)
+        return {**arrays, "mask": mask} if kind == "masked" else arrays
+
+    weights = (
+        [np.arange(1.0, height + 1) if height > 1 else None for height, _ in SIZES] if kind == "weighted" else None
+    )
+    store = PixelStore(load, SIZES, row_weights=weights)
+    torch.manual_seed(0)
+    drawn = []
+    for _ in range(60):
+        values, indices = store.sample(50, from_one_image=True)
+        assert torch.equal(values["image"].long(), indices) and len(indices[:, 0].unique()) == 1
+        drawn.append(indices)
+    times = torch.bincount(torch.stack([indices[0, 0] for indices in drawn]), minlength=3)
+    assert times[1] == 0 if kind == "masked" else times.min() > 10
+    first = torch.cat([indices for indices in drawn if indices[0, 0] == 0])
+    _, mixed = store.sample(20_000)
+    for column in (1, 2):
+        shares = [torch.bincount(of[:, column], minlength=6) / len(of) for of in (first, mixed[mixed[:, 0] == 0])]
+        assert (shares[0] - shares[1]).abs().max() < 0.06
+
+
 def test_all_places_in_order():
     store = PixelStore(coded, SIZES)
     flat = torch.arange(35)
