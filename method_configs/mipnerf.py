@@ -182,6 +182,7 @@ zip_nerf_small = MethodSpecification(
                 num_color_layers=2,
                 color_hidden_dim=64,
                 num_direction_frequencies=3,
+                color_skip=False,
                 num_multisamples=3,
                 capture_near_plane=0.2,
                 eval_num_rays_per_chunk=4096,

@@ -24,6 +24,7 @@ class ColoredField(Field):
     Args:
         bottleneck_dim: channels from the density's hidden features to the color head.
         num_color_layers, color_hidden_dim: size of the color head.
+        color_skip: join the color head's input again before its output.
         num_direction_frequencies: octaves of the view direction's encoding.
         rgb_padding: colors reach this far beyond [0, 1].
         num_images: training images, each with an appearance code.
@@ -39,6 +40,7 @@ class ColoredField(Field):
         bottleneck_dim: int = 256,
         num_color_layers: int = 1,
         color_hidden_dim: int = 128,
+        color_skip: bool = False,
         num_direction_frequencies: int = 4,
         rgb_padding: float = 0.001,
         num_images: int = 0,
@@ -51,7 +53,7 @@ class ColoredField(Field):
         condition = 3 + 6 * num_direction_frequencies + appearance_dim
         hidden_dim = self.density_head.in_features
         self.color_head = ColorHead(
-            hidden_dim, bottleneck_dim, condition, num_color_layers, color_hidden_dim, rgb_padding
+            hidden_dim, bottleneck_dim, condition, num_color_layers, color_hidden_dim, rgb_padding, color_skip
         )
         init_weights(self.color_head, nn.init.kaiming_uniform_)
         self.appearance = AppearanceCodes(num_images, appearance_dim, appearance_std) if appearance_dim > 0 else None

@@ -68,7 +68,7 @@ class HashDensityField(Field):
         super().__init__()
         self.contracted, self.position_scale = contracted, position_scale
         self.density_bias, self.fade_levels, self.tell_fading = density_bias, fade_levels, fade_levels and tell_fading
-        self.num_multisamples = num_multisamples
+        self.num_multisamples: NumPoints = num_multisamples
         self.register_buffer("center", torch.tensor(center), persistent=False)
         self.grid = HashGrid(grid)
         told = len(self.grid.shape.levels) if self.tell_fading else 0
@@ -104,16 +104,16 @@ class HashDensityField(Field):
 
     def encode(self, points: Float[Tensor, "*n k 3"], std: Float[Tensor, "*n k"]) -> Float[Tensor, "*n e"]:
         """Grid features of isotropic Gaussians, given in scene units; their mean over k of them."""
-        points, std = (points - self.center) * self.position_scale, std.detach()[..., None] * self.position_scale
+        points, extent = (points - self.center) * self.position_scale, std.detach()[..., None] * self.position_scale
         radius = 1.0
         if self.contracted:
-            points, std = contract_isotropic(points, std)
+            points, extent = contract_isotropic(points, extent)
             radius = CONTRACTED_RADIUS
         points = points / (2.0 * radius) + 0.5
-        std = std.squeeze(-1).detach() / (2.0 * radius) if self.fade_levels else None
+        extents = extent.squeeze(-1).detach() / (2.0 * radius) if self.fade_levels else None
         if not self.tell_fading:
-            return self.grid.gaussian_features(points, std)
-        features, weights = self.grid.gaussian_features_and_weights(points, std)
+            return self.grid.gaussian_features(points, extents)
+        features, weights = self.grid.gaussian_features_and_weights(points, extents)
         mean_squares = level_mean_squares(self.grid.table.detach(), self.grid.shape)
         told = scale_features(weights, mean_squares, self.grid.INIT_SCALE)
         return torch.cat([features, told.to(features.dtype)], dim=-1)

@@ -93,6 +93,7 @@ class ColorHead(nn.Module):
         condition_dim: channels of the conditions.
         num_layers, hidden_dim: size of the color layers.
         rgb_padding: colors reach this far beyond [0, 1], so that the sigmoid need not saturate.
+        skip: join the input of the color layers again before the output.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class ColorHead(nn.Module):
         num_layers: int,
         hidden_dim: int,
         rgb_padding: float,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         self.rgb_padding = rgb_padding
@@ -110,17 +112,21 @@ class ColorHead(nn.Module):
         self.input = SplitLinear(bottleneck_dim, condition_dim, hidden_dim)
         self.layers = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(num_layers - 1))
         self.output = nn.Linear(hidden_dim, 3)
+        self.skip = SplitLinear(bottleneck_dim, condition_dim, 3) if skip else None
 
     def forward(
         self, hidden: Float[Tensor, "*n in_dim"], condition: Float[Tensor, "*m condition_dim"]
     ) -> Float[Tensor, "*n 3"]:
-        hidden = F.relu(self.input(linear(self.bottleneck, hidden), condition.to(hidden.dtype)), inplace=True)
+        passed, condition = linear(self.bottleneck, hidden), condition.to(hidden.dtype)
+        hidden = F.relu(self.input(passed, condition), inplace=True)
         # Two dimensions: a product of more is a view of one of two, and autograd copies what changes a view in place.
         flat = hidden.reshape(-1, hidden.shape[-1])
         for layer in self.layers:
             flat = F.relu(linear(layer, flat), inplace=True)
-        color = torch.sigmoid(head(self.output, flat)) * (1 + 2 * self.rgb_padding) - self.rgb_padding
-        return color.reshape(*hidden.shape[:-1], 3)
+        raw = head(self.output, flat).reshape(*hidden.shape[:-1], 3)
+        if self.skip is not None:
+            raw = raw + self.skip(passed, condition)
+        return torch.sigmoid(raw) * (1 + 2 * self.rgb_padding) - self.rgb_padding
 
 
 def linear(layer: nn.Module, x: Tensor) -> Tensor:

@@ -68,6 +68,8 @@ class ZipNerfModelConfig(ProposalModelConfig):
     """Hidden layers of the color head."""
     color_hidden_dim: int = 256
     """Width of these layers."""
+    color_skip: bool = True
+    """Join what enters the color head again before its output."""
     num_direction_frequencies: int = 4
     """Octaves of the view direction's encoding."""
     density_bias: float = -1.0
@@ -141,6 +143,7 @@ class ZipNerfModel(ProposalModel):
             bottleneck_dim=config.bottleneck_dim,
             num_color_layers=config.num_color_layers,
             color_hidden_dim=config.color_hidden_dim,
+            color_skip=config.color_skip,
             num_direction_frequencies=config.num_direction_frequencies,
             num_images=self.num_train_data,
             appearance_dim=config.appearance_dim,

@@ -80,6 +80,7 @@ class FieldPipeline(VanillaPipeline):
     have it.
     """
 
+    config: FieldPipelineConfig
     datamanager: VanillaDataManager
     _told_of_masks = False
     """Whether a training has said that images are compared inside of their masks."""

@@ -17,6 +17,7 @@ from common_ns.rays.power_ladder import power_ladder
 from common_ns.rays.random_numbers import KEY
 from mipnerf_ns.base_model import PROPOSAL_LOSSES
 from mipnerf_ns.blurred_steps import blurred_interlevel_loss
+from mipnerf_ns.networks import ColorHead
 from mipnerf_ns.zip_model import DISTORTION_LADDER, ZipNerfModel, ZipNerfModelConfig
 from tests.mipnerf_ns.tiny360 import CAPTURE, NUM_IMAGES, OBJECT, rays, rounds_of
 
@@ -199,3 +200,17 @@ def test_codes_start_with_the_length_asked_for():
     for options, std in (({}, ZipNerfModelConfig().appearance_std), ({"appearance_std": 0.3}, 0.3)):
         codes = build(appearance_dim=64, **options).field.appearance
         assert codes is not None and float(codes.weight.std()) == pytest.approx(std or 0.125, rel=0.2)
+
+
+def test_the_color_heads_output_sees_its_input_again():
+    """As one layer on both, with and without a direction for each sample."""
+    torch.manual_seed(0)
+    head = ColorHead(5, 4, 3, 1, 6, rgb_padding=0.0, skip=True)
+    hidden, condition = torch.randn(7, 2, 5), torch.randn(7, 1, 3)
+    with torch.no_grad():
+        passed = torch.cat([head.bottleneck(hidden), condition.expand(7, 2, 3)], dim=-1)
+        inner = torch.relu(passed @ head.input.weight.T + head.input.bias)
+        weight = torch.cat([head.output.weight, head.skip.weight], dim=-1)
+        raw = torch.cat([inner, passed], dim=-1) @ weight.T + head.output.bias + head.skip.bias
+        torch.testing.assert_close(head(hidden, condition), torch.sigmoid(raw))
+    assert build().field.color_head.skip is not None and build(color_skip=False).field.color_head.skip is None
