@@ -51,6 +51,7 @@ class HashDensityField(Field):
     """
 
     center: Tensor
+    num_multisamples: NumPoints
 
     def __init__(
         self,
@@ -110,10 +111,10 @@ class HashDensityField(Field):
             points, std = contract_isotropic(points, std)
             radius = CONTRACTED_RADIUS
         points = points / (2.0 * radius) + 0.5
-        std = std.squeeze(-1).detach() / (2.0 * radius) if self.fade_levels else None
+        faded = std.squeeze(-1).detach() / (2.0 * radius) if self.fade_levels else None
         if not self.tell_fading:
-            return self.grid.gaussian_features(points, std)
-        features, weights = self.grid.gaussian_features_and_weights(points, std)
+            return self.grid.gaussian_features(points, faded)
+        features, weights = self.grid.gaussian_features_and_weights(points, faded)
         mean_squares = level_mean_squares(self.grid.table.detach(), self.grid.shape)
         told = scale_features(weights, mean_squares, self.grid.INIT_SCALE)
         return torch.cat([features, told.to(features.dtype)], dim=-1)
