@@ -108,7 +108,7 @@ class ProposalSampler(ProposalNetworkSampler):
         spacing: which distance the first round divides evenly: distance itself, its inverse, distance up to 1 and
             inverse distance beyond, or a power ladder.
         dilation_multiplier: dilation before resampling, in units of the mean interval that rounds so far would give.
-        dilation_bias: dilation before resampling in normalized distance, added to it.
+        dilation_bias: dilation before resampling in normalized distance, added to it. Both 0: none.
         resample_padding: added to the dilated weights, spread by length, so that empty stretches are still looked at.
         drop_dilated_ends: leave out the first and the last dilated interval, as the authors' code does.
         opaque_end: the last interval of every round stops the ray.
@@ -220,9 +220,10 @@ class ProposalSampler(ProposalNetworkSampler):
             with torch.no_grad():
                 if index > 0:
                     dilation = self.dilation_bias + self.dilation_multiplier * (1.0 - start) / intervals
-                    t, weights = max_dilate(t, weights, dilation, start)
-                    if self.drop_dilated_ends:
-                        t, weights = t[..., 1:-1], weights[..., 1:-1]
+                    if dilation > 0:
+                        t, weights = max_dilate(t, weights, dilation, start)
+                        if self.drop_dilated_ends:
+                            t, weights = t[..., 1:-1], weights[..., 1:-1]
                     weights = weights + self.resample_padding * (t[..., 1:] - t[..., :-1])
                 shift = None if jitter is None else jitter[..., index : index + 1]
                 t = sample_intervals(t, anneal_weights(weights, t, anneal), count, shift, start)

@@ -53,6 +53,11 @@ class ZipNerfModelConfig(ProposalModelConfig):
     """Ray distance of a capture's first sample in scene units, where near_plane is None."""
     num_proposal_samples: tuple[int, ...] = (64, 64)
     """Intervals per ray of each proposal round."""
+    dilation_multiplier: float = 0.0
+    """Widening of proposal intervals before resampling, relative to the mean length that intervals should have. 0, as
+    the authors': proposals learn blurred weights, which are wide enough."""
+    dilation_bias: float = 0.0
+    """Widening of proposal intervals before resampling, in normalized ray distance."""
     hidden_dim: int = 64
     """Width of the network on the features of the grid with color."""
     proposal_hidden_dim: int = 64

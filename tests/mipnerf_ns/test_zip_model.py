@@ -175,6 +175,19 @@ def test_rounds_without_a_grid_or_a_blur_are_refused(options, named):
         build(**options)
 
 
+def test_samples_are_drawn_from_proposals_as_they_are():
+    """Where a proposal has no weight, the next round has no sample."""
+    model = build(num_proposal_samples=(8, 8)).eval()
+    bundle = rays(1)
+    first, second, _ = rounds_of(model, bundle)
+    edges = first.bins[0]
+    density = torch.full((8,), -30.0)
+    density[5] = 30.0
+    model.proposal[0].get_density = lambda samples: (density.exp().expand(1, 8)[..., None], None)
+    _, second, _ = rounds_of(model, bundle)
+    assert second.bins[0, 1:-1].min() >= edges[5] and second.bins[0, 1:-1].max() <= edges[6] + 1e-6
+
+
 def test_without_blur_proposals_enclose_the_weights_as_in_mip_nerf_360():
     blurred, plain = build().train(), build(blur_radii=()).train()
     bundle = training_rays(blurred)
