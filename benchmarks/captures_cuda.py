@@ -327,7 +327,8 @@ class CapturesCuda:
             row |= {"rendered rays per second": round(pixels / shown), "rendering of the floor": floor["of the floor"]}
             rows.append(row)
             print(row, flush=True)
-        self._save("speed", rows, rounds=self.rounds, **{"GFLOP per trained ray": training_flops(model) / 1e9})
+        settings: dict[str, Any] = {"rounds": self.rounds, "GFLOP per trained ray": training_flops(model) / 1e9}
+        self._save("speed", rows, **settings)
 
     def _against_floor(self, variant: Variant, seconds: float, flops: int) -> dict[str, Any]:
         """Time in ms, the rate reached, the floor in ms, and which part of the time it is."""
