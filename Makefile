@@ -44,7 +44,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# A Blender scene can be given: make bench DATA=path/to/lego, and a capture for mip-NeRF 360: CAPTURE=path/to/fox.
+# A Blender scene can be given: make bench DATA=path/to/lego, and a capture for mip-NeRF 360 and Zip-NeRF:
+# CAPTURE=path/to/fox.
 # Without them, the sample scene is measured on.
 bench: setup
 	test -d $(DATA) || $(BIN)/ns-sample-scene --output-dir outputs/bench --layouts blender --resolution 100
@@ -52,6 +53,8 @@ bench: setup
 	$(BIN)/python -m benchmarks.mipnerf quality --data $(DATA)
 	$(BIN)/python -m benchmarks.mipnerf360 speed $(if $(CAPTURE),--data $(CAPTURE))
 	$(BIN)/python -m benchmarks.mipnerf360 quality $(if $(CAPTURE),--data $(CAPTURE))
+	$(BIN)/python -m benchmarks.zip_nerf speed $(if $(CAPTURE),--data $(CAPTURE))
+	$(BIN)/python -m benchmarks.zip_nerf parts $(if $(CAPTURE),--data $(CAPTURE))
 	$(BIN)/python -m benchmarks.large_capture
 	$(BIN)/python -m benchmarks.miner astronaut
 	$(BIN)/python -m benchmarks.miner random

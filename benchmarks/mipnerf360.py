@@ -140,6 +140,19 @@ def rays_of_ours() -> int:
     return all_methods[METHOD].pipeline.datamanager.train_num_rays_per_batch
 
 
+def sample_capture(folder: Path, **options: Any) -> Path:
+    """The unbounded sample scene, written into a folder; returns its data in nerfstudio's format.
+
+    Args:
+        folder: where it is written.
+        **options: other options of `SampleSceneConfig`.
+    """
+    size = {"num_train": 60, "num_val": 2, "num_test": 4, "resolution": 160, **options}
+    target = folder / "sample-unbounded"
+    write_sample_scene(SampleSceneConfig(target, layouts=("nerfstudio",), unbounded=True, **size))
+    return target / "nerfstudio"
+
+
 def peak_mebibytes() -> int:
     """Peak memory: what torch allocated on the GPU, or the whole process on a CPU."""
     if torch.cuda.is_available():
@@ -181,9 +194,7 @@ class Benchmark:
     def _scenes(self, folder: Path) -> list[Path]:
         scenes = [] if self.data is None else [self.data]
         if self.sample_scene or self.data is None:
-            options = {"layouts": ("nerfstudio",), "num_train": 60, "num_val": 2, "num_test": 4, "resolution": 160}
-            write_sample_scene(SampleSceneConfig(folder / "sample-unbounded", unbounded=True, **options))
-            scenes.append(folder / "sample-unbounded" / "nerfstudio")
+            scenes.append(sample_capture(folder))
         return scenes
 
     def quality(self, folder: Path) -> None:

@@ -368,13 +368,23 @@ class ProposalModel(RadianceModel):
     def _regularizers(self, rounds: list[Round]) -> ProposalLosses:
         """Losses of where samples went; the viewer shows them as images."""
         *proposals, last = rounds
-        weights = last.weights[..., 0]
-        missed = [
-            lossfun_outer(last.bins, weights.detach(), proposal.bins, proposal.weights[..., 0]).mean(-1, keepdim=True)
-            for proposal in proposals
-        ]
-        interlevel = torch.cat(missed, dim=-1) if missed else weights.new_zeros(len(weights), 0)
-        return ProposalLosses(interlevel, lossfun_distortion(last.bins, weights)[..., None])
+        missed = [self._interlevel(last, proposal, index) for index, proposal in enumerate(proposals)]
+        interlevel = torch.stack(missed, dim=-1) if missed else last.weights.new_zeros(len(last.weights), 0)
+        return ProposalLosses(interlevel, self._distortion(last)[..., None])
+
+    def _interlevel(self, last: Round, proposal: Round, index: int) -> Float[Tensor, "n"]:
+        """How far a proposal round's weights fail to enclose the last round's.
+
+        Args:
+            last, proposal: the rounds.
+            index: the proposal round's, from 0.
+        """
+        weights = last.weights[..., 0].detach()
+        return lossfun_outer(last.bins, weights, proposal.bins, proposal.weights[..., 0]).mean(-1)
+
+    def _distortion(self, last: Round) -> Float[Tensor, "n"]:
+        """How far the last round's weights are from being in one place."""
+        return lossfun_distortion(last.bins, last.weights[..., 0])
 
     def _inspections(self, rounds: list[Round]) -> dict[str, Tensor]:
         """Depth of all kinds and rounds, and the weights if they were asked for."""

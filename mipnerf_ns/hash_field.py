@@ -51,6 +51,7 @@ class HashDensityField(Field):
     """
 
     center: Tensor
+    num_multisamples: NumPoints
 
     def __init__(
         self,

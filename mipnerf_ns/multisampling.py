@@ -102,18 +102,27 @@ def multisamples(
         variance = (std * std * length2 + 0.5 * radius * radius * mean_square) / 3.0
         points = torch.addcmul(origins[..., None, :], directions[..., None, :], mean[..., None])
         return Multisamples(points[..., None, :], variance.clamp_min(_TINY).sqrt()[..., None])
+    # Points and coordinates come first in memory, so that loops run over the intervals of all rays, not over three.
     places = torch.linspace(-1.0, 1.0, num_points, dtype=torch.float64)
-    places = (places / places.square().mean().sqrt()).to(t0)
-    distance = torch.addcmul(mean[..., None], std[..., None], places)
+    places = _first(places / places.square().mean().sqrt(), t0)
+    distance = torch.addcmul(mean, std, places)
     # Three discs that grow with the distance would have their mean beside the ray.
-    size = distance if num_points == 6 else mean_square.clamp_min(_TINY).sqrt()[..., None].expand_as(distance)
-    disc = math.sqrt(0.5) * radius[..., None] * size
+    size = distance if num_points == 6 else mean_square.clamp_min(_TINY).sqrt().expand_as(distance)
+    disc = math.sqrt(0.5) * radius * size
     angle = 2.0 * math.pi * _angles(_HELICES[num_points], t0, uniforms)
-    first, second = (axis[..., None, None, :] for axis in perpendicular(directions))
-    points = torch.addcmul(origins[..., None, None, :], directions[..., None, None, :], distance[..., None])
-    points = torch.addcmul(points, first, (disc * angle.cos())[..., None])
-    points = torch.addcmul(points, second, (disc * angle.sin())[..., None])
-    return Multisamples(points, std_scale * disc)
+    on_first, on_second = disc * angle.cos(), disc * angle.sin()
+    axes = zip(origins.unbind(-1), directions.unbind(-1), *(axis.unbind(-1) for axis in perpendicular(directions)))
+    points = torch.stack(
+        [
+            torch.addcmul(
+                torch.addcmul(torch.addcmul(o[..., None], d[..., None], distance), first[..., None], on_first),
+                second[..., None],
+                on_second,
+            )
+            for o, d, first, second in axes
+        ]
+    )
+    return Multisamples(points.movedim((0, 1), (-1, -2)), (std_scale * disc).movedim(0, -1))
 
 
 def perpendicular(directions: Float[Tensor, "*r 3"]) -> tuple[Float[Tensor, "*r 3"], Float[Tensor, "*r 3"]]:
@@ -142,7 +151,7 @@ def _moments_along(
 
 def _angles(
     helix: _Helix, t0: Float[Tensor, "*r s"], uniforms: Float[Tensor, "*r s 2"] | None
-) -> Float[Tensor, "*r s k"]:
+) -> Float[Tensor, "k *r s"]:
     """Angles of the points about the ray, in turns."""
     angles = t0.new_tensor(helix.angles)
     if uniforms is not None:
@@ -150,4 +159,9 @@ def _angles(
     else:
         odd = (torch.arange(t0.shape[-1], device=t0.device) % 2).bool()
         turn, mirrored = helix.odd_turn * odd.to(t0), odd & helix.odd_mirrored
-    return torch.where(mirrored[..., None], angles.flip(0), angles) + turn[..., None]
+    return torch.where(mirrored, _first(angles.flip(0), t0), _first(angles, t0)) + turn
+
+
+def _first(values: Float[Tensor, "k"], like: Float[Tensor, "*r s"]) -> Float[Tensor, "k ..."]:
+    """Numbers of the points, to be combined with numbers of the intervals: a first dimension before theirs."""
+    return values.to(like).reshape(-1, *(1,) * like.ndim)

@@ -19,7 +19,7 @@ from common_ns.hash_grid import HashGridOptions
 from common_ns.hash_grid.decay import normalized_weight_decay
 from common_ns.rays.power_ladder import power_ladder
 from common_ns.rays.random_numbers import RayRandomness
-from mipnerf_ns.base_model import ProposalLosses, ProposalModel, ProposalModelConfig
+from mipnerf_ns.base_model import ProposalModel, ProposalModelConfig
 from mipnerf_ns.blurred_steps import blurred_interlevel_loss
 from mipnerf_ns.hash_field import TURNS, HashDensityField, HashField
 from mipnerf_ns.multisampling import NumPoints
@@ -186,26 +186,19 @@ class ZipNerfModel(ProposalModel):
         others = [[p for p in network if id(p) not in proposals] for network in super().networks()]
         return [*(list(proposal.parameters()) for proposal in self.proposal), *(other for other in others if other)]
 
-    def _regularizers(self, rounds: list[Round]) -> ProposalLosses:
-        found = super()._regularizers(rounds)
-        *proposals, last = rounds
-        weights = last.weights[..., 0]
-        if self.config.blur_radii and proposals:
-            found = found._replace(
-                interlevel=torch.stack(
-                    [
-                        blurred_interlevel_loss(
-                            last.bins, weights.detach(), proposal.bins.detach(), proposal.weights[..., 0], radius
-                        )
-                        for proposal, radius in zip(proposals, self.config.blur_radii)
-                    ],
-                    dim=-1,
-                )
-            )
-        if self.sampler.spacing == "power":
-            curved = power_ladder(last.distances, *DISTORTION_LADDER)
-            found = found._replace(distortion=lossfun_distortion(curved, weights)[..., None])
-        return found
+    def _interlevel(self, last: Round, proposal: Round, index: int) -> Float[Tensor, "n"]:
+        """With blur, where there is one."""
+        if not self.config.blur_radii:
+            return super()._interlevel(last, proposal, index)
+        weights, bins = last.weights[..., 0].detach(), proposal.bins.detach()
+        radius = self.config.blur_radii[index]
+        return blurred_interlevel_loss(last.bins, weights, bins, proposal.weights[..., 0], radius)
+
+    def _distortion(self, last: Round) -> Float[Tensor, "n"]:
+        """On the curve of `DISTORTION_LADDER`, where rays are sampled on one."""
+        if self.sampler.spacing != "power":
+            return super()._distortion(last)
+        return lossfun_distortion(power_ladder(last.distances, *DISTORTION_LADDER), last.weights[..., 0])
 
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict | None = None

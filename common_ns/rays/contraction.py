@@ -27,7 +27,9 @@ def contraction_scales(
     Returns: eigenvalue along x, eigenvalue across x, and 1 / max(|x|, 1); both eigenvalues are 1 within the unit ball.
     """
     # Clamped before the root: its gradient at the origin would be infinite.
-    inverse = torch.rsqrt((x * x).sum(-1, keepdim=True).clamp_min(1.0))
+    # A sum of three numbers each, which torch takes four times as long for by itself.
+    first, second, third = x.unbind(-1)
+    inverse = torch.rsqrt((first * first + second * second + third * third).clamp_min(1.0))[..., None]
     along = inverse * inverse
     return along, (2.0 - inverse) * inverse, inverse
 
@@ -52,7 +54,8 @@ def contract_isotropic(
     Source: Zip-NeRF, arXiv 2304.06706, section "Spatial Anti-Aliasing".
     """
     along, across, _ = contraction_scales(mean)
-    return across * mean, std * (along * across * across).pow(1.0 / 3.0)
+    # The root by logarithm takes half as long as a power, and gives the same, an ulp or two aside; 1 stays 1.
+    return across * mean, std * ((along * across * across).log() / 3.0).exp()
 
 
 def lift_frustum(

@@ -43,13 +43,12 @@ def max_dilate(
     Source: mip-NeRF 360, supplement ("dilation").
     """
     density = w / (t[..., 1:] - t[..., :-1]).clamp_min(1e-12)
-    starts = (t[..., :-1] - dilation).contiguous()
-    ends = (t[..., 1:] + dilation).contiguous()
-    grown = torch.cat([t, starts, ends], dim=-1).sort(dim=-1).values
-    # Intervals that cover a place are neighbors: from the first that ends after it to the last that starts by it.
-    place = grown[..., :-1].contiguous()
-    first = torch.searchsorted(ends, place, right=True)
-    last = torch.searchsorted(starts, place, right=True)
+    grown, source = torch.cat([t, t[..., :-1] - dilation, t[..., 1:] + dilation], dim=-1).sort(dim=-1)
+    # Intervals that cover a place are neighbors: from the first that ends after it to the last that starts by it. Both
+    # are numbers of ends and of starts among the places up to it; equal places have an empty interval between them.
+    count, source = w.shape[-1], source[..., :-1]
+    first = (source > 2 * count).cumsum(-1)
+    last = ((source > count) & (source <= 2 * count)).cumsum(-1)
     envelope = _range_max(density, first, last)
     grown = grown.clamp(start, 1.0)
     weights = envelope * (grown[..., 1:] - grown[..., :-1])

@@ -25,7 +25,7 @@ from mipnerf_ns.model360 import MipNerf360ModelConfig
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module. Benchmarks are not installed: they lie beside the packages."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
-    return importlib.import_module("benchmarks.mipnerf360_cuda")
+    return importlib.import_module("benchmarks.captures_cuda")
 
 
 @pytest.mark.parametrize("options", [{}, {"appearance_dim": 4}, {"num_color_layers": 3, "num_layers": 7}])
@@ -88,7 +88,7 @@ def test_rates_follow_the_cards_name(benchmark: ModuleType, monkeypatch, card, b
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_cuda_it_says_so_before_it_reads_anything(benchmark: ModuleType, tmp_path: Path):
     with pytest.raises(InputError, match="no CUDA device"):
-        benchmark.Mipnerf360Cuda(data=tmp_path / "nothing").main()
+        benchmark.CapturesCuda(data=tmp_path / "nothing").main()
 
 
 def test_a_trial_runs_every_section_and_keeps_nothing(benchmark: ModuleType, tmp_path: Path, capsys):
@@ -105,7 +105,61 @@ def test_a_trial_runs_every_section_and_keeps_nothing(benchmark: ModuleType, tmp
 
     results = Path(benchmark.report.RESULTS)
     before = {file: file.read_bytes() for file in results.iterdir()}
-    benchmark.Mipnerf360Cuda(data=tmp_path, tiny=True, rounds=1, compile=False, matrix_tflops=1.0).main()
+    benchmark.CapturesCuda(data=tmp_path, tiny=True, rounds=1, compile=False, matrix_tflops=1.0).main()
     assert {file: file.read_bytes() for file in results.iterdir()} == before
     printed = capsys.readouterr().out
-    assert all(f"## {section}" in printed for section in ("Speed", "Memory", "Fox"))
+    assert all(f"## {section}" in printed for section in ("Speed", "Memory", "Fox", "Zip-speed", "Zip-quality"))
+
+
+def test_time_to_a_quality_is_that_of_the_first_test_that_has_it(monkeypatch):
+    """Steps of two seconds, of which tests are no part; a run that ends at its last target, and one that does not."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    cuda_run = importlib.import_module("benchmarks.cuda_run")
+
+    class Better:
+        def __init__(self) -> None:
+            self.step = 0
+
+        def advance(self, steps: int, seconds: float) -> float:
+            self.step += steps
+            return 2.0 * steps
+
+        def test_metrics(self) -> dict[str, float]:
+            return {"psnr": 20.0 + self.step}
+
+    rows, reached = cuda_run.train_to(Better(), (25.0, 28.0), steps=100, test_every=3, minutes=1.0)
+    assert [row["steps"] for row in rows] == [3, 6, 9]
+    assert reached == {25.0: 12.0, 28.0: 18.0}
+    assert cuda_run.outcome(reached) == "25 dB after 12 s of training; 28 dB after 18 s of training"
+
+    rows, reached = cuda_run.train_to(Better(), (25.0, 28.0), steps=7, test_every=3, minutes=1.0)
+    assert [row["steps"] for row in rows] == [3, 6, 7]
+    assert cuda_run.outcome(reached) == "25 dB after 12 s of training; 28 dB not reached"
+
+
+def test_a_shorter_schedule_keeps_its_part_of_warm_up_and_the_method_its_own(benchmark: ModuleType):
+    methods = importlib.import_module("nerfstudio.configs.method_configs").all_methods
+    whole = methods["zip-nerf"].optimizers["grids"]["scheduler"]
+    before = (whole.warmup_steps, whole.max_steps)
+    short = benchmark.zip_cuda.schedule(1000)["grids"]["scheduler"]
+    assert short.max_steps == 1000
+    assert short.warmup_steps == 1000 * before[0] / before[1] > 0
+    assert (whole.warmup_steps, whole.max_steps) == before
+
+
+def test_the_floor_of_a_step_is_the_sum_of_its_parts(benchmark: ModuleType, monkeypatch):
+    """At a byte and an operation a second, a step of the paper's size takes what is counted."""
+    from benchmarks.zip_floor import Rates, backward_flops, floor_of_parts, forward_flops, gathered_bytes
+    from mipnerf_ns.zip_model import ZipNerfModelConfig
+
+    capture = RayBounds(0.2, 1000.0, bounded=False, extent=2.0, reason="test")
+    box = SceneBox(aabb=torch.tensor([[-1.0] * 3, [1.0] * 3]))
+    config = ZipNerfModelConfig(**benchmark.zip_cuda.TINY)
+    model = config.setup(scene_box=box, num_train_data=1, metadata={"ray_bounds": capture})
+    parameters, tables = sum(p.numel() for p in model.parameters()), sum(t.numel() for t in model.tables)
+    moved = 3 * 7 * gathered_bytes(model) + 4 * tables + 7 * 4 * parameters
+    multiplied = 7 * (forward_flops(model) + backward_flops(model))
+    parts = floor_of_parts(model, 7, Rates(copied=1.0, multiplied=1.0))
+    assert sum(parts.values()) == moved + multiplied
+    rates = Rates.measured(model, benchmark.zip_cuda.clock, side=16, rounds=2)
+    assert rates.copied > 1e6 and rates.multiplied > 1e6

@@ -1,23 +1,24 @@
-"""mip-NeRF 360 at the paper's size on a CUDA device: speed beside the floor that matrix products set, memory, and the
-time to a given quality.
+"""mip-NeRF 360 and Zip-NeRF at the papers' sizes on a CUDA device: speed beside a floor, memory, and the time to a
+given quality.
 
-    python -m benchmarks.mipnerf360_cuda speed  --data DIR   # a capture in nerfstudio's layout
-    python -m benchmarks.mipnerf360_cuda memory --data DIR
-    python -m benchmarks.mipnerf360_cuda fox    --data DIR   # seconds of training to 25 dB on held-out views
-    python -m benchmarks.mipnerf360_cuda --tiny --data DIR   # does it run? All of them, tiny, on a CPU too
+    python -m benchmarks.captures_cuda speed       --data DIR   # mip-NeRF 360 on a capture in nerfstudio's layout
+    python -m benchmarks.captures_cuda memory      --data DIR
+    python -m benchmarks.captures_cuda fox         --data DIR   # seconds of training to 25 dB on held-out views
+    python -m benchmarks.captures_cuda zip-speed   --data DIR   # Zip-NeRF's step at 65,536 rays, and its peak memory
+    python -m benchmarks.captures_cuda zip-quality --data DIR   # seconds to 25 and 28 dB, also on the sample scene
+    python -m benchmarks.captures_cuda --tiny      --data DIR   # does it run? All of them, tiny, on a CPU too
 
-Each section is written to benchmarks/results/mipnerf360_cuda.json, and the tables to
-benchmarks/results/mipnerf360_cuda.md; with --tiny, to a temporary folder that is removed afterwards.
+mip-NeRF 360's floor is what its matrix products take at the card's full rate, Zip-NeRF's that of
+`benchmarks/zip_floor.py`. Each section is written to benchmarks/results/captures_cuda.json, and the tables to
+benchmarks/results/captures_cuda.md; with --tiny, to a temporary folder that is removed afterwards.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import re
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -29,11 +30,11 @@ import torch
 import tyro
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from nerfstudio.engine.callbacks import TrainingCallbackLocation
-from torch.cuda.amp.grad_scaler import GradScaler
 
-from benchmarks import report
-from benchmarks.mipnerf import Run, device
+from benchmarks import report, zip_cuda
+from benchmarks.cuda_run import ChunkedRun, outcome, train_to
+from benchmarks.mipnerf import device
+from benchmarks.mipnerf360 import sample_capture
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.last_words import report_input_errors
 from mipnerf_ns import ipe_triton
@@ -42,6 +43,7 @@ from mipnerf_ns.model360 import MipNerf360Model
 from mipnerf_ns.networks import SplitLinear
 
 METHOD = "mip-nerf-360"
+SECTIONS = ("speed", "memory", "fox", "zip-speed", "zip-quality")
 Precision = Literal["float32", "TF32", "bfloat16"]
 
 TFLOPS: dict[str, dict[Precision, float]] = {
@@ -182,62 +184,16 @@ def _compiled(trunk: Any) -> Any:
     return vars(trunk)["compiled_for_benchmark"]
 
 
-class ChunkedRun(Run):
-    """Steps as ns-train takes them: gradients add up over chunks of rays, and are looked at before they are used."""
-
-    def __init__(self, pipeline: Any, steps: int, optimizers: dict) -> None:
-        super().__init__(pipeline, steps, optimizers)
-        self.scaler: Any = GradScaler(enabled=False)
-
-    def advance(self, steps: int, seconds: float = math.inf) -> float:
-        """Train for so many steps, or until so many seconds have passed; returns the seconds it took."""
-        synchronize()
-        start = time.perf_counter()
-        for _ in range(steps):
-            if time.perf_counter() - start > seconds:
-                break
-            for callback in self.callbacks:
-                callback.run_callback_at_location(self.step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
-            self.optimizers.zero_grad_all()
-            if self.pipeline.backward(self.step, self.scaler).problem is None:
-                self.optimizers.optimizer_step_all()
-            self.optimizers.scheduler_step_all(self.step)
-            for callback in self.callbacks:
-                callback.run_callback_at_location(self.step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
-            self.step += 1
-        synchronize()
-        return time.perf_counter() - start
-
-    @torch.no_grad()
-    def render(self) -> tuple[float, int]:
-        """Render the first held-out view; returns the seconds it took and the number of rays."""
-        self.pipeline.eval()
-        camera, _ = next(iter(self.pipeline.datamanager.fixed_indices_eval_dataloader))
-        synchronize()
-        start = time.perf_counter()
-        rgb = self.pipeline.model.get_outputs_for_camera(camera)["rgb"]
-        synchronize()
-        seconds = time.perf_counter() - start
-        self.pipeline.train()
-        return seconds, rgb.shape[0] * rgb.shape[1]
-
-
-def synchronize() -> None:
-    """Wait until the device has computed what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 @dataclass
-class Mipnerf360Cuda:
-    """Measure mip-NeRF 360 at the paper's size on a CUDA device."""
+class CapturesCuda:
+    """Measure mip-NeRF 360 and Zip-NeRF at the papers' sizes on a CUDA device."""
 
-    section: tyro.conf.Positional[Literal["all", "speed", "memory", "fox", "table"]] = "all"
+    section: tyro.conf.Positional[Literal["all", "speed", "memory", "fox", "zip-speed", "zip-quality", "table"]] = "all"
     """What to measure; table only writes the tables again."""
     data: Path = Path("data/fox")
     """A capture in nerfstudio's layout; its images are taken at their own resolution."""
     rays: int = 16384
-    """Rays per training step."""
+    """Rays per training step of mip-NeRF 360."""
     rounds: int = 5
     """Rounds of the speed section; the variants take turns in each."""
     steps_per_turn: int = 3
@@ -258,6 +214,12 @@ class Mipnerf360Cuda:
     """Number format of the fox section."""
     matrix_tflops: float | None = None
     """What the card multiplies bfloat16 matrices at, dense, in TFLOP/s; None: by the card's name."""
+    zip_rays: int = 65536
+    """Rays per training step of the zip-speed section: the paper's batch."""
+    zip_steps: int = 5000
+    """Length of the zip-quality section's schedule in steps of as many rays as the method has, and its end."""
+    zip_targets: tuple[float, ...] = (25.0, 28.0)
+    """Qualities in dB on the held-out views that are waited for, the last of which ends a run (zip-quality)."""
     tiny: bool = False
     """Try the benchmark out: a tiny network, a few steps, images at a tenth of their size; nothing is kept."""
 
@@ -278,6 +240,8 @@ class Mipnerf360Cuda:
         trial = replace(
             self,
             rays=64,
+            zip_rays=64,
+            zip_steps=4,
             rounds=min(self.rounds, 2),
             steps_per_turn=1,
             chunks=(256, 0),
@@ -287,14 +251,14 @@ class Mipnerf360Cuda:
         )
         with tempfile.TemporaryDirectory() as folder, mock.patch.object(report, "RESULTS", Path(folder)):
             trial.run_sections()
-            print((Path(folder) / "mipnerf360_cuda.md").read_text())
+            print((Path(folder) / "captures_cuda.md").read_text())
 
     def run_sections(self) -> None:
         """Measure, and write after each section."""
         if self.fused_choices() == (False,):
             print("The fused encoding cannot run here: torch's alone is measured.", flush=True)
-        for section in ("speed", "memory", "fox") if self.section == "all" else (self.section,):
-            getattr(self, section)()
+        for section in SECTIONS if self.section == "all" else (self.section,):
+            getattr(self, section.replace("-", "_"))()
             write_tables()
 
     def build(self) -> Any:
@@ -363,7 +327,8 @@ class Mipnerf360Cuda:
             row |= {"rendered rays per second": round(pixels / shown), "rendering of the floor": floor["of the floor"]}
             rows.append(row)
             print(row, flush=True)
-        self._save("speed", rows, rounds=self.rounds, **{"GFLOP per trained ray": training_flops(model) / 1e9})
+        settings: dict[str, Any] = {"rounds": self.rounds, "GFLOP per trained ray": training_flops(model) / 1e9}
+        self._save("speed", rows, **settings)
 
     def _against_floor(self, variant: Variant, seconds: float, flops: int) -> dict[str, Any]:
         """Time in ms, the rate reached, the floor in ms, and which part of the time it is."""
@@ -409,33 +374,39 @@ class Mipnerf360Cuda:
 
     def fox(self) -> None:
         """Train until the held-out views reach the target; the time of tests does not count as training."""
-        begin = time.perf_counter()
         run = self.start()
         variant = Variant(self.precision, self.fused_choices()[-1])
-        rows: list[dict[str, Any]] = []
-        trained, limit = 0.0, 60 * self.minutes
         with variant.applied(run.pipeline.model):
-            while run.step < self.steps and time.perf_counter() - begin < limit:
-                trained += run.advance(
-                    min(self.test_every, self.steps - run.step), limit - (time.perf_counter() - begin)
-                )
-                metrics = run.test_metrics()
-                wall = time.perf_counter() - begin
-                rows.append({"steps": run.step, "training seconds": trained, "wall-clock seconds": wall, **metrics})
-                print(rows[-1], flush=True)
-                if metrics["psnr"] >= self.target_psnr:
-                    break
-        reached = rows and rows[-1]["psnr"] >= self.target_psnr
-        target = f"{self.target_psnr:g} dB"
-        outcome = f"{target} after {trained:.0f} s of training" if reached else f"{target} not reached"
+            rows, reached = train_to(run, (self.target_psnr,), self.steps, self.test_every, self.minutes)
         views = len(run.pipeline.datamanager.eval_dataset)
-        settings = {"outcome": outcome, "schedule": f"{self.steps} steps", "minutes at most": self.minutes}
+        settings = {"outcome": outcome(reached), "schedule": f"{self.steps} steps", "minutes at most": self.minutes}
         self._save("fox", rows, **settings, **{"held-out views": views}, **variant.labels)
 
-    def _save(self, section: str, rows: list[dict[str, Any]], **settings: Any) -> None:
-        method = f"{METHOD}, tiny" if self.tiny else METHOD
+    def zip_speed(self) -> None:
+        """Zip-NeRF's step by number format and chunk, beside its floor."""
+        run = zip_cuda.start(self.data, self.zip_rays, self.zip_steps, self.tiny)
+        rows, settings = zip_cuda.speed(run, self.rounds, self.steps_per_turn, side=64 if self.tiny else 8192)
+        for row in rows:
+            print(row, flush=True)
+        self._save("zip-speed", rows, zip_cuda.METHOD, rays=self.zip_rays, **settings)
+
+    def zip_quality(self) -> None:
+        """Zip-NeRF's time to given qualities, on the capture and on the unbounded sample scene."""
+        size = {"num_train": 6, "num_test": 1, "resolution": 80} if self.tiny else {}
+        with tempfile.TemporaryDirectory() as folder:
+            for name, data in ((self.data.name, self.data), ("sample scene", sample_capture(Path(folder), **size))):
+                run = zip_cuda.start(data, 64 if self.tiny else None, self.zip_steps, self.tiny)
+                rows, reached = train_to(run, self.zip_targets, self.zip_steps, self.test_every, self.minutes)
+                settings = {"outcome": outcome(reached), "schedule": f"{self.zip_steps} steps"}
+                settings |= {"held-out views": len(run.pipeline.datamanager.eval_dataset)}
+                rays = run.pipeline.config.datamanager.train_num_rays_per_batch
+                settings |= {"data": name, "rays": rays, "minutes at most": self.minutes}
+                self._save(f"zip-quality on {name}", rows, zip_cuda.METHOD, **settings)
+
+    def _save(self, section: str, rows: list[dict[str, Any]], method: str = METHOD, **settings: Any) -> None:
+        method = f"{method}, tiny" if self.tiny else method
         settings = {"method": method, "data": self.data.name, "rays": self.rays, **settings}
-        report.save_section("mipnerf360_cuda", section, {"settings": settings, "rows": rows})
+        report.save_section("captures_cuda", section, {"settings": settings, "rows": rows})
 
 
 COLUMNS = {
@@ -454,8 +425,14 @@ COLUMNS = {
         "rendering of the floor",
     ],
     "memory": ["points per chunk", "precision", "encoding", "peak GB", "rays per second"],
+    "zip-speed": zip_cuda.COLUMNS,
     "fox": ["steps", "training seconds", "wall-clock seconds", "psnr", "ssim"],
 }
+
+
+def _columns_of(section: str) -> str:
+    """Time to a quality is told alike of all runs."""
+    return "fox" if section.startswith("zip-quality") else section
 
 
 def write_tables() -> None:
@@ -463,17 +440,18 @@ def write_tables() -> None:
 
     Raises: InputError if nothing has been measured.
     """
-    file = report.RESULTS / "mipnerf360_cuda.json"
+    file = report.RESULTS / "captures_cuda.json"
     if not file.exists():
-        raise InputError("nothing has been measured yet", "Run the sections speed, memory and fox first", file)
+        raise InputError("nothing has been measured yet", "Run the other sections first", file)
     report.write_sections(
-        "mipnerf360_cuda",
-        "mip-NeRF 360 on CUDA",
-        "The floor is the time that the matrix products of a step (or an image) would take at the card's full rate.",
-        lambda section, rows: [report.table(rows, COLUMNS[section])],
+        "captures_cuda",
+        "mip-NeRF 360 and Zip-NeRF on CUDA",
+        "The floor of mip-NeRF 360 is the time that the matrix products of a step (or an image) would take at the "
+        "card's full rate; that of Zip-NeRF is in `benchmarks/zip_floor.py`, with rates measured in the same run.",
+        lambda section, rows: [report.table(rows, COLUMNS[_columns_of(section)])],
     )
 
 
 if __name__ == "__main__":
     report_input_errors()
-    tyro.cli(Mipnerf360Cuda).main()
+    tyro.cli(CapturesCuda).main()
