@@ -32,7 +32,8 @@ def products_per_ray(model: ZipNerfModel) -> Iterator[tuple[int, bool]]:
             yield samples * layer.weight.numel(), True  # grids are trained  # type: ignore[operator]
     samples, head = model.sampler.counts[-1], model.field.color_head
     yield samples * head.bottleneck.weight.numel(), True
-    yield from _split(head.input, samples, model.field.appearance is not None)
+    for layer in (head.input, *([] if head.skip is None else [head.skip])):
+        yield from _split(layer, samples, model.field.appearance is not None)
     for layer in (*head.layers, head.output):
         yield samples * layer.weight.numel(), True  # type: ignore[union-attr, operator]
 

@@ -54,7 +54,9 @@ def some_rays(count: int) -> RayBundle:
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"appearance_dim": 4}, {"tell_fading": False, "num_color_layers": 3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"appearance_dim": 4}, {"tell_fading": False, "num_color_layers": 3, "color_skip": False}]
+)
 def test_operations_are_those_that_torch_counts(monkeypatch, options: dict):
     floor, model, count = module(monkeypatch, "zip_floor"), tiny_model(**options), 5
     rays = some_rays(count)
