@@ -29,6 +29,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "color-hidden-dim": 48,
         "num-frequencies": 8,
     },
+    "zip-nerf": {
+        "num-proposal-samples": (16, 12),
+        "num-nerf-samples": 12,
+        **{
+            f"{grid}.{name}": value
+            for grid in ("grid", "proposal-grids.0", "proposal-grids.1")
+            for name, value in GRID.items()
+        },
+        "hidden-dim": 32,
+        "proposal-hidden-dim": 16,
+        "bottleneck-dim": 16,
+        "color-hidden-dim": 16,
+    },
     "depth-mip-nerf": {
         "num-proposal-samples": (12,),
         "num-nerf-samples": 10,
@@ -75,7 +88,15 @@ SURFACE = {
     "sdf-field.hidden-dim": 32,
     "sdf-field.color-hidden-dim": 32,
 }
-STEPS = {"mip-nerf-360": 150, "mip-nerf": 150, "depth-mip-nerf": 120, "depth-hash": 100, "neus": 30, "idr": 30}
+STEPS = {
+    "mip-nerf-360": 150,
+    "mip-nerf": 150,
+    "zip-nerf": 100,
+    "depth-mip-nerf": 120,
+    "depth-hash": 100,
+    "neus": 30,
+    "idr": 30,
+}
 """After so many, the model is opaque where something is, so that clouds and meshes can be made of it."""
 RATES = {"fields": 5e-3, "grids": 2e-2, "camera_opt": 1e-4}
 """Learning rates of so short a run."""
