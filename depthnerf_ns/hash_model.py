@@ -13,7 +13,7 @@ from torch.nn import Parameter
 
 from common_ns.hash_grid import HashGridOptions
 from depthnerf_ns.base_model import DepthModel, DepthModelConfig
-from mipnerf_ns.hash_field import HashDensityField, HashField
+from mipnerf_ns.hash_field import HashDensityField, HashField, tables_apart
 
 CUBE_MARGIN = 1.05
 """Side of the grid's cube relative to the points that depth shows."""
@@ -90,11 +90,7 @@ class DepthHashModel(DepthModel):
         return proposal, colored
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        # Rows of the tables are seldom met and take large steps; networks that take these die early.
-        groups = super().get_param_groups()
-        tables = [self.field.grid.table, self.proposal.grid.table]
-        groups["fields"] = [p for p in groups["fields"] if all(p is not table for table in tables)]
-        return {"grids": tables, **groups}
+        return tables_apart(super().get_param_groups(), [self.field.grid, self.proposal.grid])
 
     def _occupied_cube(self) -> tuple[Float[Tensor, " 3"], float]:
         """Center and side of a cube that holds what depth sees and the cameras, or all samples of all rays."""

@@ -16,6 +16,7 @@ from nerfstudio.field_components.activations import trunc_exp
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 from common_ns.hash_grid import HashGrid, HashGridOptions
 from common_ns.hash_grid.decay import level_mean_squares
@@ -181,3 +182,16 @@ class HashDensityField(Field):
 
 class HashField(ColoredField, HashDensityField):
     """Density and color on a hash grid. Arguments as its bases'."""
+
+
+def tables_apart(groups: dict[str, list[Parameter]], grids: list[HashGrid]) -> dict[str, list[Parameter]]:
+    """Parameter groups with the tables of grids taken out of `fields` into a group `grids`: their rows are seldom met
+    and take large steps, with which networks die early.
+
+    Args:
+        groups: as a model's `get_param_groups` gives them.
+        grids: in the order that the new group is to have.
+    """
+    tables = [grid.table for grid in grids]
+    own = {id(table) for table in tables}
+    return {"grids": tables, **groups, "fields": [p for p in groups["fields"] if id(p) not in own]}

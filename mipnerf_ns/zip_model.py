@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from common_ns.errors import InputError
-from common_ns.hash_grid import HashGridOptions
+from common_ns.hash_grid import HashGrid, HashGridOptions
 from common_ns.hash_grid.decay import normalized_weight_decay
 from common_ns.rays.power_ladder import power_ladder
 from common_ns.rays.random_numbers import RayRandomness
 from mipnerf_ns.base_model import ProposalModel, ProposalModelConfig
 from mipnerf_ns.blurred_steps import blurred_interlevel_loss
-from mipnerf_ns.hash_field import TURNS, HashDensityField, HashField
+from mipnerf_ns.hash_field import TURNS, HashDensityField, HashField, tables_apart
 from mipnerf_ns.multisampling import NumPoints
 from mipnerf_ns.proposal_sampler import RayField, Round
 
@@ -162,9 +162,14 @@ class ZipNerfModel(ProposalModel):
         return [*self.proposal, self.field]
 
     @property
+    def grids(self) -> list[HashGrid]:
+        """The grid of each round."""
+        return [each.grid for each in (*self.proposal, self.field)]  # type: ignore[misc]
+
+    @property
     def tables(self) -> list[Parameter]:
         """Features of all grids."""
-        return [grid.grid.table for grid in (*self.proposal, self.field)]  # type: ignore[union-attr]
+        return [grid.table for grid in self.grids]
 
     def trained_fields(self, numbers: ZipNerfNumbers) -> list[RayField]:
         """`round_fields` whose points are turned at random."""
@@ -174,11 +179,7 @@ class ZipNerfModel(ProposalModel):
         return [_turned(*pair) for pair in zip(self.round_fields, turns)]
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        # Rows of the tables are seldom met and take larger steps on small machines.
-        groups = super().get_param_groups()
-        tables = {id(table) for table in self.tables}
-        groups["fields"] = [parameter for parameter in groups["fields"] if id(parameter) not in tables]
-        return {"grids": self.tables, **groups}
+        return tables_apart(super().get_param_groups(), self.grids)
 
     def networks(self) -> list[list[Parameter]]:
         """Those of each proposal round, and the base's."""
@@ -205,7 +206,7 @@ class ZipNerfModel(ProposalModel):
     ) -> dict[str, Tensor]:
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         if self.training and self.config.table_decay_mult > 0:
-            decay = [normalized_weight_decay(each.grid.table, each.grid.shape) for each in (*self.proposal, self.field)]  # type: ignore
+            decay = [normalized_weight_decay(grid.table, grid.shape) for grid in self.grids]
             losses["table_decay"] = self.config.table_decay_mult * torch.stack(decay).sum()
         return losses
 

@@ -143,7 +143,7 @@ class PixelStore:
         np.add.at(lengths, np.searchsorted(ends, runs[:, 0], side="right"), runs[:, 1] - runs[:, 0])
         self.empty_images: list[int] = np.flatnonzero(lengths == 0).tolist()
         """Images without a pixel that can be drawn."""
-        self._empty = frozenset(self.empty_images)
+        self._filled: list[int] = np.flatnonzero(lengths).tolist()
         self._length = int(lengths.sum())
         self._runs: PixelRuns | None = None
         """The pixels that can be drawn; None: all, and all alike."""
@@ -269,8 +269,7 @@ class PixelStore:
     def draw_image(self) -> tuple[int, int]:
         """Positions of an image's first pixel and of the one after its last; the image is one of those that have pixels
         to draw, each as likely, by torch's global random state."""
-        filled = [image for image in range(len(self.starts)) if image not in self._empty]
-        image = filled[int(torch.randint(len(filled), ()))]
+        image = self._filled[int(torch.randint(len(self._filled), ()))]
         start = int(self.starts[image])
         return start, start + self._heights[image] * int(self.widths[image])
 
