@@ -16,7 +16,7 @@ RUNS = {
 }
 """Scene that each method trains on, and options of its model that make it quick."""
 
-LEARNT = 30
+LEARNT = 60
 """Steps after which there is more to be seen than fog."""
 
 
