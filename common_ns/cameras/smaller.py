@@ -6,10 +6,10 @@ import copy
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from common_ns.data.coarse_pixels import averaged
 from common_ns.errors import InputError
 
 
@@ -46,15 +46,7 @@ def _smaller(name: str, value: Any, height: int, width: int, factor: int) -> Any
     blocks = value[: height // factor * factor, : width // factor * factor]
     blocks = blocks.unflatten(0, (-1, factor)).unflatten(2, (-1, factor))  # [h, factor, w, factor, …]
     if name == "image":
-        return _averaged(blocks)
+        return averaged(blocks.transpose(1, 2).flatten(0, 1).flatten(1, 2)).unflatten(0, blocks.shape[:3:2])
     if name == "mask":
         return blocks.bool().all(dim=3).all(dim=1).to(value.dtype)
     return blocks[:, factor // 2, :, factor // 2]
-
-
-def _averaged(blocks: Float[Tensor, "h f w f c"]) -> Float[Tensor, "h w c"]:
-    if blocks.shape[-1] != 4:
-        return blocks.mean(dim=(1, 3))
-    color, alpha = blocks[..., :3], blocks[..., 3:]
-    opacity = alpha.mean(dim=(1, 3))
-    return torch.cat([(color * alpha).mean(dim=(1, 3)) / opacity.clamp_min(1e-9), opacity], dim=-1)

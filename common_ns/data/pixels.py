@@ -58,6 +58,12 @@ class PixelRuns:
         """Number of pixels."""
         return int(self.ends[-1]) if len(self.ends) else 0
 
+    def hold(self, positions: Int[Tensor, " k"]) -> Bool[Tensor, " k"]:
+        """Whether pixels at positions are among them."""
+        run = torch.searchsorted(self.bounds[:, 1].contiguous(), positions, right=True)
+        start = self.bounds[run.clamp_max(len(self.bounds) - 1), 0]
+        return (run < len(self.bounds)) & (positions >= start)
+
     def within(self, start: int, stop: int) -> PixelRuns:
         """Those of the pixels whose positions are from start to before stop."""
         first = int(torch.searchsorted(self.bounds[:, 1].contiguous(), start, right=True))
@@ -126,7 +132,9 @@ class PixelStore:
         counts = [height * width for height, width in sizes]
         ends = np.cumsum(counts, dtype=np.int64)
         self.starts = torch.from_numpy(ends - np.array(counts)).to(device)
-        self.widths = torch.tensor([width for _, width in sizes], device=device)
+        self.sizes = torch.tensor(list(sizes), dtype=torch.long, device=device).reshape(-1, 2)
+        """Height and width of each image."""
+        self.widths = self.sizes[:, 1].contiguous()
         self._heights = [height for height, _ in sizes]
         self.device = device
         weighted = [] if row_weights is None else [weights is not None for weights in row_weights]
@@ -292,9 +300,21 @@ class PixelStore:
             flat = start + uniform_numbers(stop - start, num_pixels, self.device)[part]
         return self.at(flat)
 
+    def can_be_drawn(self, flat: Int[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
+        """Whether pixels at positions are not masked out."""
+        if self._runs is None:
+            return torch.ones_like(flat, dtype=torch.bool)
+        return self._runs.hold(flat.flatten()).view_as(flat)
+
     def at(self, flat: Int[Tensor, " n"]) -> tuple[dict[str, Tensor], Int[Tensor, "n 3"]]:
         """The arrays' values [n, channels], and (image, row, column), at flat pixel positions."""
         return {name: array.index_select(0, flat) for name, array in self.arrays.items()}, self.locate(flat)
+
+    def position(
+        self, image: Int[Tensor, "*#n"], row: Int[Tensor, "*#n"], column: Int[Tensor, "*#n"]
+    ) -> Int[Tensor, "*n"]:
+        """Flat positions of pixels."""
+        return self.starts[image] + row * self.widths[image] + column
 
     def locate(self, flat: Int[Tensor, " n"]) -> Int[Tensor, "n 3"]:
         """(image, row, column) of flat pixel positions."""

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
@@ -32,6 +32,7 @@ from PIL import Image
 from torch import Tensor
 
 from common_ns.data import checks, images
+from common_ns.data.coarse_pixels import averaged, check_scales, squares_around
 from common_ns.data.drawing import crop_radius, inside_crop, pixel_footprint, row_weights
 from common_ns.data.formats import suggestion
 from common_ns.data.gate import check_outputs
@@ -191,13 +192,16 @@ class StorePixelSampler(PixelSampler):
 
     def finish(self, batch: dict[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
         """A batch of pixels as they are stored, with colors in [0, 1] and "indices"."""
-        image = batch["image"]
+        return {**batch, "image": self.colors(batch["image"]), "indices": indices}
+
+    def colors(self, image: Tensor) -> Float[Tensor, "n channels"]:
+        """Stored colors in [0, 1], composited on the data set's color where it has one."""
         if image.dtype == torch.uint8:
             image = image.float() / 255.0
         if self.alpha_color is not None and image.shape[-1] == 4:
             alpha = image[:, 3:]
             image = image[:, :3] * alpha + self.alpha_color.to(image) * (1.0 - alpha)
-        return {**batch, "image": image, "indices": indices}
+        return image
 
 
 @dataclass
@@ -211,6 +215,11 @@ class FieldDataManagerConfig(SuiteConfig, VanillaDataManagerConfig):
     """Leave out frames whose image file does not exist, after naming them, instead of ending with an error."""
     single_image_batches: bool = False
     """Take the rays of a training batch from one image, which is drawn for each batch, instead of from all mixed."""
+    train_scales: tuple[int, ...] = (1,)
+    """Multi-scale training: sides of the squares of pixels that rays of a training batch stand for, in turn. A square
+    is anywhere in an image, its color is the mean, and its ray is as wide. 1 2 4 8: a quarter of the rays sees the
+    photographs at full size, a quarter each at a half, a quarter and an eighth; a number that is there twice gets twice
+    as many."""
     pixels_on_disk: bool = False
     """Keep decoded pixels in a memory-mapped file instead of in memory, for captures larger than the memory. The file
     stays, and later runs on the same images begin with it."""
@@ -296,7 +305,13 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
 
     def setup_train(self) -> None:
         total, world_size = self.config.train_num_rays_per_batch, distributed.world_size()
+        check_scales(self.config.train_scales)
         if not self.uses_pixel_store:
+            if set(self.config.train_scales) != {1}:
+                problem = (
+                    "train-scales needs single pixels of all images, and patches or a part of the images were asked for"
+                )
+                raise InputError(problem, "Drop --pipeline.datamanager.train-scales, or the option that asks for them")
             super().setup_train()
             assert self.train_pixel_sampler is not None
             self.train_pixel_sampler.set_num_rays_per_batch(total // world_size)
@@ -304,6 +319,8 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         self.train_part = distributed.share(total, distributed.rank(), world_size)
         num_rays = self.train_part.stop - self.train_part.start
         self.train_pixel_sampler = self._store_sampler(self.train_dataset, num_rays)
+        scales = torch.tensor(self.config.train_scales, device=self.device if self.config.images_on_gpu else "cpu")
+        self._train_sides = scales.repeat(total // len(scales) + 1)[:total]
         if self.test_mode == "val":  # a run that trains: bad images are found before anything else is set up
             _ = self.train_pixel_sampler.store
         self.train_ray_generator = RayGenerator(self.train_dataset.cameras.to(self.device))
@@ -369,9 +386,27 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
             batch = self.train_pixel_sampler.sample_part(self.config.train_num_rays_per_batch, self.train_part)
         else:
             batch = self.train_pixel_sampler.sample({})
+        if in_training(self) and max(self.config.train_scales) > 1:
+            rays, batch = self._coarser(batch, self._train_sides[self.train_part])
+        else:
+            rays = self.train_ray_generator(batch["indices"])
         batch["footprint"] = self.train_footprint[batch["indices"][:, 0].cpu()]
-        rays = self.train_ray_generator(batch["indices"])
         return rays, self.train_dataset.finish_batch(batch, rays)
+
+    def _coarser(self, batch: dict[str, Tensor], side: Int[Tensor, " n"]) -> tuple[RayBundle, dict[str, Tensor]]:
+        """The batch of squares around the drawn pixels: "image" is their mean, other arrays are of the middle pixel."""
+        assert isinstance(self.train_pixel_sampler, StorePixelSampler)
+        sampler, image = self.train_pixel_sampler, batch["indices"][:, :1]
+        squares = squares_around(sampler.store, batch["indices"], side)
+        row, column = squares.middle_pixel.unbind(dim=-1)
+        batch = sampler.finish(*sampler.store.at(sampler.store.position(image[:, 0], row, column)))
+        for rays, pixels in squares.larger:
+            colors = sampler.colors(sampler.store.arrays["image"].index_select(0, pixels.flatten()))
+            batch["image"][rays] = averaged(colors.unflatten(0, pixels.shape))
+        cameras = self.train_ray_generator.cameras
+        bundle = cameras.generate_rays(image.to(cameras.device), squares.middle.to(cameras.device))
+        bundle.pixel_area = bundle.pixel_area * squares.side.to(cameras.device)[:, None] ** 2
+        return bundle, batch
 
     def next_eval(self, step: int) -> tuple[RayBundle, dict]:
         if not self.uses_pixel_store:

@@ -265,3 +265,30 @@ def test_nerfstudio_json_without_focal_length(tmp_path):
     edit_json(folder / "transforms.json", lambda content: (content.pop("fl_x"), content.pop("fl_y", None)))
     with pytest.raises(InputError, match=r"the focal length of images/00\.png is missing"):
         manager(folder, dataparser=NerfstudioDataParserConfig())
+
+
+def test_rays_of_several_scales_see_means_of_squares(tiny_blender):
+    """A ray of a square of pixels has its mean color over white, goes through its middle and is as wide."""
+    datamanager = manager(tiny_blender, train_scales=(1, 2, 4, 2))
+    rays, batch = datamanager.next_train(3)
+    cameras = datamanager.train_dataset.cameras
+    single, _ = manager(tiny_blender).next_train(3)
+    assert torch.allclose(rays.directions[::4], single.directions[::4], atol=1e-7)
+    wider = (rays.pixel_area / single.pixel_area)[:, 0]
+    for ray, ((camera, row, column), color) in enumerate(zip(batch["indices"].tolist(), batch["image"])):
+        side = (1, 2, 4, 2)[ray % 4]
+        top, left = row - side // 2, column - side // 2
+        pixels = np.asarray(Image.open(tiny_blender / "train" / f"r_{camera}.png"))[
+            top : top + side, left : left + side
+        ]
+        pixels = pixels.reshape(-1, 4) / 255.0
+        assert np.allclose(color.numpy(), (pixels[:, :3] * pixels[:, 3:] + 1 - pixels[:, 3:]).mean(0), atol=1e-6)
+        middle = torch.tensor([[top + side / 2, left + side / 2]])
+        expected = cameras.generate_rays(torch.tensor([[camera]]), middle)
+        assert torch.allclose(rays.directions[ray], expected.directions[0], atol=1e-6)
+        assert wider[ray] == pytest.approx(side**2, rel=0.2)  # a pixel at the border of a view is smaller
+
+
+def test_scales_and_patches_exclude_each_other(tiny_blender):
+    with pytest.raises(InputError, match="train-scales"):
+        manager(tiny_blender, train_scales=(1, 2), patch_size=2)
