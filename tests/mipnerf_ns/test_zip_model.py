@@ -135,12 +135,13 @@ def test_networks_are_told_how_far_levels_are_faded():
     """One more feature a level, and through it the width of a cone changes what a faded level cannot."""
     plain, told = build(tell_fading=False), build(tell_fading=True)
     assert told.field.trunk[0].in_features == plain.field.trunk[0].in_features + 3
-    center = torch.zeros(1, 1, 3)
-    faded = plain.field.encode(center, torch.full((1, 1), 1e4))
-    assert faded.abs().max() < 1e-4 < plain.field.encode(center, torch.zeros(1, 1)).abs().max()
-    feature = told.field.encode(center, torch.full((1, 1), 1e-6))[..., -3:]
-    assert feature.min() > 0.5  # about the root mean square of the table's features, which are of variance 1
-    assert told.field.encode(center, torch.full((1, 1), 100.0))[..., -3:].max() < -0.5
+
+    def features(model: ZipNerfModel, extent: float) -> Tensor:
+        return model.field.encode(*model.field.in_grid(torch.zeros(1, 1, 3), torch.full((1, 1), extent)))
+
+    assert features(plain, 1e4).abs().max() < 1e-4 < features(plain, 0.0).abs().max()
+    assert features(told, 1e-6)[..., -3:].min() > 0.5  # about the root mean square of the features, of variance 1
+    assert features(told, 100.0)[..., -3:].max() < -0.5
 
 
 def test_thin_cones_short_intervals_need_one_point_only():
