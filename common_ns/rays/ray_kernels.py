@@ -48,7 +48,7 @@ def place_points(
         contracted: whether to contract.
         out: positions, from 0 to 1 in the grid, and standard deviations, are written here.
     """
-    std_scale = np.float32(std_scale)
+    scale = np.float32(std_scale)
     to_grid = np.float32(0.25) if contracted else _HALF
     outside = _ONE if contracted else np.float32(np.inf)
     num_points, num_intervals = len(helix), starts.shape[1]
@@ -80,7 +80,7 @@ def place_points(
                     extent = _root(max(variance, _TINY))
                 else:
                     disc = work[2, s] if even_discs else radius * distance
-                    extent = std_scale * disc
+                    extent = scale * disc
                     mirrored = work[5, s] < _HALF
                     c, d = (mirrored_cosine, mirrored_sine) if mirrored else (cosine, sine)
                     first = disc * (c * work[3, s] - d * work[4, s])
@@ -162,7 +162,7 @@ def draw_intervals(
     """
     count, num_intervals = out.shape[1] - 1, w.shape[1]
     below_one = _ONE - np.float32(1.1920929e-07)
-    start = np.float32(start)
+    first = np.float32(start)
     cdf = np.empty(num_intervals + 1, np.float32)
     centers = np.empty(count, np.float32)
     for ray in range(len(t)):
@@ -185,6 +185,6 @@ def draw_intervals(
             fraction = min(max((quantile - low) / max(high - low, np.float32(1e-12)), np.float32(0)), _ONE)
             centers[m] = t[ray, index] + fraction * (t[ray, index + 1] - t[ray, index])
         for m in range(count - 1):
-            out[ray, m + 1] = min(max(_HALF * (centers[m] + centers[m + 1]), start), _ONE)
+            out[ray, m + 1] = min(max(_HALF * (centers[m] + centers[m + 1]), first), _ONE)
         before, after = _TWO * centers[0] - out[ray, 1], _TWO * centers[count - 1] - out[ray, count - 1]
-        out[ray, 0], out[ray, count] = min(max(before, start), _ONE), min(max(after, start), _ONE)
+        out[ray, 0], out[ray, count] = min(max(before, first), _ONE), min(max(after, first), _ONE)
