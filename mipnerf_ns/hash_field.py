@@ -26,6 +26,7 @@ from common_ns.rays.contraction import contract_isotropic
 from mipnerf_ns.colored_field import ColoredField
 from mipnerf_ns.multisampling import Multisamples, NumPoints, multisamples
 from mipnerf_ns.networks import head, init_weights
+from mipnerf_ns.normalized_space import NormalizedSpace
 
 CONTRACTED_RADIUS = 2.0
 """Radius of contracted space."""
@@ -49,6 +50,8 @@ class HashDensityField(Field):
         fade_levels: fade out the features of levels that are finer than a sample.
         tell_fading: give the network a feature per level that says how far it is faded ("scale featurization").
         num_multisamples: points that a sample of a ray is looked up at; features are averaged over them. 1: its mean.
+        space: normalized device coordinates that take the place of contraction, center and scale; the grid covers their
+            cube. The network's density is then one along their depth.
     """
 
     center: Tensor
@@ -66,11 +69,13 @@ class HashDensityField(Field):
         fade_levels: bool = True,
         tell_fading: bool = False,
         num_multisamples: NumPoints = 1,
+        space: NormalizedSpace | None = None,
     ) -> None:
         super().__init__()
         self.contracted, self.position_scale = contracted, position_scale
         self.density_bias, self.fade_levels, self.tell_fading = density_bias, fade_levels, fade_levels and tell_fading
         self.num_multisamples: NumPoints = num_multisamples
+        self.space = space
         self.register_buffer("center", torch.tensor(center), persistent=False)
         self.grid = HashGrid(grid)
         told = len(self.grid.shape.levels) if self.tell_fading else 0
@@ -106,11 +111,14 @@ class HashDensityField(Field):
 
     def encode(self, points: Float[Tensor, "*n k 3"], std: Float[Tensor, "*n k"]) -> Float[Tensor, "*n e"]:
         """Grid features of isotropic Gaussians, given in scene units; their mean over k of them."""
-        points, extent = (points - self.center) * self.position_scale, std.detach()[..., None] * self.position_scale
-        radius = 1.0
-        if self.contracted:
-            points, extent = contract_isotropic(points, extent)
-            radius = CONTRACTED_RADIUS
+        radius, extent = 1.0, std.detach()[..., None]
+        if self.space is not None:
+            points, extent = self.space.isotropic(points, extent)
+        else:
+            points, extent = (points - self.center) * self.position_scale, extent * self.position_scale
+            if self.contracted:
+                points, extent = contract_isotropic(points, extent)
+                radius = CONTRACTED_RADIUS
         points = points / (2.0 * radius) + 0.5
         extents = extent.squeeze(-1).detach() / (2.0 * radius) if self.fade_levels else None
         if not self.tell_fading:
@@ -131,9 +139,10 @@ class HashDensityField(Field):
             hidden = F.relu(layer(hidden), inplace=True)
         return hidden.reshape(*encoding.shape[:-1], hidden.shape[-1])
 
-    def density_of(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n 1"]:
-        """Density per scene unit of hidden features."""
-        return trunc_exp(head(self.density_head, hidden) + self.density_bias)
+    def density_of(self, hidden: Float[Tensor, "*n hidden"], points: Float[Tensor, "*n k 3"]) -> Float[Tensor, "*n 1"]:
+        """Density per scene unit, of hidden features that are means over k points."""
+        density = trunc_exp(head(self.density_head, hidden) + self.density_bias)
+        return density if self.space is None else density * self.space.depth_slope(points.mean(-2))
 
     def features_of_isotropic(
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
@@ -146,7 +155,7 @@ class HashDensityField(Field):
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "*n 1"]:
         """Density of isotropic Gaussians, per scene unit; arguments as `features_of_isotropic`."""
-        return self.density_of(self.features_of_isotropic(center, variance, dtype))
+        return self.density_of(self.features_of_isotropic(center, variance, dtype), center[..., None, :])
 
     def density_fn(self, positions: Float[Tensor, "*n 3"], times: Tensor | None = None) -> Float[Tensor, "*n 1"]:
         """Density at points, as nerfstudio's tools ask for it."""
@@ -154,8 +163,9 @@ class HashDensityField(Field):
         return self.density_of_isotropic(positions, 0.0)
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n hidden"]]:
-        hidden = self.hidden_of(self.encode(*self.multisamples_of(ray_samples)))
-        return self.density_of(hidden), hidden
+        points, std = self.multisamples_of(ray_samples)
+        hidden = self.hidden_of(self.encode(points, std))
+        return self.density_of(hidden, points), hidden
 
     def get_outputs(
         self, ray_samples: RaySamples, density_embedding: Tensor | None = None
