@@ -27,6 +27,7 @@ from torch.nn import Parameter
 
 from common_ns.appearance import fit_code
 from common_ns.base_model import RadianceModel, RadianceModelConfig
+from common_ns.data.scene_bounds import RayBounds
 from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
 from common_ns.metrics import valid_pixels_of
@@ -214,6 +215,13 @@ class ProposalModel(RadianceModel):
         self.shown_weights = ViewerCheckbox("Output weights", False)
         self.train_fraction = 1.0
         self.randomness = self.declare_randomness(num_proposals + 1)
+
+    def known_bounds(self) -> RayBounds | None:
+        """As the base's; whoever says that cameras face one way knows more than a look at where they stand."""
+        found = super().known_bounds()
+        if found is not None and found.assumed and self.config.forward_facing:
+            return replace(found, bounded=False)
+        return found
 
     def declare_randomness(self, num_rounds: int) -> RayRandomness:
         """The random numbers of a training ray: fields `jitter` and `background` of `ProposalNumbers`, at least.

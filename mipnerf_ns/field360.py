@@ -42,8 +42,8 @@ class ContractedDensityField(Field):
         density_bias: added before the softplus of the density.
         ray_shape: cast cones, or cylinders for orthographic cameras.
         precision: number format of the hidden layers; lifting and heads are always float32.
-        space: normalized device coordinates that take the place of contraction and scale. The network's density is then
-            one along their depth.
+        space: normalized device coordinates that take the place of contraction and scale; densities have their
+            scale.
     Source: mip-NeRF 360, sections 2 and 3 and supplement.
     """
 
@@ -126,10 +126,10 @@ class ContractedDensityField(Field):
         """Density before its softplus."""
         return head(self.density_head, hidden)
 
-    def density_of(self, hidden: Float[Tensor, "*n hidden"], mean: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 1"]:
-        """Density per scene unit, of hidden features of Gaussians with these means."""
+    def density_of(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n 1"]:
+        """Density per scene unit of hidden features."""
         density = F.softplus(self.raw_density(hidden) + self.density_bias)
-        return density if self.space is None else density * self.space.depth_slope(mean)
+        return density if self.space is None else density * self.space.density_scale
 
     def features_of_isotropic(
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
@@ -148,7 +148,7 @@ class ContractedDensityField(Field):
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "*n 1"]:
         """Density of isotropic Gaussians, per scene unit; arguments as `features_of_isotropic`."""
-        return self.density_of(self.features_of_isotropic(center, variance, dtype), center)
+        return self.density_of(self.features_of_isotropic(center, variance, dtype))
 
     def density_fn(self, positions: Float[Tensor, "*n 3"], times: Tensor | None = None) -> Float[Tensor, "*n 1"]:
         """Density at points, as nerfstudio's tools ask for it (a Gaussian without extent)."""
@@ -156,9 +156,8 @@ class ContractedDensityField(Field):
         return self.density_of_isotropic(positions, 0.0)
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n hidden"]]:
-        mean, direction, t_var, r_var = self.frustum_gaussians(ray_samples)
-        hidden = self.features(mean, direction, t_var, r_var)
-        return self.density_of(hidden, mean), hidden
+        hidden = self.features(*self.frustum_gaussians(ray_samples))
+        return self.density_of(hidden), hidden
 
     def get_outputs(
         self, ray_samples: RaySamples, density_embedding: Tensor | None = None

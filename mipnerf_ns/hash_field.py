@@ -51,7 +51,7 @@ class HashDensityField(Field):
         tell_fading: give the network a feature per level that says how far it is faded ("scale featurization").
         num_multisamples: points that a sample of a ray is looked up at; features are averaged over them. 1: its mean.
         space: normalized device coordinates that take the place of contraction, center and scale; the grid covers their
-            cube. The network's density is then one along their depth.
+            cube, and densities have their scale.
     """
 
     center: Tensor
@@ -139,10 +139,10 @@ class HashDensityField(Field):
             hidden = F.relu(layer(hidden), inplace=True)
         return hidden.reshape(*encoding.shape[:-1], hidden.shape[-1])
 
-    def density_of(self, hidden: Float[Tensor, "*n hidden"], points: Float[Tensor, "*n k 3"]) -> Float[Tensor, "*n 1"]:
-        """Density per scene unit, of hidden features that are means over k points."""
+    def density_of(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n 1"]:
+        """Density per scene unit of hidden features."""
         density = trunc_exp(head(self.density_head, hidden) + self.density_bias)
-        return density if self.space is None else density * self.space.depth_slope(points.mean(-2))
+        return density if self.space is None else density * self.space.density_scale
 
     def features_of_isotropic(
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
@@ -155,7 +155,7 @@ class HashDensityField(Field):
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "*n 1"]:
         """Density of isotropic Gaussians, per scene unit; arguments as `features_of_isotropic`."""
-        return self.density_of(self.features_of_isotropic(center, variance, dtype), center[..., None, :])
+        return self.density_of(self.features_of_isotropic(center, variance, dtype))
 
     def density_fn(self, positions: Float[Tensor, "*n 3"], times: Tensor | None = None) -> Float[Tensor, "*n 1"]:
         """Density at points, as nerfstudio's tools ask for it."""
@@ -163,9 +163,8 @@ class HashDensityField(Field):
         return self.density_of_isotropic(positions, 0.0)
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n hidden"]]:
-        points, std = self.multisamples_of(ray_samples)
-        hidden = self.hidden_of(self.encode(points, std))
-        return self.density_of(hidden, points), hidden
+        hidden = self.hidden_of(self.encode(*self.multisamples_of(ray_samples)))
+        return self.density_of(hidden), hidden
 
     def get_outputs(
         self, ray_samples: RaySamples, density_embedding: Tensor | None = None

@@ -14,7 +14,6 @@ from common_ns.errors import InputError
 from common_ns.rays.contraction import project_onto
 from common_ns.rays.forward_facing import (
     DistanceMap,
-    depth_slope,
     lift_frustum_ndc,
     mean_pose,
     ndc_distance_maps,
@@ -89,9 +88,14 @@ class NormalizedSpace(nn.Module):
         local = self.local_points(mean), self.local_directions(direction)
         return lift_frustum_ndc(*local, t_var, r_var, basis, self.factors)
 
-    def depth_slope(self, x: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 1"]:
-        """Factor that makes a density per length along the cube's depth one per scene unit."""
-        return depth_slope(self.local_points(x), self.factors)
+    @property
+    def density_scale(self) -> Float[Tensor, ""]:
+        """Factor on a network's densities: what a scene unit is in the middle of the cube, at depth 2 n.
+
+        It is one for all depths. Densities per length of the cube would be 2 / n at the near plane: fog before every
+        camera, where no other camera sees it.
+        """
+        return 0.5 / self.factors[2]
 
     def distance_maps(self, rays: RayBundle) -> tuple[DistanceMap, DistanceMap]:
         """From normalized to ray distance, whose even steps are even in the cube, and back; see `ndc_distance_maps`."""

@@ -46,11 +46,6 @@ def to_ndc(x: Float[Tensor, "*n 3"], factors: Float[Tensor, "3"]) -> Float[Tenso
     return torch.cat([factors[:2] * x[..., :2] * inverse, 1.0 - 2.0 * factors[2] * inverse], dim=-1)
 
 
-def depth_slope(x: Float[Tensor, "*n 3"], factors: Float[Tensor, "3"]) -> Float[Tensor, "*n 1"]:
-    """Length in NDC of a scene unit along the reference axis, 2 n / w²; at the near plane and before it 2 / n."""
-    return 2.0 * factors[2] * inverse_depth(x, factors).square()
-
-
 def ndc_isotropic(
     mean: Float[Tensor, "*n 3"], std: Float[Tensor, "*n 1"], factors: Float[Tensor, "3"]
 ) -> tuple[Float[Tensor, "*n 3"], Float[Tensor, "*n 1"]]:

@@ -130,6 +130,12 @@ def test_what_normalized_device_coordinates_do_not_suit_is_refused_in_one_line(s
     assert "\n" not in str(caught.value)
 
 
+def test_cameras_before_the_scene_box_are_no_object_if_they_are_said_to_face_one_way():
+    assumed = replace(OBJECT, assumed=True)
+    assert not build(ZIP, bounds=assumed).ray_bounds.bounded
+    assert build(ZIP, bounds=assumed, forward_facing=False).ray_bounds.bounded
+
+
 def test_other_datamanagers_and_methods_with_depth_are_refused():
     box = SceneBox(aabb=torch.tensor([[-1.5] * 3, [1.5] * 3]))
     for config, message in ((ZIP, "names none"), (DepthMipNerfModelConfig(), "with depth")):
@@ -161,18 +167,18 @@ def test_the_viewers_near_plane_is_a_ray_distance(config):
 
 
 @pytest.mark.parametrize("config", MODELS, ids=NAMES)
-def test_density_is_one_along_the_depth_of_the_cube(config):
-    """What a network that knows no place says is even in the cube: a ray absorbs as much from the near plane to depth
-    2 n as from there to infinity."""
-    model = build(config)
-    torch.nn.init.zeros_(model.field.density_head.weight)
-    depth = torch.cat([torch.linspace(1.2, 2.4, 4001), torch.logspace(math.log10(2.4), 6.0, 40001)[1:]])
-    points = torch.tensor([1.0, 2.0, 3.0]) - torch.tensor([0.0, 0.0, 1.0]) * depth[:, None]
-    density = model.field.density_fn(points)[:, 0]
-    parts = 0.5 * (density[1:] + density[:-1]) * depth.diff()
-    one = float(density[0]) * 1.2 / 2.0  # what is left of the slope, 2 / n there
-    assert float(parts[:4000].sum()) == pytest.approx(one, rel=1e-3)
-    assert float(parts[4000:].sum()) == pytest.approx(one, rel=1e-3)
+def test_the_size_of_a_scene_does_not_matter(config):
+    """Twice as large, what a network says of it is half as dense, and rays see the same."""
+    seen, larger = cameras(), cameras()
+    larger.camera_to_worlds = torch.cat([seen.camera_to_worlds[..., :3], 2.0 * seen.camera_to_worlds[..., 3:]], dim=-1)
+    options = {"far_plane": 500.0, "opaque_last_interval": "on"}
+    first = build(config, seen, **options).eval()
+    second = build(config, larger, near_plane=2.4, **{**options, "far_plane": 1000.0}).eval()
+    weights = {name: value for name, value in first.state_dict().items() if "space" not in name}
+    second.load_state_dict({**second.state_dict(), **weights})
+    ours, theirs = first(image_rays(seen)), second(image_rays(larger))
+    torch.testing.assert_close(theirs["rgb"], ours["rgb"], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(theirs["expected_depth"], 2.0 * ours["expected_depth"], rtol=1e-2, atol=0)
 
 
 @pytest.mark.parametrize("config", MODELS, ids=NAMES)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from common_ns.rays.forward_facing import (
-    depth_slope,
     lift_frustum_ndc,
     mean_pose,
     ndc_distance_maps,
@@ -88,11 +87,6 @@ def test_far_and_wide_stays_finite_in_float32():
     lifted, variance = lift_frustum_ndc(far, far, one, 1e4 * one, basis_directions("icosahedron-21"), FACTORS.float())
     assert all(torch.isfinite(value).all() for value in (mapped, std, lifted, variance))
     assert std[:, 0].min() > 0
-
-
-def test_slope_is_the_change_of_depth():
-    x = points()
-    torch.testing.assert_close(depth_slope(x, FACTORS)[:, 0], -jacobians(x)[:, 2, 2], rtol=1e-6, atol=0)
 
 
 def test_isotropic_gaussians_keep_their_volumes_change():
