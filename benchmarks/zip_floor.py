@@ -57,9 +57,11 @@ def backward_flops(model: ZipNerfModel) -> int:
 
 def gathered_bytes(model: ZipNerfModel) -> int:
     """Bytes of the rows that the points of a ray are interpolated from, forward."""
-    points = [samples * model.config.num_multisamples for samples in model.sampler.counts]
-    shapes = [field.grid.shape for field in (*model.proposal, model.field)]  # type: ignore[union-attr]
-    return sum(4 * 8 * shape.output_dim * count for count, shape in zip(points, shapes))  # type: ignore[union-attr]
+    fields: Any = (*model.proposal, model.field)
+    return sum(
+        4 * 8 * field.grid.shape.output_dim * samples * field.num_multisamples
+        for samples, field in zip(model.sampler.counts, fields)
+    )
 
 
 def parameters_of(model: ZipNerfModel) -> int:

@@ -184,6 +184,7 @@ zip_nerf_small = MethodSpecification(
                 num_direction_frequencies=3,
                 color_skip=False,
                 num_multisamples=3,
+                num_proposal_multisamples=1,
                 capture_near_plane=0.2,
                 eval_num_rays_per_chunk=4096,
             ),

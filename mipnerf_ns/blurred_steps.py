@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from common_ns.rays.dispatch import ray_kernels
 
 LOSS_EPS = float(torch.finfo(torch.float32).eps)
 """Added to the proposal's weights, by which the loss divides (the authors' setting)."""
@@ -42,6 +45,13 @@ def blurred_weights(
     """
     if not 0 <= radius < math.inf:
         raise ValueError(f"Blurred weights: radius is {radius}; it must be at least 0 and finite.")
+    arguments = [each.detach() for each in (t, w, t_query)]
+    kernels = ray_kernels(*arguments)
+    if kernels is not None and radius > 0 and t.shape[:-1] == w.shape[:-1] == t_query.shape[:-1]:
+        out = np.empty((*t_query.shape[:-1], t_query.shape[-1] - 1), np.float32)
+        flat = (each.reshape(-1, each.shape[-1]).contiguous().numpy() for each in arguments)
+        kernels.blur_weights_to(*flat, radius, out.reshape(-1, out.shape[-1]))
+        return torch.from_numpy(out)
     with torch.no_grad():
         edges, weights, query = t.double(), w.double(), t_query.double()
         if radius == 0:

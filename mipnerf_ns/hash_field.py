@@ -24,7 +24,7 @@ from common_ns.hash_grid.weighting import scale_features
 from common_ns.rays.cones import MAX_RADIUS, frustum_moments, pixel_radius
 from common_ns.rays.contraction import contract_isotropic
 from mipnerf_ns.colored_field import ColoredField
-from mipnerf_ns.multisampling import Multisamples, NumPoints, multisamples
+from mipnerf_ns.multisampling import Multisamples, NumPoints, grid_multisamples, multisamples
 from mipnerf_ns.networks import head, init_weights
 from mipnerf_ns.normalized_space import NormalizedSpace
 
@@ -72,6 +72,8 @@ class HashDensityField(Field):
         space: NormalizedSpace | None = None,
     ) -> None:
         super().__init__()
+        if space is not None:
+            contracted, position_scale, center = False, 1.0, (0.0, 0.0, 0.0)
         self.contracted, self.position_scale = contracted, position_scale
         self.density_bias, self.fade_levels, self.tell_fading = density_bias, fade_levels, fade_levels and tell_fading
         self.num_multisamples: NumPoints = num_multisamples
@@ -94,33 +96,36 @@ class HashDensityField(Field):
         return torch.addcmul(frustums.origins[..., :1, :], direction, t_mean), (t_var + 2.0 * r_var) / 3.0
 
     def multisamples_of(self, ray_samples: RaySamples) -> Multisamples:
-        """Points within each sample's frustum, and their extent, in scene units; turned by `TURNS`, if there."""
-        if self.num_multisamples == 1:
-            center, variance = self.balls_of(ray_samples)
-            return Multisamples(center[..., None, :], variance.sqrt())
-        frustums = ray_samples.frustums
-        return multisamples(
-            frustums.starts[..., 0],
-            frustums.ends[..., 0],
-            frustums.origins[..., 0, :],
-            frustums.directions[..., 0, :],
-            pixel_radius(frustums.pixel_area[..., 0, :], MAX_RADIUS),
-            self.num_multisamples,
-            (ray_samples.metadata or {}).get(TURNS),
-        )
+        """Points within each sample's frustum, turned by `TURNS` if there, and their extent, in the grid's coordinates;
+        see `in_grid`."""
+        frustums, scale = ray_samples.frustums, self.position_scale
+        starts, ends = frustums.starts[..., 0] * scale, frustums.ends[..., 0] * scale
+        origins = (frustums.origins[..., 0, :] - self.center) * scale
+        directions = frustums.directions[..., 0, :]
+        radius = pixel_radius(frustums.pixel_area[..., 0, :], MAX_RADIUS)
+        turns = (ray_samples.metadata or {}).get(TURNS)
+        arguments = (starts, ends, origins, directions, radius, self.num_multisamples, turns)
+        fused = starts.ndim == 2 and self.space is None
+        found = grid_multisamples(*arguments, self.contracted) if fused else None
+        return self._placed(*multisamples(*arguments)) if found is None else found
 
-    def encode(self, points: Float[Tensor, "*n k 3"], std: Float[Tensor, "*n k"]) -> Float[Tensor, "*n e"]:
-        """Grid features of isotropic Gaussians, given in scene units; their mean over k of them."""
-        radius, extent = 1.0, std.detach()[..., None]
+    def in_grid(self, points: Float[Tensor, "*n k 3"], std: Float[Tensor, "*n k"]) -> Multisamples:
+        """Isotropic Gaussians, given in scene units, in the grid's coordinates from 0 to 1."""
+        return self._placed((points - self.center) * self.position_scale, std * self.position_scale)
+
+    def _placed(self, points: Float[Tensor, "*n k 3"], std: Float[Tensor, "*n k"]) -> Multisamples:
+        """Gaussians in scaled units, contracted or mapped if need be, in the grid's coordinates. Extents are constants."""
+        extent, radius = std.detach()[..., None], 1.0
         if self.space is not None:
             points, extent = self.space.isotropic(points, extent)
-        else:
-            points, extent = (points - self.center) * self.position_scale, extent * self.position_scale
-            if self.contracted:
-                points, extent = contract_isotropic(points, extent)
-                radius = CONTRACTED_RADIUS
-        points = points / (2.0 * radius) + 0.5
-        extents = extent.squeeze(-1).detach() / (2.0 * radius) if self.fade_levels else None
+        elif self.contracted:
+            points, extent = contract_isotropic(points, extent)
+            radius = CONTRACTED_RADIUS
+        return Multisamples(points / (2.0 * radius) + 0.5, extent.squeeze(-1).detach() / (2.0 * radius))
+
+    def encode(self, points: Float[Tensor, "*n k 3"], std: Float[Tensor, "*n k"]) -> Float[Tensor, "*n e"]:
+        """Grid features of isotropic Gaussians in the grid's coordinates; their mean over k of them."""
+        extents = std if self.fade_levels else None
         if not self.tell_fading:
             return self.grid.gaussian_features(points, extents)
         features, weights = self.grid.gaussian_features_and_weights(points, extents)
@@ -130,7 +135,7 @@ class HashDensityField(Field):
 
     def features(self, center: Float[Tensor, "*n 3"], variance: Float[Tensor, "*n 1"]) -> Float[Tensor, "*n hidden"]:
         """Hidden features of isotropic Gaussians, given in scene units."""
-        return self.hidden_of(self.encode(center[..., None, :], variance.sqrt()))
+        return self.hidden_of(self.encode(*self.in_grid(center[..., None, :], variance.sqrt())))
 
     def hidden_of(self, encoding: Float[Tensor, "*n e"]) -> Float[Tensor, "*n hidden"]:
         """Hidden features of grid features."""

@@ -26,9 +26,12 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from common_ns.rays.dispatch import ray_kernels
 
 NumPoints = Literal[1, 3, 6]
 
@@ -103,8 +106,7 @@ def multisamples(
         points = torch.addcmul(origins[..., None, :], directions[..., None, :], mean[..., None])
         return Multisamples(points[..., None, :], variance.clamp_min(_TINY).sqrt()[..., None])
     # Points and coordinates come first in memory, so that loops run over the intervals of all rays, not over three.
-    places = torch.linspace(-1.0, 1.0, num_points, dtype=torch.float64)
-    places = _first(places / places.square().mean().sqrt(), t0)
+    places = _first(_places(num_points), t0)
     distance = torch.addcmul(mean, std, places)
     # Three discs that grow with the distance would have their mean beside the ray.
     size = distance if num_points == 6 else mean_square.clamp_min(_TINY).sqrt().expand_as(distance)
@@ -123,6 +125,41 @@ def multisamples(
         ]
     )
     return Multisamples(points.movedim((0, 1), (-1, -2)), (std_scale * disc).movedim(0, -1))
+
+
+def grid_multisamples(
+    t0: Float[Tensor, "r s"],
+    t1: Float[Tensor, "r s"],
+    origins: Float[Tensor, "r 3"],
+    directions: Float[Tensor, "r 3"],
+    radius: Float[Tensor, "r 1"],
+    num_points: NumPoints,
+    uniforms: Float[Tensor, "r s 2"] | None,
+    contracted: bool,
+    std_scale: float = STD_SCALE,
+) -> Multisamples | None:
+    """The points of `multisamples`, contracted by `common_ns.rays.contraction.contract_isotropic` if asked for, in
+    coordinates from 0 to 1 of a grid about the origin whose side is 4 if contracted, else 2: in one loop of numba's.
+
+    Args: as `multisamples`.
+    Returns: points and standard deviations, their memory ordered as `multisamples` orders it; None where there is no
+        such loop: on other devices, for other numbers than float32, where a gradient is needed, and without numba.
+    """
+    kernels = ray_kernels(t0, t1, origins, directions, radius)
+    if kernels is None:
+        return None
+    helix = np.zeros((1, 3), np.float32)
+    turns = np.zeros((1, 1, 2), np.float32)
+    if num_points > 1:
+        angles = 2.0 * math.pi * np.array(_HELICES[num_points].angles)
+        helix = np.stack([np.cos(angles), np.sin(angles), _places(num_points).numpy()], axis=-1).astype(np.float32)
+        turns = (_fixed_turns(_HELICES[num_points], t0) if uniforms is None else uniforms).contiguous().numpy()
+    rays = torch.cat([origins, directions, *perpendicular(directions), radius], dim=-1).detach().numpy()
+    out = np.empty((4, num_points, *t0.shape), np.float32)
+    starts, ends = t0.detach().contiguous().numpy(), t1.detach().contiguous().numpy()
+    kernels.place_points(starts, ends, rays, turns, helix, num_points == 3, std_scale, contracted, out)
+    found = torch.from_numpy(out)
+    return Multisamples(found[:3].permute(2, 3, 1, 0), found[3].permute(1, 2, 0))
 
 
 def perpendicular(directions: Float[Tensor, "*r 3"]) -> tuple[Float[Tensor, "*r 3"], Float[Tensor, "*r 3"]]:
@@ -154,12 +191,23 @@ def _angles(
 ) -> Float[Tensor, "k *r s"]:
     """Angles of the points about the ray, in turns."""
     angles = t0.new_tensor(helix.angles)
-    if uniforms is not None:
-        turn, mirrored = uniforms[..., 0], uniforms[..., 1] < 0.5
-    else:
-        odd = (torch.arange(t0.shape[-1], device=t0.device) % 2).bool()
-        turn, mirrored = helix.odd_turn * odd.to(t0), odd & helix.odd_mirrored
+    if uniforms is None:
+        uniforms = _fixed_turns(helix, t0)
+    turn, mirrored = uniforms[..., 0], uniforms[..., 1] < 0.5
     return torch.where(mirrored, _first(angles.flip(0), t0), _first(angles, t0)) + turn
+
+
+def _fixed_turns(helix: _Helix, t0: Float[Tensor, "*r s"]) -> Float[Tensor, "*r s 2"]:
+    """Numbers in place of random ones: every other interval's points are turned, and mirrored."""
+    odd = (torch.arange(t0.shape[-1], device=t0.device) % 2).to(t0)
+    turns = torch.stack([helix.odd_turn * odd, 1.0 - odd * helix.odd_mirrored], dim=-1)
+    return turns.expand(*t0.shape, 2)
+
+
+def _places(num_points: int) -> Float[Tensor, "k"]:
+    """Places of the points along the ray, in standard deviations from the mean."""
+    places = torch.linspace(-1.0, 1.0, num_points, dtype=torch.float64)
+    return places / places.square().mean().sqrt()
 
 
 def _first(values: Float[Tensor, "k"], like: Float[Tensor, "*r s"]) -> Float[Tensor, "k ..."]:

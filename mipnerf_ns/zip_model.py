@@ -77,6 +77,8 @@ class ZipNerfModelConfig(ProposalModelConfig):
     num_multisamples: NumPoints = 6
     """Points on a spiral that stand for each interval of a cone. 6: the paper's, exact in mean and variance; 3: half as
     many lookups; 1: the interval's mean alone."""
+    num_proposal_multisamples: NumPoints | None = None
+    """The same for intervals of the proposal rounds, most of a step's lookups; None: as num_multisamples."""
     fade_levels: bool = True
     """Fade out grid levels that are finer than a sample (down-weighting)."""
     tell_fading: bool = True
@@ -135,11 +137,17 @@ class ZipNerfModel(ProposalModel):
             "density_bias": config.density_bias + math.log(position_scale),
             "fade_levels": config.fade_levels,
             "tell_fading": config.tell_fading,
-            "num_multisamples": config.num_multisamples,
             "space": self.space,
         }
-        width = config.proposal_hidden_dim
-        proposals = nn.ModuleList(HashDensityField(grid, width, **shared) for grid in config.proposal_grids)
+        proposals = nn.ModuleList(
+            HashDensityField(
+                grid,
+                config.proposal_hidden_dim,
+                num_multisamples=config.num_proposal_multisamples or config.num_multisamples,
+                **shared,
+            )
+            for grid in config.proposal_grids
+        )
         colored = HashField(
             grid=config.grid,
             hidden_dim=config.hidden_dim,
@@ -148,6 +156,7 @@ class ZipNerfModel(ProposalModel):
             color_hidden_dim=config.color_hidden_dim,
             color_skip=config.color_skip,
             num_direction_frequencies=config.num_direction_frequencies,
+            num_multisamples=config.num_multisamples,
             num_images=self.num_train_data,
             appearance_dim=config.appearance_dim,
             appearance_std=config.appearance_std,
@@ -156,8 +165,13 @@ class ZipNerfModel(ProposalModel):
         return proposals, colored
 
     def declare_randomness(self, num_rounds: int) -> RayRandomness:
-        turns = 2 * self.points_per_ray if self.config.num_multisamples > 1 else 0
-        return RayRandomness(ZipNerfNumbers, jitter=num_rounds, turns=turns, background=3)
+        return RayRandomness(ZipNerfNumbers, jitter=num_rounds, turns=sum(self._turn_counts), background=3)
+
+    @property
+    def _turn_counts(self) -> list[int]:
+        """How many random numbers turn the points of each round's intervals."""
+        fields = (*self.proposal, self.field)
+        return [2 * count * (field.num_multisamples > 1) for count, field in zip(self.sampler.counts, fields)]  # type: ignore[operator]
 
     @property
     def round_fields(self) -> list[RayField]:
@@ -176,10 +190,8 @@ class ZipNerfModel(ProposalModel):
 
     def trained_fields(self, numbers: ZipNerfNumbers) -> list[RayField]:
         """`round_fields` whose points are turned at random."""
-        if self.config.num_multisamples == 1:
-            return self.round_fields
-        turns = numbers.turns.split([2 * count for count in self.sampler.counts], dim=-1)
-        return [_turned(*pair) for pair in zip(self.round_fields, turns)]
+        rounds = zip(self.round_fields, numbers.turns.split(self._turn_counts, dim=-1))
+        return [_turned(field, turns) if turns.shape[-1] else field for field, turns in rounds]
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         return tables_apart(super().get_param_groups(), self.grids)

@@ -199,11 +199,13 @@ class HashGrid(nn.Module):
     def _gaussians(
         self, points: Float[Tensor, "*n k 3"], std: Float[Tensor, "*n k"] | None, with_weights: bool
     ) -> tuple[Float[Tensor, "*n L*F"], Float[Tensor, "*n L"] | None]:
-        flat = self._points(points)
+        self._check(points)
         if points.ndim < 2 or points.shape[-2] == 0:
             raise ValueError(f"HashGrid: points have shape {list(points.shape)}; it must be [..., k, 3] with k ≥ 1.")
         *batch, k, _ = points.shape
-        flat = flat.reshape(math.prod(batch), k, 3)
+        flat = points.reshape(math.prod(batch), k, 3).to(
+            self.table.dtype
+        )  # kernels want coordinates, then points first
         if std is not None:
             if std.shape != points.shape[:-1] or std.device != points.device:
                 raise ValueError(
@@ -231,12 +233,15 @@ class HashGrid(nn.Module):
         return mean_of_gaussians(features, weights), mean
 
     def _points(self, x: Float[Tensor, "*n 3"]) -> Float[Tensor, "n 3"]:
+        self._check(x)
+        return x.reshape(-1, 3).to(self.table.dtype)
+
+    def _check(self, x: Float[Tensor, "*n 3"]) -> None:
         """Shapes and devices that do not fit would be read out of bounds by compiled code."""
         if x.shape[-1:] != (3,):
             raise ValueError(f"HashGrid: positions have shape {list(x.shape)}; the last dimension must be 3.")
         if x.device != self.table.device:
             raise ValueError(f"HashGrid: positions are on {x.device}, the table is on {self.table.device}.")
-        return x.reshape(-1, 3).to(self.table.dtype)
 
 
 def _full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:

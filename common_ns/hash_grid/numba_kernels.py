@@ -8,19 +8,13 @@ a time.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from numba import njit
 
+from common_ns.compiled import inline, jit
 from common_ns.hash_grid.levels import PRIMES
-
-OPTIONS: dict[str, Any] = dict(
-    fastmath={"contract", "nsz", "arcp"}, error_model="numpy", nogil=True, boundscheck=False, forceinline=True
-)
-"""For `numba.njit`. Not "nnan": comparisons must tell NaN. All is inlined into what Python calls, for only that is
-stored on disk: the process that compiled it and later ones must not differ in their last bits."""
 
 LANES = 256
 """Numbers of a block in a row of the scratch memory: points times features of a level."""
@@ -66,18 +60,7 @@ class Work(NamedTuple):
     """The same memory as `numbers`, as what is copied at a time."""
 
 
-def _jit(function: Any) -> Any:
-    """Compile at first use, and keep the result on disk."""
-    try:
-        return njit(cache=True, **OPTIONS)(function)
-    except RuntimeError:  # no folder can be written
-        return njit(**OPTIONS)(function)
-
-
-_inline = njit(**OPTIONS)
-
-
-@_inline
+@inline
 def _locate(points, first, count, level, levels, features, inner, index, s):
     """Rows of the table at the corners of each point's cell, and where in the cell it is.
 
@@ -134,7 +117,7 @@ def _locate(points, first, count, level, levels, features, inner, index, s):
             index[7 * size + i] = upper + vertices + UNIT
 
 
-@_inline
+@inline
 def _smooth(s):
     """From the position in the cell to the weight of its upper corners, its derivative, and its second derivative."""
     for k in range(3 * LANES):
@@ -144,7 +127,7 @@ def _smooth(s):
         s[CURVE * LANES + k] = (np.float32(6) - np.float32(12) * f) * slope * slope
 
 
-@_inline
+@inline
 def _fetch(rows, index, count, features, words):
     """Copy the corners' rows; a word is two features, or one if there is no other."""
     size = LANES // len(features)
@@ -163,7 +146,7 @@ def _fetch(rows, index, count, features, words):
             words[k + 6 * size * n], words[k + 7 * size * n] = r6, r7
 
 
-@_inline
+@inline
 def _copy_in(source, first, count, level, features, row, words):
     """A level's part of a contiguous matrix of words [points, L * n] into a row of the scratch memory."""
     n = max(len(features) // 2, 1)
@@ -173,7 +156,7 @@ def _copy_in(source, first, count, level, features, row, words):
             words[start + i * n + w] = source[first + i, level * n + w]
 
 
-@_inline
+@inline
 def _copy_out(target, first, count, level, features, row, words):
     """The opposite of `_copy_in`."""
     n = max(len(features) // 2, 1)
@@ -183,7 +166,7 @@ def _copy_out(target, first, count, level, features, row, words):
             target[first + i, level * n + w] = words[start + i * n + w]
 
 
-@_inline
+@inline
 def _value(weight, s):
     """VALUE: the interpolated features. Pairs of corners along x, of edges along y, of faces along z."""
     for k in range(LANES):
@@ -196,7 +179,7 @@ def _value(weight, s):
         s[VALUE * LANES + k] = weight * (f0 + z * (f1 - f0))
 
 
-@_inline
+@inline
 def _value_and_slope(weight, s):
     """VALUE, and FIRST: its derivatives with respect to the position."""
     for k in range(LANES):
@@ -214,7 +197,7 @@ def _value_and_slope(weight, s):
         s[(FIRST + 2) * LANES + k] = weight * s[(SLOPE + 2) * LANES + k] * (f1 - f0)
 
 
-@_inline
+@inline
 def _along(direction, first, count, features, s):
     """VALUE: the derivative along each point's direction [3, n], from those in FIRST."""
     f = len(features)
@@ -226,7 +209,7 @@ def _along(direction, first, count, features, s):
             )
 
 
-@_inline
+@inline
 def _outer(direction, first, count, features, s):
     """The opposite: FIRST, if VALUE is a derivative with respect to what `_along` computes. VALUE becomes 0."""
     f = len(features)
@@ -239,7 +222,7 @@ def _outer(direction, first, count, features, s):
             s[VALUE * LANES + k] = ZERO
 
 
-@_inline
+@inline
 def _spread(weight, s):
     """CORNER: derivatives of a loss with respect to the corners, from those with respect to VALUE and FIRST.
 
@@ -262,7 +245,7 @@ def _spread(weight, s):
         s[c + 4 * LANES], s[c + 5 * LANES], s[c + 6 * LANES], s[c + 7 * LANES] = e2 - c5, c5, e3 - c7, c7
 
 
-@_inline
+@inline
 def _add(rows, index, count, features, s):
     """Add the corners to their rows."""
     f = len(features)
@@ -275,7 +258,7 @@ def _add(rows, index, count, features, s):
                 rows[row + j] += s[k + j]
 
 
-@_inline
+@inline
 def _position(weight, s):
     """First three of CORNER: derivatives of a loss with respect to the position, from those by VALUE and FIRST.
 
@@ -303,7 +286,7 @@ def _position(weight, s):
         s[c + 2 * LANES] = (v * sz + vz * s[(CURVE + 2) * LANES + k]) * dz + vx * dxz + vy * dyz
 
 
-@_inline
+@inline
 def _weigh(std, first, count, scale, features, s):
     """WEIGHT: of the level for each Gaussian, erf(1 / √(8 σ² scale²)); see `weighting.level_weights`."""
     f = len(features)
@@ -323,7 +306,7 @@ def _weigh(std, first, count, scale, features, s):
             s[WEIGHT * LANES + i * f + k] = weight
 
 
-@_inline
+@inline
 def _collect(weighted, first_of_all, s):
     """Add VALUE to TOTAL, weighted, and WEIGHT to MASS."""
     if first_of_all:
@@ -339,7 +322,7 @@ def _collect(weighted, first_of_all, s):
             s[TOTAL * LANES + k] += s[VALUE * LANES + k]
 
 
-@_inline
+@inline
 def _share(weighted, s):
     """VALUE: what a Gaussian gets of TOTAL."""
     if weighted:
@@ -350,7 +333,7 @@ def _share(weighted, s):
             s[VALUE * LANES + k] = s[TOTAL * LANES + k]
 
 
-@_inline
+@inline
 def _spread_value(weight, s):
     """CORNER: as `_spread`, without derivatives."""
     for k in range(LANES):
@@ -369,7 +352,7 @@ def _spread_value(weight, s):
 # The functions that Python calls. Arrays that are not needed are empty.
 
 
-@_jit
+@jit
 def interpolate(points, start, stop, table, levels, features, values, jacobian, direction, work):
     """Features of some points, and their derivatives [3, n, words] if there is room for them.
 
@@ -397,7 +380,7 @@ def interpolate(points, start, stop, table, levels, features, values, jacobian, 
             _copy_out(values, first, count, level, features, VALUE, work.words)
 
 
-@_jit
+@jit
 def table_gradient(points, chunk, first_level, step, levels, features, values, jacobian, direction, gradient, work):
     """Derivatives of a loss with respect to the rows of every `step`-th level."""
     f = len(features)
@@ -424,7 +407,7 @@ def table_gradient(points, chunk, first_level, step, levels, features, values, j
                 _add(rows, work.index, count, features, work.numbers)
 
 
-@_jit
+@jit
 def position_gradient(points, start, stop, table, levels, features, values, jacobian, direction, gradient, sums, work):
     """Derivatives of a loss with respect to some positions [n, 3]. Sums are 0 before."""
     f = len(features)
@@ -457,7 +440,7 @@ def position_gradient(points, start, stop, table, levels, features, values, jaco
 # Of Gaussians: a block takes the first of each of its groups, then the second, and so on; sums stay where they are.
 
 
-@_jit
+@jit
 def gaussian_features(points, std, samples, start, stop, table, levels, features, values, weights, work):
     """Means over each group's Gaussians of features, and of the levels' weights [n, levels] if there is room for them.
 
@@ -486,7 +469,7 @@ def gaussian_features(points, std, samples, start, stop, table, levels, features
                     weights[first + i, level] = share * work.numbers[MASS * LANES + i * f]
 
 
-@_jit
+@jit
 def gaussian_table_gradient(points, std, samples, chunk, first_level, step, levels, features, values, gradient, work):
     """Derivatives of a loss with respect to the rows of every `step`-th level."""
     f = len(features)
@@ -514,7 +497,7 @@ def gaussian_table_gradient(points, std, samples, chunk, first_level, step, leve
                     _add(rows, work.index, count, features, work.numbers)
 
 
-@_jit
+@jit
 def gaussian_position_gradient(points, std, samples, start, stop, table, levels, features, values, result, sums, work):
     """Derivatives of a loss with respect to the points of some groups [n, samples, 3]. Sums are 0 before."""
     f = len(features)

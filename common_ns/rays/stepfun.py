@@ -5,9 +5,12 @@ Vocabulary of the papers: `t` interval endpoints, increasing; `w` weights of the
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from common_ns.rays.dispatch import ray_kernels
 
 
 def blur_weights(weights: Float[Tensor, "*r n"]) -> Float[Tensor, "*r n"]:
@@ -144,6 +147,13 @@ def sample_intervals(
     Returns: endpoints of the drawn intervals, within [start, 1].
     Source: mip-NeRF 360, supplement ("sampling"); one jitter per ray.
     """
+    kernels = ray_kernels(t, w) if num_samples > 1 and t.shape[:-1] == w.shape[:-1] else None
+    if kernels is not None:
+        shift = t.new_full((*t.shape[:-1], 1), 0.5) if jitter is None else jitter.detach().to(t)
+        out = np.empty((*t.shape[:-1], num_samples + 1), np.float32)
+        flat = (each.detach().reshape(-1, each.shape[-1]).contiguous().numpy() for each in (t, w, shift))
+        kernels.draw_intervals(*flat, start, out.reshape(-1, num_samples + 1))
+        return torch.from_numpy(out)
     length = t[..., 1:] - t[..., :-1]
     total = w.sum(-1, keepdim=True)
     pdf = torch.where(total > 1e-10, w / total.clamp_min(1e-10), length / length.sum(-1, keepdim=True))

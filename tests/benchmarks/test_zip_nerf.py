@@ -72,6 +72,9 @@ def test_gathered_rows_by_hand(monkeypatch):
     """15 intervals of 6 points each, 3 levels of 8 corners with 2 features of 4 bytes."""
     assert module(monkeypatch, "zip_floor").gathered_bytes(tiny_model()) == 15 * 6 * 3 * 8 * 2 * 4
     assert module(monkeypatch, "zip_floor").gathered_bytes(tiny_model(num_multisamples=1)) == 15 * 3 * 8 * 2 * 4
+    mixed = tiny_model(num_multisamples=3, num_proposal_multisamples=1)
+    last = mixed.sampler.counts[-1]
+    assert module(monkeypatch, "zip_floor").gathered_bytes(mixed) == (15 + 2 * last) * 3 * 8 * 2 * 4
 
 
 def test_time_within_a_part_belongs_to_the_innermost(monkeypatch):

@@ -12,6 +12,7 @@ from tests.e2e.browsing import Page, Picture, like, needs_browser, unlike, varie
 RUNS = {
     "mip-nerf-small": ("blender", ("--num-coarse-samples", "16", "--num-importance-samples", "16")),
     "mip-nerf-360-small": ("landscape", ("--num-proposal-samples", "16", "12", "--num-nerf-samples", "8")),
+    "zip-nerf-small": ("landscape", ("--num-proposal-samples", "16", "12", "--num-nerf-samples", "8")),
     "depth-hash-small": ("nerfstudio", ("--num-proposal-samples", "16", "--num-nerf-samples", "8")),
 }
 """Scene that each method trains on, and options of its model that make it quick."""
@@ -41,9 +42,16 @@ def show_weights(page: Page, shown: Picture) -> None:
     page.settled(unlike(shown, 5), "weights")
 
 
+def color_depth(page: Page, shown: Picture) -> None:
+    """Colors even in depth between the planes, in place of its logarithm between what is seen: all is near."""
+    page.choose("Depth colors", "linear")
+    page.settled(unlike(shown, 3), "depth in other colors")
+
+
 CHECKS: dict[str, tuple[str, Callable[[Page, Picture], None]]] = {
     "mip-nerf-small": ("normals", turn_away_and_back),
     "mip-nerf-360-small": ("normals", cut_away),
+    "zip-nerf-small": ("depth", color_depth),
     "depth-hash-small": ("depth_error", show_weights),
 }
 """An output to switch to, and a control to try."""

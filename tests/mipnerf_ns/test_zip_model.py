@@ -55,9 +55,9 @@ def gradient(model: ZipNerfModel, *bundles) -> Tensor:
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
 
 
-@pytest.mark.parametrize("points", [1, 3, 6])
+@pytest.mark.parametrize("points", [(1, None), (3, None), (6, None), (3, 1), (1, 3)])
 def test_a_step_does_not_depend_on_how_its_rays_are_divided(points):
-    model = build(num_multisamples=points).train()
+    model = build(num_multisamples=points[0], num_proposal_multisamples=points[1]).train()
     bundle = training_rays(model)
     whole = gradient(model, bundle)
     assert whole.norm() > 0
@@ -79,7 +79,15 @@ def test_points_are_turned_by_the_rays_numbers_in_training_only():
 
 
 def test_one_point_draws_no_turns():
-    assert build(num_multisamples=1).randomness.width + 2 * 30 == build(num_multisamples=6).randomness.width
+    six = build(num_multisamples=6)
+    assert build(num_multisamples=1).randomness.width + 2 * 30 == six.randomness.width
+    last = six.sampler.counts[-1]
+    assert build(num_proposal_multisamples=1).randomness.width + 2 * (30 - last) == six.randomness.width
+
+
+def test_each_field_reads_its_number_of_points():
+    model = build(num_multisamples=3, num_proposal_multisamples=1)
+    assert [field.num_multisamples for field in model.round_fields] == [1, 1, 3]
 
 
 def test_proposals_follow_the_blurred_weights_of_the_last_round():
@@ -127,12 +135,13 @@ def test_networks_are_told_how_far_levels_are_faded():
     """One more feature a level, and through it the width of a cone changes what a faded level cannot."""
     plain, told = build(tell_fading=False), build(tell_fading=True)
     assert told.field.trunk[0].in_features == plain.field.trunk[0].in_features + 3
-    center = torch.zeros(1, 1, 3)
-    faded = plain.field.encode(center, torch.full((1, 1), 1e4))
-    assert faded.abs().max() < 1e-4 < plain.field.encode(center, torch.zeros(1, 1)).abs().max()
-    feature = told.field.encode(center, torch.full((1, 1), 1e-6))[..., -3:]
-    assert feature.min() > 0.5  # about the root mean square of the table's features, which are of variance 1
-    assert told.field.encode(center, torch.full((1, 1), 100.0))[..., -3:].max() < -0.5
+
+    def features(model: ZipNerfModel, extent: float) -> Tensor:
+        return model.field.encode(*model.field.in_grid(torch.zeros(1, 1, 3), torch.full((1, 1), extent)))
+
+    assert features(plain, 1e4).abs().max() < 1e-4 < features(plain, 0.0).abs().max()
+    assert features(told, 1e-6)[..., -3:].min() > 0.5  # about the root mean square of the features, of variance 1
+    assert features(told, 100.0)[..., -3:].max() < -0.5
 
 
 def test_thin_cones_short_intervals_need_one_point_only():
