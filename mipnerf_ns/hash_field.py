@@ -114,7 +114,7 @@ class HashDensityField(Field):
         return self._placed((points - self.center) * self.position_scale, std * self.position_scale)
 
     def _placed(self, points: Float[Tensor, "*n k 3"], std: Float[Tensor, "*n k"]) -> Multisamples:
-        """Gaussians in scaled units, contracted or mapped if need be, in the grid's coordinates. Extents are constants."""
+        """Gaussians in scaled units, contracted or mapped if need be, in the grid's coordinates; extents constant."""
         extent, radius = std.detach()[..., None], 1.0
         if self.space is not None:
             points, extent = self.space.isotropic(points, extent)
