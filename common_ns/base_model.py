@@ -102,7 +102,7 @@ class RadianceModel(Model, ModelHooks):
         Raises: InputError if near and far are not known or do not enclose an interval.
         """
         near, far = self.config.near_plane, self.config.far_plane
-        found: RayBounds | None = self.metadata.get("ray_bounds")
+        found = self.known_bounds()
         if found is None:
             if near is None or far is None:
                 raise InputError(
@@ -127,6 +127,10 @@ class RadianceModel(Model, ModelHooks):
         # nerfstudio's collider would reset the near plane in evaluation.
         self.collider = NearFarCollider(found.near, found.far, reset_near_plane=False)
         return found
+
+    def known_bounds(self) -> RayBounds | None:
+        """What the data says of where rays start and end; None: nothing."""
+        return self.metadata.get("ray_bounds")
 
     def choose_background(self, captures: BackgroundName) -> str:
         """The background's name; sets the renderers.

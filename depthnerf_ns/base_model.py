@@ -136,8 +136,11 @@ class DepthModel(ProposalModel):
 
     def populate_modules(self) -> None:
         """Check the options of supervision, besides what the base does."""
-        super().populate_modules()
         config = self.config
+        if config.forward_facing:
+            problem = "methods with depth have no normalized device coordinates"
+            raise InputError(problem, "Leave out --pipeline.model.forward-facing")
+        super().populate_modules()
         if config.depth_epsilon <= 0:
             raise InputError(f"depth-epsilon is {config.depth_epsilon:g}", "Choose it above 0; 0.03 is usual")
         if config.depth_beta < 0:

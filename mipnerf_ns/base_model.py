@@ -6,7 +6,7 @@ mip-NeRF 360 without its networks: a model of this kind says which two fields it
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
 from nerfstudio.model_components.losses import lossfun_distortion, lossfun_outer
+from nerfstudio.model_components.scene_colliders import NearFarCollider
 from nerfstudio.utils import colormaps
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer_elements import ViewerCheckbox, ViewerDropdown, ViewerSlider
@@ -26,6 +27,7 @@ from torch.nn import Parameter
 
 from common_ns.appearance import fit_code
 from common_ns.base_model import RadianceModel, RadianceModelConfig
+from common_ns.data.scene_bounds import RayBounds
 from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
 from common_ns.metrics import valid_pixels_of
@@ -34,6 +36,7 @@ from common_ns.rays.stepfun import schlick_bias
 from common_ns.rays.transmittance import log_mean_distance
 from mipnerf_ns.field import position_scale_for
 from mipnerf_ns.isotropic_field import ColorField, isotropic_iso_field
+from mipnerf_ns.normalized_space import NormalizedSpace, normalized_space
 from mipnerf_ns.proposal_sampler import Guide, ProposalSampler, RayField, Round, Spacing
 from mipnerf_ns.scene_scale import diagnose_scene_scale
 
@@ -69,6 +72,10 @@ class ProposalModelConfig(RadianceModelConfig):
     contraction_radius: float = 1.0
     """Radius in scene units of the ball about the origin that the contraction leaves as it is; cameras should lie in
     it. The run prints how many do."""
+    forward_facing: bool = False
+    """For captures whose cameras all face one way (to 60°): normalized device coordinates of their mean pose in place
+    of the contraction, samples even in inverse depth along it. near_plane is then the depth of the near plane before
+    the cameras' mean position; None: half of that of the nearest known points."""
     anneal_slope: float = 10.0
     """Steepness at the start of training with which proposals gain influence on where samples go; 0: at once."""
     anneal_steps: int | None = None
@@ -153,17 +160,23 @@ class ProposalModel(RadianceModel):
         """Choose bounds, spacing, contraction and background for the data; build networks and controls."""
         config = self.config
         far = min(config.capture_far_plane, CAPTURE_NEAR_FAR[1] if config.sampling == "uniform" else torch.inf)
-        bounds = self.choose_bounds(None if config.contraction == "off" else (config.capture_near_plane, far))
+        squeezed = config.contraction != "off" or config.forward_facing
+        bounds = self.choose_bounds((config.capture_near_plane, far) if squeezed else None)
         finite = self.scene_is_finite()
         sampling = config.sampling
+        self.space: NormalizedSpace | None = None
+        if config.forward_facing:
+            self.space, sampling = self._choose_space(finite), "disparity"
+            bounds = self.ray_bounds
         if sampling == "auto":
             sampling = "uniform" if finite else self.capture_spacing
-        if bounds.near == 0 and sampling == "disparity":
+        if bounds.near == 0 and sampling == "disparity" and self.space is None:
             raise InputError("near 0 has no disparity", "Choose --pipeline.model.near-plane above 0")
         if config.contraction_radius <= 0:
             problem = f"a contraction radius of {config.contraction_radius:g} holds nothing"
             raise InputError(problem, "Choose --pipeline.model.contraction-radius above 0, in scene units")
         contracted = config.contraction == "on" or (config.contraction == "auto" and not finite)
+        contracted = contracted and self.space is None
         if config.near_anneal_rate is not None and config.near_anneal_rate <= 0:
             problem = f"a near-anneal-rate of {config.near_anneal_rate:g} is no fraction of the steps"
             raise InputError(problem, "Choose --pipeline.model.near-anneal-rate above 0, or None")
@@ -187,6 +200,7 @@ class ProposalModel(RadianceModel):
             config.resample_padding,
             config.dilation_drops_ends,
             self.ends_opaque,
+            None if self.space is None else self.space.distance_maps,
         )
         self.camera_optimizer: CameraOptimizer = config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu"
@@ -201,6 +215,13 @@ class ProposalModel(RadianceModel):
         self.shown_weights = ViewerCheckbox("Output weights", False)
         self.train_fraction = 1.0
         self.randomness = self.declare_randomness(num_proposals + 1)
+
+    def known_bounds(self) -> RayBounds | None:
+        """As the base's; whoever says that cameras face one way knows more than a look at where they stand."""
+        found = super().known_bounds()
+        if found is not None and found.assumed and self.config.forward_facing:
+            return replace(found, bounded=False)
+        return found
 
     def declare_randomness(self, num_rounds: int) -> RayRandomness:
         """The random numbers of a training ray: fields `jitter` and `background` of `ProposalNumbers`, at least.
@@ -222,6 +243,34 @@ class ProposalModel(RadianceModel):
         chosen = config.background_color not in ("auto", "last_sample")
         return not (finite or chosen or self.metadata.get("images_have_alpha", False))
 
+    def _choose_space(self, finite: bool) -> NormalizedSpace:
+        """The normalized device coordinates of a forward-facing capture; rays then begin at their near plane.
+
+        Raises: InputError if the data or other options do not go with them.
+        """
+        config, leave_out = self.config, "Leave out --pipeline.model.forward-facing"
+        if finite:
+            problem = f"forward-facing is for captures, and this is an object ({self.ray_bounds.reason})"
+            raise InputError(problem, leave_out)
+        if config.contraction == "on":
+            remedy = "Leave --pipeline.model.contraction at auto"
+            raise InputError("forward-facing takes the place of contraction, which is on", remedy)
+        if config.sampling not in ("auto", "disparity"):
+            remedy = "Leave --pipeline.model.sampling at auto"
+            raise InputError(f"forward-facing samples in disparity, not with sampling {config.sampling}", remedy)
+        if config.near_plane == 0:
+            remedy = "Choose --pipeline.model.near-plane above 0, or None"
+            raise InputError("forward-facing has no near plane at 0", remedy)
+        cameras = self.metadata.get("cameras")
+        if cameras is None:
+            raise InputError("forward-facing needs the training cameras, and this datamanager names none", leave_out)
+        assumed = config.capture_near_plane or CAPTURE_NEAR_FAR[0]
+        choice = normalized_space(cameras, self.metadata.get("points3D_xyz"), config.near_plane, assumed)
+        CONSOLE.print(choice.summary)
+        self.ray_bounds = replace(self.ray_bounds, near=0.0)
+        self.collider = NearFarCollider(0.0, self.ray_bounds.far, reset_near_plane=False)
+        return choice.space
+
     @abstractmethod
     def build_fields(self, contracted: bool, position_scale: float) -> tuple[Field, ColorField]:
         """The proposal network, and the network of density and color.
@@ -235,9 +284,11 @@ class ProposalModel(RadianceModel):
         """Print what was chosen and how the scene fits the contraction."""
         bounds = self.ray_bounds
         radius = self.config.contraction_radius
+        squeezed = f"contraction beyond {radius:g}" if contracted else "no contraction"
+        squeezed = squeezed if self.space is None else "normalized device coordinates"
         CONSOLE.print(
             f"Rays from {bounds.near:.3g} to {bounds.far:.3g} scene units ({bounds.reason}), {sampling} sampling, "
-            f"{f'contraction beyond {radius:g}' if contracted else 'no contraction'}, background {background}"
+            f"{squeezed}, background {background}"
             f"{', last interval opaque' if self.ends_opaque else ''}."
         )
         if contracted and "camera_to_worlds" in self.metadata:

@@ -23,6 +23,7 @@ from common_ns.rays.positional_encoding import integrated_pos_enc, pos_enc
 from mipnerf_ns import ipe_triton
 from mipnerf_ns.colored_field import ColoredField
 from mipnerf_ns.networks import Precision, Trunk, head, init_weights, resolve_dtype
+from mipnerf_ns.normalized_space import NormalizedSpace
 
 Encoding = Literal["integrated", "plain"]
 
@@ -41,6 +42,8 @@ class ContractedDensityField(Field):
         density_bias: added before the softplus of the density.
         ray_shape: cast cones, or cylinders for orthographic cameras.
         precision: number format of the hidden layers; lifting and heads are always float32.
+        space: normalized device coordinates that take the place of contraction and scale; densities have their
+            scale.
     Source: mip-NeRF 360, sections 2 and 3 and supplement.
     """
 
@@ -59,6 +62,7 @@ class ContractedDensityField(Field):
         density_bias: float = -1.0,
         ray_shape: Literal["cone", "cylinder"] = "cone",
         precision: Precision = "auto",
+        space: NormalizedSpace | None = None,
     ) -> None:
         super().__init__()
         self.encoding: Encoding = encoding
@@ -67,6 +71,7 @@ class ContractedDensityField(Field):
         self.density_bias = density_bias
         self.ray_shape = ray_shape
         self.precision: Precision = precision
+        self.space = space
         self.register_buffer("basis", basis_directions(basis), persistent=False)
         encoded = 2 * num_frequencies * self.basis.shape[1] if encoding == "integrated" else 3 + 6 * num_frequencies
         self.trunk = Trunk(encoded, num_layers, hidden_dim, skip_layer)
@@ -93,6 +98,11 @@ class ContractedDensityField(Field):
     ) -> Float[Tensor, "*n e"]:
         """Encoding of Gaussians given in scene units."""
         scale = self.position_scale
+        if self.space is not None:
+            if self.encoding == "plain":
+                return pos_enc(self.space(mean), 0, self.num_frequencies, dtype=dtype)
+            lifted = self.space.lift(mean, direction, t_var, r_var, self.basis)
+            return integrated_pos_enc(*lifted, 0, self.num_frequencies, dtype)
         if self.encoding == "integrated" and ipe_triton.usable(dtype, mean, direction, t_var, r_var):
             return ipe_triton.fused_encoding(
                 mean, direction, t_var, r_var, self.basis, self.num_frequencies, self.contracted, dtype, scale
@@ -116,6 +126,11 @@ class ContractedDensityField(Field):
         """Density before its softplus."""
         return head(self.density_head, hidden)
 
+    def density_of(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n 1"]:
+        """Density per scene unit of hidden features."""
+        density = F.softplus(self.raw_density(hidden) + self.density_bias)
+        return density if self.space is None else density * self.space.density_scale
+
     def features_of_isotropic(
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "*n hidden"]:
@@ -133,7 +148,7 @@ class ContractedDensityField(Field):
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "*n 1"]:
         """Density of isotropic Gaussians, per scene unit; arguments as `features_of_isotropic`."""
-        return F.softplus(self.raw_density(self.features_of_isotropic(center, variance, dtype)) + self.density_bias)
+        return self.density_of(self.features_of_isotropic(center, variance, dtype))
 
     def density_fn(self, positions: Float[Tensor, "*n 3"], times: Tensor | None = None) -> Float[Tensor, "*n 1"]:
         """Density at points, as nerfstudio's tools ask for it (a Gaussian without extent)."""
@@ -142,7 +157,7 @@ class ContractedDensityField(Field):
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n hidden"]]:
         hidden = self.features(*self.frustum_gaussians(ray_samples))
-        return F.softplus(self.raw_density(hidden) + self.density_bias), hidden
+        return self.density_of(hidden), hidden
 
     def get_outputs(
         self, ray_samples: RaySamples, density_embedding: Tensor | None = None

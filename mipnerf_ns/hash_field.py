@@ -26,6 +26,7 @@ from common_ns.rays.contraction import contract_isotropic
 from mipnerf_ns.colored_field import ColoredField
 from mipnerf_ns.multisampling import Multisamples, NumPoints, grid_multisamples, multisamples
 from mipnerf_ns.networks import head, init_weights
+from mipnerf_ns.normalized_space import NormalizedSpace
 
 CONTRACTED_RADIUS = 2.0
 """Radius of contracted space."""
@@ -49,6 +50,8 @@ class HashDensityField(Field):
         fade_levels: fade out the features of levels that are finer than a sample.
         tell_fading: give the network a feature per level that says how far it is faded ("scale featurization").
         num_multisamples: points that a sample of a ray is looked up at; features are averaged over them. 1: its mean.
+        space: normalized device coordinates that take the place of contraction, center and scale; the grid covers their
+            cube, and densities have their scale.
     """
 
     center: Tensor
@@ -66,11 +69,15 @@ class HashDensityField(Field):
         fade_levels: bool = True,
         tell_fading: bool = False,
         num_multisamples: NumPoints = 1,
+        space: NormalizedSpace | None = None,
     ) -> None:
         super().__init__()
+        if space is not None:
+            contracted, position_scale, center = False, 1.0, (0.0, 0.0, 0.0)
         self.contracted, self.position_scale = contracted, position_scale
         self.density_bias, self.fade_levels, self.tell_fading = density_bias, fade_levels, fade_levels and tell_fading
         self.num_multisamples: NumPoints = num_multisamples
+        self.space = space
         self.register_buffer("center", torch.tensor(center), persistent=False)
         self.grid = HashGrid(grid)
         told = len(self.grid.shape.levels) if self.tell_fading else 0
@@ -98,7 +105,8 @@ class HashDensityField(Field):
         radius = pixel_radius(frustums.pixel_area[..., 0, :], MAX_RADIUS)
         turns = (ray_samples.metadata or {}).get(TURNS)
         arguments = (starts, ends, origins, directions, radius, self.num_multisamples, turns)
-        found = grid_multisamples(*arguments, self.contracted) if starts.ndim == 2 else None
+        fused = starts.ndim == 2 and self.space is None
+        found = grid_multisamples(*arguments, self.contracted) if fused else None
         return self._placed(*multisamples(*arguments)) if found is None else found
 
     def in_grid(self, points: Float[Tensor, "*n k 3"], std: Float[Tensor, "*n k"]) -> Multisamples:
@@ -106,9 +114,11 @@ class HashDensityField(Field):
         return self._placed((points - self.center) * self.position_scale, std * self.position_scale)
 
     def _placed(self, points: Float[Tensor, "*n k 3"], std: Float[Tensor, "*n k"]) -> Multisamples:
-        """Gaussians in scaled units, contracted if need be, in the grid's coordinates. Extents are constants."""
+        """Gaussians in scaled units, contracted or mapped if need be, in the grid's coordinates; extents constant."""
         extent, radius = std.detach()[..., None], 1.0
-        if self.contracted:
+        if self.space is not None:
+            points, extent = self.space.isotropic(points, extent)
+        elif self.contracted:
             points, extent = contract_isotropic(points, extent)
             radius = CONTRACTED_RADIUS
         return Multisamples(points / (2.0 * radius) + 0.5, extent.squeeze(-1).detach() / (2.0 * radius))
@@ -136,7 +146,8 @@ class HashDensityField(Field):
 
     def density_of(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n 1"]:
         """Density per scene unit of hidden features."""
-        return trunc_exp(head(self.density_head, hidden) + self.density_bias)
+        density = trunc_exp(head(self.density_head, hidden) + self.density_bias)
+        return density if self.space is None else density * self.space.density_scale
 
     def features_of_isotropic(
         self, center: Float[Tensor, "*n 3"], variance: float, dtype: torch.dtype | None = None

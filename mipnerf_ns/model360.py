@@ -77,6 +77,7 @@ class MipNerf360Model(ProposalModel):
             "density_bias": config.density_bias,
             "ray_shape": config.ray_shape,
             "precision": config.precision,
+            "space": self.space,
         }
         proposal = ContractedDensityField(config.proposal_num_layers, config.proposal_hidden_dim, **shared)
         nerf = MipNerf360Field(

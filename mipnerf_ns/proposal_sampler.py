@@ -35,6 +35,8 @@ RayField = Callable[[RaySamples], dict[FieldHeadNames, Tensor]]
 Guide = Callable[[Float[Tensor, "n s+1"]], Float[Tensor, "n s+1"]]
 """Moves interval bounds (ray distance, increasing), keeping their number."""
 SpacingMap = Callable[[Float[Tensor, "n s"]], Float[Tensor, "n s"]]
+RaySpacing = Callable[[RayBundle], tuple[SpacingMap, SpacingMap]]
+"""Map from normalized distance in [0, 1] to ray distance of rays with near and far planes, and its inverse."""
 
 SPACING_LADDER = (-1.5, 2.0)
 """Power, and factor on scene units, of Zip-NeRF's spacing (the authors' 360 settings)."""
@@ -112,6 +114,7 @@ class ProposalSampler(ProposalNetworkSampler):
         resample_padding: added to the dilated weights, spread by length, so that empty stretches are still looked at.
         drop_dilated_ends: leave out the first and the last dilated interval, as the authors' code does.
         opaque_end: the last interval of every round stops the ray.
+        ray_spacing: takes the place of `spacing`, for distances that depend on more of a ray than its planes.
         update_sched: steps between those in which `generate_ray_samples` gives densities a gradient, as a function of
             the step; by default all calls give it.
     Source: mip-NeRF 360, section 3 and supplement.
@@ -126,6 +129,7 @@ class ProposalSampler(ProposalNetworkSampler):
         resample_padding: float = 0.0,
         drop_dilated_ends: bool = False,
         opaque_end: bool = False,
+        ray_spacing: RaySpacing | None = None,
         update_sched: Callable[[int], float] = lambda step: -1.0,
     ) -> None:
         super().__init__(
@@ -140,6 +144,7 @@ class ProposalSampler(ProposalNetworkSampler):
         self.dilation_multiplier, self.dilation_bias = dilation_multiplier, dilation_bias
         self.resample_padding = resample_padding
         self.drop_dilated_ends, self.opaque_end = drop_dilated_ends, opaque_end
+        self.ray_spacing = ray_spacing
         self.start = 0.0
         """Normalized distance in [0, 1) at which rays begin in training."""
 
@@ -209,7 +214,10 @@ class ProposalSampler(ProposalNetworkSampler):
             jitter = rays.metadata.get(JITTER)
         if jitter is None and self.training:
             jitter = torch.rand(*rays.shape, len(self.counts), device=rays.origins.device)
-        to_distance, to_spacing = spacing_maps(self.initial_sampler, rays.nears, rays.fars)
+        if self.ray_spacing is not None:
+            to_distance, to_spacing = self.ray_spacing(rays)
+        else:
+            to_distance, to_spacing = spacing_maps(self.initial_sampler, rays.nears, rays.fars)
         anneal = self._anneal if self.training else 1.0
         start = self.start if self.training else 0.0
         t = torch.cat([torch.full_like(rays.nears, start), torch.ones_like(rays.fars)], dim=-1)

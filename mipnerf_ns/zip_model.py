@@ -127,7 +127,9 @@ class ZipNerfModel(ProposalModel):
             if len(values) != num_rounds and (values or name == "proposal-grids"):
                 problem = f"{num_rounds} proposal rounds (num-proposal-samples), but {len(values)} {name}"
                 raise InputError(problem, f"Give --pipeline.model.{name} one for each round")
-        if not contracted:
+        if self.space is not None:
+            position_scale = 1.0  # nor is the density's start: it is one in the space
+        elif not contracted:
             position_scale = 1.0 / self.ray_bounds.extent
         shared: dict[str, Any] = {
             "contracted": contracted,
@@ -135,6 +137,7 @@ class ZipNerfModel(ProposalModel):
             "density_bias": config.density_bias + math.log(position_scale),
             "fade_levels": config.fade_levels,
             "tell_fading": config.tell_fading,
+            "space": self.space,
         }
         proposals = nn.ModuleList(
             HashDensityField(

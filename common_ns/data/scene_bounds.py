@@ -37,6 +37,8 @@ class RayBounds:
     """How the bounds were found, for the user."""
     from_points: bool = False
     """Whether they are distances of known points, hence seen rather than assumed."""
+    assumed: bool = False
+    """Whether it is an object by the look of where the cameras stand, and nothing says so."""
 
 
 def ray_bounds(outputs: DataparserOutputs, config: DataParserConfig | None = None) -> RayBounds:
@@ -74,7 +76,8 @@ def ray_bounds(outputs: DataparserOutputs, config: DataParserConfig | None = Non
     center, radius = aabb.mean(0), 0.5 * float(np.linalg.norm(aabb[1] - aabb[0]))
     distance = np.linalg.norm(origins - center, axis=1)
     if len(distance) and distance.min() > radius:
-        return bounds(distance.min() - radius, distance.max() + radius, True, "cameras outside the scene box")
+        found = bounds(distance.min() - radius, distance.max() + radius, True, "cameras outside the scene box")
+        return replace(found, assumed=True)
     return bounds(CAPTURE_NEAR, CAPTURE_FAR, False, "cameras inside the scene box")
 
 

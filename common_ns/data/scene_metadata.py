@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from nerfstudio.cameras.cameras import Cameras
+
     from common_ns.data.depth.contract import DepthContract
     from common_ns.data.depth.normals import NormalContract
     from common_ns.data.scene_bounds import RayBounds
@@ -67,6 +69,8 @@ class SceneMetadata(TypedDict, total=False):
     """Where rays start and end."""
     camera_to_worlds: Tensor
     """Poses of the training cameras [n, 3, 4], OpenGL axes."""
+    cameras: Cameras
+    """The training cameras."""
     images_have_alpha: bool
     """Whether images say what is seen beside the object."""
     has_masks: bool

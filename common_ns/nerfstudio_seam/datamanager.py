@@ -252,6 +252,7 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         self.seed = seed
         bounds = ray_bounds(self.train_dataparser_outputs, config.dataparser)
         self.train_dataset.metadata.setdefault("ray_bounds", bounds)
+        self.train_dataset.metadata["cameras"] = self.train_dataset.cameras
         self.train_dataset.metadata["camera_to_worlds"] = self.train_dataset.cameras.camera_to_worlds
 
     @property

@@ -7,6 +7,7 @@ module                 holds                                             source
 `positional_encoding`  sines and cosines in octaves, also integrated     NeRF, equation 4; mip-NeRF, equation 14
 `icosahedron`          directions to encode along                        mip-NeRF 360, section 2 and supplement
 `contraction`          all of space in a ball, also for Gaussians        mip-NeRF 360, equations 7, 8, 10 and 12
+`forward_facing`       a camera's view in a cube, also for Gaussians     NeRF, appendix C
 `power_ladder`         a curve of distances for all kinds of scene       Zip-NeRF
 `stepfun`              weights dilated, annealed and drawn from          mip-NeRF, equation 18; mip-NeRF 360, sup.
 `transmittance`        rendering weights from optical depths             NeRF, equation 3

@@ -81,8 +81,8 @@ def lift_frustum(
     Returns: means and variances along each direction.
     Source: mip-NeRF 360, equations 7, 8, 10 and 12 combined.
     """
-    lifted = _project(mean, basis)
-    shear = _project(direction, basis)
+    lifted = project_onto(mean, basis)
+    shear = project_onto(direction, basis)
     inverse_d2 = 1.0 / (direction * direction).sum(-1, keepdim=True).clamp_min(1e-20)
     if not contracted:
         return lifted, ((t_var - r_var * inverse_d2) * (shear * shear) + r_var).clamp_min(0.0)
@@ -95,6 +95,6 @@ def lift_frustum(
     return across * lifted, variance.clamp_min(0.0)
 
 
-def _project(x: Float[Tensor, "*n 3"], basis: Float[Tensor, "3 k"]) -> Float[Tensor, "*n k"]:
+def project_onto(x: Float[Tensor, "*n 3"], basis: Float[Tensor, "3 k"]) -> Float[Tensor, "*n k"]:
     """x @ basis, in full precision also where matrix products are not: the highest octave multiplies errors by 2^11."""
     return torch.addcmul(torch.addcmul(x[..., :1] * basis[0], x[..., 1:2], basis[1]), x[..., 2:], basis[2])
