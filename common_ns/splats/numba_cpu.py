@@ -176,19 +176,17 @@ def project(
 
 
 class Lists(NamedTuple):
-    """What is blended, from front to back, and which of it in each tile."""
+    """What is blended, and which of it in each tile."""
 
     rows: Float[np.ndarray, "m ROW"]
-    order: Int[np.ndarray, "m"]
-    """Which Gaussian each row is."""
-    ranks: Int[np.ndarray, "entries"]
-    """Rows of each tile, tile by tile."""
+    entries: Int[np.ndarray, "entries"]
+    """Of each tile from front to back, tile by tile, column by column: rows and which of its pixels they reach."""
     starts: Int[np.ndarray, "tiles+1"]
     """Where each tile's begin."""
-    firsts: Int[np.ndarray, "m+1"]
-    """Where each row's entries begin, in a list row by row."""
-    slots: Int[np.ndarray, "entries"]
-    """Where in such a list each entry of `ranks` is; empty if one thread computes."""
+    slots: Int[np.ndarray, "m+1"]
+    """Where each row's begin, in a list row by row."""
+    places: Int[np.ndarray, "entries"]
+    """Where in such a list each of `entries` is; empty if one thread computes."""
 
 
 def tile_lists(
@@ -197,7 +195,7 @@ def tile_lists(
     radii: Int[Tensor, "m"],
     width: int,
     height: int,
-    with_slots: bool,
+    with_places: bool,
 ) -> Lists:
     """Sort Gaussians by depth, and list them for each tile."""
     count, tiles = len(means2d), -(-width // ACROSS) * -(-height // DOWN)
@@ -206,12 +204,15 @@ def tile_lists(
     means, values = _array(means2d), _array(splats)
     kernels.sort_by_depth(values, bits, scratch, spare, order, np.empty(2048, np.int64))
     rows, boxes = np.empty((count, ROW), np.float32), np.empty((count, 4), np.int32)
-    starts, firsts = np.empty(tiles + 1, np.int64), np.empty(count + 1, np.int64)
-    kernels.prepare(means, values, _array(radii), order, width, height, rows, boxes, starts, firsts)
-    entries = int(firsts[-1])
-    ranks, slots = np.empty(entries, np.int32), np.empty(entries if with_slots else 0, np.int32)
-    kernels.distribute(boxes, width, starts, np.empty(tiles, np.int64), ranks, slots, firsts)
-    return Lists(rows, order, ranks, starts, firsts, slots)
+    firsts, slots, starts = (np.empty(size, np.int64) for size in (count + 1, count + 1, tiles + 1))
+    kernels.prepare(means, values, _array(radii), width, height, rows, boxes, firsts)
+    spans = np.empty((int(firsts[-1]), 2), np.int32)
+    kernels.measure(rows, boxes, height, firsts, spans, starts, slots)
+    total = int(slots[-1])
+    entries, places = np.empty(total, np.int64), np.empty(total if with_places else 0, np.int64)
+    cursor, batch = np.empty(tiles, np.int64), np.empty((BATCH, 5), np.int32)
+    kernels.distribute(boxes, order, height, spans, starts, cursor, batch, entries, places)
+    return Lists(rows, entries, starts, slots, places)
 
 
 def _tile_ranges(starts: Int[np.ndarray, "tiles+1"], threads: int) -> list[tuple[int, int]]:
@@ -228,32 +229,22 @@ class _Blend(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        means2d: Tensor,
-        splats: Tensor,
-        background: Tensor,
-        radii: Tensor,
-        width: int,
-        height: int,
-        geometry: bool,
+        ctx: Any, means2d: Tensor, splats: Tensor, background: Tensor, radii: Tensor, width: int, height: int
     ) -> tuple[Tensor, ...]:
-        threads = _threads(len(means2d))
-        lists = tile_lists(means2d, splats, radii, width, height, with_slots=threads > 1)
-        behind, channels = _array(background), (0,) * (7 if geometry else 3)
-        color, accumulation = _empty(height, width, 3), _empty(height, width, 1)
-        more = (height, width) if geometry else (0, 0)
-        depth, median, normals = _empty(*more, 1), _empty(*more, 1), _empty(*more, 3)
+        threads, behind = _threads(len(means2d)), _array(background)
+        lists = tile_lists(means2d, splats, radii, width, height, with_places=threads > 1)
+        color, accumulation, depth, median, normals = (_empty(height, width, size) for size in (3, 1, 1, 1, 3))
         images = kernels.Images(color.numpy(), accumulation.numpy(), depth.numpy(), normals.numpy())
         ends = np.empty(len(lists.starts) - 1, np.int64)
 
         def task(first: int, last: int) -> None:
             scratch = np.empty(SCRATCH, np.float32), np.empty((BATCH, ROW), np.float32)
-            given = (lists.rows, lists.ranks, lists.starts, first, last, behind, channels)
+            given = (lists.rows, lists.entries, lists.starts, first, last, behind)
             kernels.blend(*given, images, median.numpy(), ends, *scratch)
 
         _run(task, _tile_ranges(lists.starts, threads), threads)
         ctx.save_for_backward(background, color, accumulation, depth, normals)
-        ctx.lists, ctx.ends, ctx.channels, ctx.threads = lists, ends, channels, threads
+        ctx.lists, ctx.ends, ctx.threads = lists, ends, threads
         ctx.mark_non_differentiable(median)
         return color, accumulation, depth, median, normals
 
@@ -261,37 +252,36 @@ class _Blend(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_color: Tensor, d_weight: Tensor, d_depth: Tensor, _: Tensor, d_normals: Tensor) -> Any:
         background, color, accumulation, depth, normals = ctx.saved_tensors
-        lists, channels, threads = ctx.lists, ctx.channels, ctx.threads
+        lists, threads = ctx.lists, ctx.threads
         images = kernels.Images(*(_array(image) for image in (color, accumulation, depth, normals)))
         slopes = kernels.Images(*(_array(slope) for slope in (d_color, d_weight, d_depth, d_normals)))
-        count, behind = len(lists.order), _array(background)
-        parts = np.zeros((count if threads == 1 else len(lists.ranks), MOMENTS), np.float32)
-        targets = lists.ranks if threads == 1 else lists.slots
+        count, behind = len(lists.rows), _array(background)
+        sums = np.zeros((count, MOMENTS), np.float32)
+        parts = np.zeros((len(lists.places), MOMENTS), np.float32)
+        given = (lists.rows, lists.entries, lists.starts, ctx.ends, lists.places)
+        added = sums if threads == 1 else parts
 
         def task(first: int, last: int) -> None:
             scratch = np.empty(SCRATCH, np.float32), np.empty((BATCH, ROW), np.float32)
-            given = (lists.rows, lists.ranks, lists.starts, ctx.ends, targets, first, last, behind, channels)
-            kernels.blend_backward(*given, images, slopes, parts, *scratch)
+            kernels.blend_backward(*given, first, last, behind, images, slopes, added, *scratch)
 
         _run(task, _tile_ranges(lists.starts, threads), threads)
-        sums = parts if threads == 1 else np.empty((count, MOMENTS), np.float32)
         d_means2d, d_splats = _empty(count, 2), _empty(count, SPLAT)
+        results = d_means2d.numpy(), d_splats.numpy()
 
         def close(start: int, stop: int) -> None:
-            if threads > 1:
-                kernels.add_up(parts, lists.firsts, start, stop, sums)
-            kernels.finish(sums, lists.rows, lists.order, channels, start, stop, d_means2d.numpy(), d_splats.numpy())
+            kernels.finish(sums, parts, lists.slots, lists.rows, start, stop, *results)
 
         _run(close, _chunks(count), threads)
         d_background = ((1 - accumulation) * d_color).sum((0, 1)) if ctx.needs_input_grad[2] else None
-        return d_means2d, d_splats, d_background, None, None, None, None
+        return d_means2d, d_splats, d_background, None, None, None
 
 
 def blend(
     projected: Projected, width: int, height: int, background: Float[Tensor, "3"] | None, geometry: bool
 ) -> Pictures:
-    """Blend ellipses from front to back (see `reference.blend`)."""
+    """Blend ellipses from front to back (see `reference.blend`). Geometry takes a tenth of the time: it is always
+    computed."""
     behind = torch.zeros(3) if background is None else background
-    found = _Blend.apply(projected.means2d, projected.splats, behind, projected.radii, width, height, geometry)
-    color, accumulation, *rest = found  # type: ignore[misc]
-    return Pictures(color, accumulation, *(rest if geometry else (None, None, None)))
+    found = Pictures(*_Blend.apply(projected.means2d, projected.splats, behind, projected.radii, width, height))  # type: ignore[misc]
+    return found if geometry else Pictures(found.color, found.accumulation, None, None, None)

@@ -38,6 +38,14 @@ def _jit(function: Any) -> Any:
         return njit(**OPTIONS)(function)
 
 
+def _jit_sums(function: Any) -> Any:
+    """The same, with sums in any order."""
+    try:
+        return njit(cache=True, **SUMS)(function)
+    except RuntimeError:
+        return njit(**SUMS)(function)
+
+
 _inline = njit(**OPTIONS)
 
 ACROSS, DOWN = 8, 16
@@ -46,8 +54,7 @@ Whole tiles make gsplat's boxes."""
 PIXELS = ACROSS * DOWN
 ROW = 16
 """Numbers of a Gaussian that is to be blended, one cache line: mean in pixels; conic, in such units that 2 to the power
-of its negative form is the profile; opacity; red, green, blue; depth; normal; first row of pixels and the one after the
-last."""
+of its negative form is the profile; opacity; red, green, blue; depth; normal; the form's value where alpha is least."""
 SPLAT = 11
 """Columns of `projection.Projected.splats`."""
 MOMENTS = 13
@@ -493,19 +500,16 @@ def sort_by_depth(splats, bits, order, spare_bits, spare_order, counts):
 
 
 @_jit
-def prepare(means2d, splats, radii, order, width, height, rows, boxes, starts, firsts):
-    """Put what is blended into rows, from front to back, and count what falls into each tile.
+def prepare(means2d, splats, radii, width, height, rows, boxes, firsts):
+    """Put what is blended into rows, in the order in which it is stored.
 
-    Writes: rows [m ROW]; boxes [m 4], tiles from left, top to right, bottom; starts [tiles + 1], where in one list of
-        all each tile's begins; firsts [m + 1], where each Gaussian's would, were the list in the Gaussians' order.
+    Writes: rows [m ROW]; boxes [m 4], the pixels from left, top to right, bottom that it may be seen in; firsts
+        [m + 1], where each row's columns of tiles would begin in one list of all.
     """
-    across, down = (width + ACROSS - 1) // ACROSS, (height + DOWN - 1) // DOWN
-    starts[:] = 0
     total = 0
-    for rank in range(len(order)):
-        firsts[rank] = total
-        i = order[rank]
-        u, v, row, splat = means2d[i, 0], means2d[i, 1], rows[rank], splats[i]
+    for i in range(len(rows)):
+        firsts[i] = total
+        u, v, row, splat = means2d[i, 0], means2d[i, 1], rows[i], splats[i]
         a, b, c, o = np.float64(splat[0]), np.float64(splat[1]), np.float64(splat[2]), splat[3]
         row[0], row[1] = u, v
         row[2], row[3], row[4], row[5] = 0.5 * LOG2_E * a, LOG2_E * b, 0.5 * LOG2_E * c, o
@@ -514,48 +518,99 @@ def prepare(means2d, splats, radii, order, width, height, rows, boxes, starts, f
         left, top, right, bottom = 0, 0, 0, 0
         if o >= LEAST_ALPHA:
             # Where alpha is the least: the ellipse's box, a trifle wider for rounding's sake.
-            reach = 2 * math.log(np.float64(o) / np.float64(LEAST_ALPHA)) / (a * c - b * b)
-            dx, dy = math.sqrt(reach * c) * 1.001 + 0.01, math.sqrt(reach * a) * 1.001 + 0.01
+            reach = math.log(np.float64(o) / np.float64(LEAST_ALPHA)) * 1.001 + 1e-4
+            row[13] = reach * LOG2_E
+            reach *= 2 / (a * c - b * b)
+            dx, dy = math.sqrt(reach * c) + 0.01, math.sqrt(reach * a) + 0.01
             r, box = np.float32(radii[i]) / projection.BOX, projection.BOX
             x0, x1 = np.floor(u / box - r) * box, np.ceil(u / box + r) * box
             y0, y1 = np.floor(v / box - r) * box, np.ceil(v / box + r) * box
             x0, x1 = max(x0, np.ceil(u - dx - 0.5), 0.0), min(x1, np.floor(u + dx - 0.5) + 1, np.float64(width))
             y0, y1 = max(y0, np.ceil(v - dy - 0.5), 0.0), min(y1, np.floor(v + dy - 0.5) + 1, np.float64(height))
             if (x0 < x1) & (y0 < y1):
-                row[13], row[14] = y0, y1
-                left, right = int(x0) // ACROSS, (int(x1) + ACROSS - 1) // ACROSS
-                top, bottom = int(y0) // DOWN, (int(y1) + DOWN - 1) // DOWN
-        boxes[rank, 0], boxes[rank, 1], boxes[rank, 2], boxes[rank, 3] = left, top, right, bottom
-        total += (right - left) * (bottom - top)
-        for y in range(top, bottom):
-            for x in range(left, right):
-                starts[y * across + x + 1] += 1
-    firsts[len(order)] = total
-    for tile in range(across * down):
+                left, right, top, bottom = int(x0), int(x1), int(y0), int(y1)
+                total += (right + ACROSS - 1) // ACROSS - left // ACROSS
+        boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3] = left, top, right, bottom
+    firsts[len(rows)] = total
+
+
+@_jit
+def measure(rows, boxes, height, firsts, spans, starts, slots):
+    """Find the rows of pixels that an ellipse reaches in each of its columns of tiles, and count what is in each tile.
+
+    Writes: spans [columns 2], the first such row and the one after the last; starts [tiles + 1], where in one list of
+        all each tile's begins, column by column; slots [m + 1], where each row's would, were the list in their order;
+        boxes [m 4], over what was there: the first column, where its spans begin and end, and the slot.
+    """
+    down = (height + DOWN - 1) // DOWN
+    for tile in range(len(starts)):
+        starts[tile] = 0
+    total = 0
+    for i in range(len(rows)):
+        slots[i] = total
+        u, v = np.float64(rows[i, 0]), np.float64(rows[i, 1])
+        a, b, c, reach = np.float64(rows[i, 2]), np.float64(rows[i, 3]), np.float64(rows[i, 4]), np.float64(rows[i, 13])
+        first, column = firsts[i], boxes[i, 0] // ACROSS
+        # The ellipse a x² + b x y + c y² = reach: height above and below its diameter, and where it is highest.
+        discriminant = 4 * a * c - b * b
+        peak = -b * math.sqrt(reach / (a * discriminant)) if discriminant > 0 else 0.0
+        for k in range(firsts[i + 1] - first):
+            low, high = max((column + k) * ACROSS, boxes[i, 0]), min((column + k + 1) * ACROSS, boxes[i, 2]) - 1
+            west, east = low + 0.5 - u, high + 0.5 - u
+            x = min(max(peak, west), east)
+            lower = (math.sqrt(max(4 * c * reach - discriminant * x * x, 0.0)) - b * x) / (2 * c)
+            x = min(max(-peak, west), east)
+            upper = (math.sqrt(max(4 * c * reach - discriminant * x * x, 0.0)) + b * x) / (2 * c)
+            y0 = max(np.ceil(v - upper - 0.51), np.float64(boxes[i, 1]))
+            y1 = min(np.floor(v + lower - 0.49) + 1, np.float64(boxes[i, 3]))
+            y0, y1 = (y0, y1) if y0 < y1 else (0.0, 0.0)
+            spans[first + k, 0], spans[first + k, 1] = int(y0), int(y1)
+            for y in range(int(y0) // DOWN, (int(y1) + DOWN - 1) // DOWN):
+                starts[(column + k) * down + y + 1] += 1
+                total += 1
+        boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3] = column, first, firsts[i + 1], slots[i]
+    slots[len(rows)] = total
+    for tile in range(len(starts) - 1):
         starts[tile + 1] += starts[tile]
 
 
 @_jit
-def distribute(boxes, width, starts, cursor, ranks, slots, firsts):
-    """List the Gaussians of each tile from front to back.
+def distribute(boxes, order, height, spans, starts, cursor, batch, entries, places):
+    """List the rows of each tile from front to back.
 
-    Writes: ranks, one list of all tiles; slots, where in a list in the Gaussians' order each would be, if it has room.
-        cursor [tiles] is scratch memory.
+    Writes: entries, the rows and their pixels (see `_entry`), tile by tile; places, where in a list in the rows' order
+        each would be, if it has room. cursor [tiles] and batch [BATCH 5] are scratch memory.
     """
-    across = (width + ACROSS - 1) // ACROSS
+    down = (height + DOWN - 1) // DOWN
     for tile in range(len(cursor)):
         cursor[tile] = starts[tile]
-    with_slots = len(slots) > 0
-    for rank in range(len(boxes)):
-        slot = firsts[rank]
-        for y in range(boxes[rank, 1], boxes[rank, 3]):
-            for x in range(boxes[rank, 0], boxes[rank, 2]):
-                place = cursor[y * across + x]
-                cursor[y * across + x] = place + 1
-                ranks[place] = rank
-                if with_slots:
-                    slots[place] = slot
-                slot += 1
+    with_places = len(places) > 0
+    for begin in range(0, len(order), BATCH):
+        size = min(BATCH, len(order) - begin)
+        for k in range(size):
+            for j in range(4):
+                batch[k, j] = boxes[order[begin + k], j]
+        for k in range(size):  # for the cache: so that the processor need not wait for each below
+            batch[k, 4] = spans[batch[k, 1], 0] if batch[k, 1] < batch[k, 2] else 0
+        for k in range(size):
+            i, column, slot = order[begin + k], batch[k, 0], batch[k, 3]
+            for n in range(batch[k, 1], batch[k, 2]):
+                y0, y1 = spans[n, 0], spans[n, 1]
+                for y in range(y0 // DOWN, (y1 + DOWN - 1) // DOWN):
+                    tile = column * down + y
+                    place = cursor[tile]
+                    cursor[tile] = place + 1
+                    entries[place] = _entry(i, max(y0 - y * DOWN, 0), min(y1 - y * DOWN, DOWN))
+                    if with_places:
+                        places[place] = slot
+                    slot += 1
+                column += 1
+
+
+@_inline
+def _entry(row, first, stop):
+    """A row, and of the tile's rows of pixels the first and the one after the last."""
+    return np.int64(row) << 16 | np.int64(first) << 8 | np.int64(stop)
 
 
 @_inline
@@ -594,85 +649,10 @@ def _step(t, alpha):
 
 
 @_inline
-def _blend_one(s, first, count, row, channels):
-    """Blend a Gaussian over the pixels of a tile from `first` on. The count is a multiple of a vector's length: put
-    like this, LLVM knows, and makes no second loop for a remainder."""
-    u, v, a, b, c, o = row[0], row[1], row[2], row[3], row[4], row[5]
-    v0, v1, v2, v3, v4, v5, v6 = row[6], row[7], row[8], row[9], row[10], row[11], row[12]
-    for k in range(count // ACROSS * ACROSS):
-        i = first + np.uintp(k)
-        _, alpha = _opacity_at(u - s[PX + i], v - s[PY + i], a, b, c, o)
-        t = s[T + i]
-        weight, after, going = _step(t, alpha)
-        s[T + i] = after
-        s[WEIGHT + i] += weight
-        s[SUM + i] += weight * v0
-        s[SUM + P1 + i] += weight * v1
-        s[SUM + P2 + i] += weight * v2
-        if len(channels) > 3:
-            s[SUM + P3 + i] += weight * v3
-            s[SUM + P4 + i] += weight * v4
-            s[SUM + P5 + i] += weight * v5
-            s[SUM + P6 + i] += weight * v6
-            half = going if (t > HALF) & (after <= HALF) else ZERO
-            s[MEDIAN + i] += half * v3
-
-
-@njit(**SUMS)
-def _moments_of(s, first, count, row, channels, out):
-    """Add a Gaussian's moments over the pixels of a tile to `out`."""
-    u, v, a, b, c, o = row[0], row[1], row[2], row[3], row[4], row[5]
-    v0, v1, v2, v3, v4, v5, v6 = row[6], row[7], row[8], row[9], row[10], row[11], row[12]
-    h0, hx, hy, hxx, hxy, hyy = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
-    g0, g1, g2, g3, g4, g5, g6 = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
-    for k in range(count // ACROSS * ACROSS):
-        i = first + np.uintp(k)
-        dx, dy = u - s[PX + i], v - s[PY + i]
-        raw, alpha = _opacity_at(dx, dy, a, b, c, o)
-        weight, after, going = _step(s[T + i], alpha)
-        s[T + i] = after
-        x0, x1, x2 = s[SLOPE + i], s[SLOPE + P1 + i], s[SLOPE + P2 + i]
-        dot = s[SLOPE_A + i] + v0 * x0 + v1 * x1 + v2 * x2
-        g0 += weight * x0
-        g1 += weight * x1
-        g2 += weight * x2
-        if len(channels) > 3:
-            x3, x4, x5, x6 = s[SLOPE + P3 + i], s[SLOPE + P4 + i], s[SLOPE + P5 + i], s[SLOPE + P6 + i]
-            dot += v3 * x3 + v4 * x4 + v5 * x5 + v6 * x6
-            g3 += weight * x3
-            g4 += weight * x4
-            g5 += weight * x5
-            g6 += weight * x6
-        behind = s[BEHIND + i] - weight * dot
-        s[BEHIND + i] = behind
-        inner = going if raw <= MOST_ALPHA else ZERO
-        h = (weight * dot - alpha / (ONE - alpha) * behind) * inner
-        h_x, h_y = h * dx, h * dy
-        h0 += h
-        hx += h_x
-        hy += h_y
-        hxx += h_x * dx
-        hxy += h_x * dy
-        hyy += h_y * dy
-    out[0] += hx
-    out[1] += hy
-    out[2] += hxx
-    out[3] += hxy
-    out[4] += hyy
-    out[5] += h0
-    out[6] += g0
-    out[7] += g1
-    out[8] += g2
-    if len(channels) > 3:
-        out[9] += g3
-        out[10] += g4
-        out[11] += g5
-        out[12] += g6
-
-
-@_inline
 def _open_tile(s, left, top, width, height):
     """Place the pixels; those beyond the picture are done from the start."""
+    for k in range(SCRATCH):
+        s[k] = ZERO
     for i in range(PIXELS):
         x, y = left + i % ACROSS, top + i // ACROSS
         s[T + np.uintp(i)] = ONE if (x < width) & (y < height) else ZERO
@@ -681,22 +661,31 @@ def _open_tile(s, left, top, width, height):
 
 
 @_inline
-def _is_done(s):
-    """Whether no pixel of a tile goes on."""
+def _going_rows(s, first, stop):
+    """Of rows of a tile, the first with a pixel that goes on, and the one after the last; equal if there is none."""
+    while first < stop and _row_is_done(s, first):
+        first += 1
+    while first < stop and _row_is_done(s, stop - 1):
+        stop -= 1
+    return first, stop
+
+
+@_inline
+def _row_is_done(s, y):
     most = ZERO
-    for i in range(PIXELS):
-        t = s[T + np.uintp(i)]
+    for x in range(ACROSS):
+        t = s[T + np.uintp(y * ACROSS + x)]
         most = t if t > most else most
     return most == ZERO
 
 
 @_inline
-def _fetch(rows, ranks, start, stop, batch):
+def _fetch(rows, entries, start, stop, batch):
     """Copy rows that are all over the memory."""
     for k in range(stop - start):
-        rank = ranks[start + k]
+        row = rows[entries[start + k] >> 16]
         for j in range(ROW):
-            batch[k, j] = rows[rank, j]
+            batch[k, j] = row[j]
 
 
 class Images(NamedTuple):
@@ -709,130 +698,182 @@ class Images(NamedTuple):
 
 
 @_jit
-def blend(rows, ranks, starts, first, last, background, channels, images, median, ends, s, batch):
+def blend(rows, entries, starts, first, last, background, images, median, ends, s, batch):
     """Blend a range of tiles.
 
     Args:
-        rows, ranks, starts: see `prepare` and `distribute`.
-        channels: a tuple of as many numbers as are blended: 3 for color only, 7 with depth and normals.
+        rows, entries, starts: see `prepare`, `distribute` and `measure`.
     Writes: images, median [h w 1], the tiles' pixels; ends [tiles], up to where each tile's list was of use. s
         [SCRATCH] and batch [BATCH ROW] are scratch memory.
     """
     height, width = images.color.shape[0], images.color.shape[1]
-    across = (width + ACROSS - 1) // ACROSS
+    down = (height + DOWN - 1) // DOWN
     for tile in range(first, last):
-        left, top = tile % across * ACROSS, tile // across * DOWN
-        s[:] = ZERO
+        left, top = tile // down * ACROSS, tile % down * DOWN
         _open_tile(s, left, top, width, height)
         place, stop = starts[tile], starts[tile + 1]
-        while place < stop:
+        going_from, going_to = 0, DOWN
+        while place < stop and going_from < going_to:
             ahead = min(place + BATCH, stop)
-            _fetch(rows, ranks, place, ahead, batch)
-            for k in range(ahead - place):
-                row = batch[k]
-                y0, y1 = max(int(row[13]) - top, 0), min(int(row[14]) - top, DOWN)
-                _blend_one(s, np.uintp(y0 * ACROSS), (y1 - y0) * ACROSS, row, channels)
+            _fetch(rows, entries, place, ahead, batch)
+            for n in range(ahead - place):
+                row = batch[n]
+                u, v, a, b, c, o = row[0], row[1], row[2], row[3], row[4], row[5]
+                v0, v1, v2, v3, v4, v5, v6 = row[6], row[7], row[8], row[9], row[10], row[11], row[12]
+                span = entries[place + n]
+                y0, y1 = max((span >> 8) & 255, going_from), min(span & 255, going_to)
+                pixel = np.uintp(y0 * ACROSS)
+                # A multiple of a vector's length: LLVM knows, and makes no second loop for a remainder.
+                for k in range((y1 - y0) * ACROSS // ACROSS * ACROSS):
+                    i = pixel + np.uintp(k)
+                    _, alpha = _opacity_at(u - s[PX + i], v - s[PY + i], a, b, c, o)
+                    t = s[T + i]
+                    weight, after, going = _step(t, alpha)
+                    half = going if (t > HALF) & (after <= HALF) else ZERO
+                    s[T + i] = after
+                    s[WEIGHT + i] += weight
+                    s[MEDIAN + i] += half * v3
+                    s[SUM + i] += weight * v0
+                    s[SUM + P1 + i] += weight * v1
+                    s[SUM + P2 + i] += weight * v2
+                    s[SUM + P3 + i] += weight * v3
+                    s[SUM + P4 + i] += weight * v4
+                    s[SUM + P5 + i] += weight * v5
+                    s[SUM + P6 + i] += weight * v6
             place = ahead
-            if _is_done(s):
-                break
+            going_from, going_to = _going_rows(s, going_from, going_to)
         ends[tile] = place
         for y in range(min(DOWN, height - top)):
             for x in range(min(ACROSS, width - left)):
                 i = np.uintp(y * ACROSS + x)
                 weight = s[WEIGHT + i]
                 images.accumulation[top + y, left + x, 0] = weight
+                images.depth[top + y, left + x, 0] = s[SUM + P3 + i] / max(weight, LEAST_WEIGHT)
+                median[top + y, left + x, 0] = s[MEDIAN + i]
                 for k in range(3):
                     value = s[SUM + np.uintp(k * PIXELS) + i] + (ONE - weight) * background[k]
                     images.color[top + y, left + x, k] = value
-                if len(channels) > 3:
-                    images.depth[top + y, left + x, 0] = s[SUM + P3 + i] / max(weight, LEAST_WEIGHT)
-                    median[top + y, left + x, 0] = s[MEDIAN + i]
-                    for k in range(3):
-                        images.normals[top + y, left + x, k] = s[SUM + np.uintp((k + 4) * PIXELS) + i]
+                    images.normals[top + y, left + x, k] = s[SUM + np.uintp((k + 4) * PIXELS) + i]
 
 
-@_jit
-def blend_backward(
-    rows, ranks, starts, ends, targets, first, last, background, channels, images, slopes, sums, s, batch
-):
+@_jit_sums
+def blend_backward(rows, entries, starts, ends, places, first, last, background, images, slopes, sums, s, batch):
     """Moments of the Gaussians of a range of tiles.
 
+    With L = Σ wᵢ dᵢ over a pixel's Gaussians from front to back, where d is what the pixel's derivatives give for a
+    Gaussian's color, depth, normal and 1, ∂L/∂(ln αᵢ) = wᵢ dᵢ − αᵢ / (1 − αᵢ) Σ wⱼ dⱼ over those behind.
+
     Args: as for `blend`;
-        targets: where in `sums` each entry of the tiles' lists adds to.
+        places: where in `sums` each of `entries` adds to; empty for its row.
         images: what `blend` wrote.
         slopes: derivatives with respect to it.
     Writes: sums [.. MOMENTS], added to.
     """
     height, width = images.color.shape[0], images.color.shape[1]
-    across = (width + ACROSS - 1) // ACROSS
+    down = (height + DOWN - 1) // DOWN
     for tile in range(first, last):
         if starts[tile] == ends[tile]:
             continue
-        left, top = tile % across * ACROSS, tile // across * DOWN
-        s[:] = ZERO
+        left, top = tile // down * ACROSS, tile % down * DOWN
         _open_tile(s, left, top, width, height)
         for y in range(min(DOWN, height - top)):
             for x in range(min(ACROSS, width - left)):
                 i = np.uintp(y * ACROSS + x)
-                weight = images.accumulation[top + y, left + x, 0]
-                by_weight, behind = slopes.accumulation[top + y, left + x, 0], ZERO
+                weight, depth = images.accumulation[top + y, left + x, 0], images.depth[top + y, left + x, 0]
+                slope = slopes.depth[top + y, left + x, 0] / max(weight, LEAST_WEIGHT)
+                s[SLOPE + P3 + i] = slope
+                # Of the mean depth, Σ w z / Σ w, all that is behind adds up to zero.
+                by_weight = slopes.accumulation[top + y, left + x, 0] - slope * depth
+                behind = slopes.accumulation[top + y, left + x, 0] * weight
                 for k in range(3):
                     slope = slopes.color[top + y, left + x, k]
                     s[SLOPE + np.uintp(k * PIXELS) + i] = slope
-                    behind += slope * (images.color[top + y, left + x, k] - background[k])
                     by_weight -= slope * background[k]
-                behind += slopes.accumulation[top + y, left + x, 0] * weight
-                if len(channels) > 3:
-                    depth = images.depth[top + y, left + x, 0]
-                    slope = slopes.depth[top + y, left + x, 0] / max(weight, LEAST_WEIGHT)
-                    s[SLOPE + P3 + i] = slope
-                    by_weight -= slope * depth if weight >= LEAST_WEIGHT else ZERO
-                    # Depth times weight, less the same by the weight's own derivative: what is behind adds up to zero.
-                    for k in range(3):
-                        slope = slopes.normals[top + y, left + x, k]
-                        s[SLOPE + np.uintp((k + 4) * PIXELS) + i] = slope
-                        behind += slope * images.normals[top + y, left + x, k]
+                    behind += slope * (images.color[top + y, left + x, k] - background[k])
+                    slope = slopes.normals[top + y, left + x, k]
+                    s[SLOPE + np.uintp((k + 4) * PIXELS) + i] = slope
+                    behind += slope * images.normals[top + y, left + x, k]
                 s[SLOPE_A + i] = by_weight
                 s[BEHIND + i] = behind
         place, stop = starts[tile], ends[tile]
+        going_from, going_to = 0, DOWN
         while place < stop:
             ahead = min(place + BATCH, stop)
-            _fetch(rows, ranks, place, ahead, batch)
-            for k in range(ahead - place):
-                row = batch[k]
-                y0, y1 = max(int(row[13]) - top, 0), min(int(row[14]) - top, DOWN)
-                out = sums[targets[place + k]]
-                _moments_of(s, np.uintp(y0 * ACROSS), (y1 - y0) * ACROSS, row, channels, out)
+            _fetch(rows, entries, place, ahead, batch)
+            for n in range(ahead - place):
+                row = batch[n]
+                u, v, a, b, c, o = row[0], row[1], row[2], row[3], row[4], row[5]
+                v0, v1, v2, v3, v4, v5, v6 = row[6], row[7], row[8], row[9], row[10], row[11], row[12]
+                h0, hx, hy, hxx, hxy, hyy = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
+                g0, g1, g2, g3, g4, g5, g6 = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
+                span = entries[place + n]
+                y0, y1 = max((span >> 8) & 255, going_from), min(span & 255, going_to)
+                pixel = np.uintp(y0 * ACROSS)
+                for k in range((y1 - y0) * ACROSS // ACROSS * ACROSS):
+                    i = pixel + np.uintp(k)
+                    dx, dy = u - s[PX + i], v - s[PY + i]
+                    raw, alpha = _opacity_at(dx, dy, a, b, c, o)
+                    weight, after, going = _step(s[T + i], alpha)
+                    s[T + i] = after
+                    x0, x1, x2, x3 = s[SLOPE + i], s[SLOPE + P1 + i], s[SLOPE + P2 + i], s[SLOPE + P3 + i]
+                    x4, x5, x6 = s[SLOPE + P4 + i], s[SLOPE + P5 + i], s[SLOPE + P6 + i]
+                    dot = s[SLOPE_A + i] + v0 * x0 + v1 * x1 + v2 * x2 + v3 * x3 + v4 * x4 + v5 * x5 + v6 * x6
+                    g0 += weight * x0
+                    g1 += weight * x1
+                    g2 += weight * x2
+                    g3 += weight * x3
+                    g4 += weight * x4
+                    g5 += weight * x5
+                    g6 += weight * x6
+                    behind = s[BEHIND + i] - weight * dot
+                    s[BEHIND + i] = behind
+                    inner = going if raw <= MOST_ALPHA else ZERO
+                    h = (weight * dot - alpha / (ONE - alpha) * behind) * inner
+                    h_x, h_y = h * dx, h * dy
+                    h0 += h
+                    hx += h_x
+                    hy += h_y
+                    hxx += h_x * dx
+                    hxy += h_x * dy
+                    hyy += h_y * dy
+                out = sums[places[place + n] if len(places) > 0 else span >> 16]
+                out[0] += hx
+                out[1] += hy
+                out[2] += hxx
+                out[3] += hxy
+                out[4] += hyy
+                out[5] += h0
+                out[6] += g0
+                out[7] += g1
+                out[8] += g2
+                out[9] += g3
+                out[10] += g4
+                out[11] += g5
+                out[12] += g6
             place = ahead
+            going_from, going_to = _going_rows(s, going_from, going_to)
 
 
 @_jit
-def add_up(parts, firsts, start, stop, sums):
-    """Add up the moments of each Gaussian, tile by tile.
+def finish(sums, parts, slots, rows, start, stop, d_means2d, d_splats):
+    """From moments to derivatives with respect to `Projected.means2d` and `splats`.
 
     Args:
-        parts: [entries MOMENTS] in the Gaussians' order, with `firsts` where each one's begin.
+        sums: [m MOMENTS] moments of each row.
+        parts: [entries MOMENTS] the same for each tile, in the rows' order, with `slots` where each one's begin;
+            added up here. Empty if `sums` are complete.
     """
-    for rank in range(start, stop):
-        for k in range(MOMENTS):
-            total = ZERO
-            for place in range(firsts[rank], firsts[rank + 1]):
-                total += parts[place, k]
-            sums[rank, k] = total
-
-
-@_jit
-def finish(sums, rows, order, channels, start, stop, d_means2d, d_splats):
-    """From moments to derivatives with respect to `Projected.means2d` and `splats`."""
-    for rank in range(start, stop):
-        i, m, row = order[rank], sums[rank], rows[rank]
+    for i in range(start, stop):
+        m, row = sums[i], rows[i]
+        if len(parts) > 0:
+            for place in range(slots[i], slots[i + 1]):
+                for k in range(MOMENTS):
+                    m[k] += parts[place, k]
         a, b, c = np.float32(2 * LN_2) * row[2], np.float32(LN_2) * row[3], np.float32(2 * LN_2) * row[4]
         d_means2d[i, 0] = -(a * m[0] + b * m[1])
         d_means2d[i, 1] = -(b * m[0] + c * m[1])
         out = d_splats[i]
         out[0], out[1], out[2] = -HALF * m[2], -m[3], -HALF * m[4]
         out[3] = m[5] / row[5] if row[5] > ZERO else ZERO
-        for k in range(3):
+        for k in range(7):
             out[4 + k] = m[6 + k]
-        for k in range(3, 7):
-            out[4 + k] = m[6 + k] if len(channels) > 3 else ZERO
