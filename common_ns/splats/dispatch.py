@@ -28,9 +28,7 @@ class Resolution(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def resolve(
-    implementation: Implementation, device: torch.device, dtype: torch.dtype = torch.float32
-) -> Resolution:
+def resolve(implementation: Implementation, device: torch.device, dtype: torch.dtype = torch.float32) -> Resolution:
     """Decide which implementation draws.
 
     Args:

@@ -22,6 +22,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -221,7 +222,7 @@ def _tile_ranges(starts: Int[np.ndarray, "tiles+1"], threads: int) -> list[tuple
     work = starts + np.arange(tiles + 1)  # an empty tile is some work, too
     bounds = np.searchsorted(work, np.linspace(0, work[-1], parts + 1)[1:-1])
     edges = [0, *bounds.tolist(), tiles]
-    return [(first, last) for first, last in zip(edges, edges[1:]) if first < last]
+    return [(first, last) for first, last in pairwise(edges) if first < last]
 
 
 class _Blend(torch.autograd.Function):

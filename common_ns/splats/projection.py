@@ -28,6 +28,8 @@ LEAST_ALPHA = 1 / 255
 FRAME = 0.3
 """How far beyond the picture, in shares of half of it, the Jacobian follows the mean. Further out it would spread
 Gaussians beside the camera over the whole picture."""
+MOST_RADIUS = 1e9
+"""In pixels: larger Gaussians, whose numbers soon overflow in float32, are left out."""
 LEAST_SPREAD = 0.01
 """The least square, in pixels⁴, of half the difference between an ellipse's eigenvalues."""
 LEAST_COMPENSATION = 1e-6
@@ -102,8 +104,8 @@ def project(
 ) -> Projected:
     """Project Gaussians, by plain torch operations that autograd differentiates.
 
-    Left out are those before the near plane, behind the far plane, beside the picture, and those with a number that is
-    not finite or a quaternion of length zero.
+    Left out are those before the near plane, behind the far plane or beside the picture, those with a number that is
+    not finite or a quaternion of length zero, and those of more than 10⁹ pixels.
 
     Args: as for `common_ns.splats.rasterize`.
     """
@@ -111,14 +113,19 @@ def project(
     usable = finite(*everything) & (quats.detach().norm(dim=-1) > 0)
     depth = means.detach() @ viewmat[2, :3].detach() + viewmat[2, 3].detach()
     ids = torch.nonzero(usable & (depth >= frame.near) & (depth <= frame.far))[:, 0]
+
+    def ellipses() -> tuple[Tensor, Tensor, Tensor]:
+        m, q, s, o, c = (value[ids] for value in everything)
+        return _ellipses(m, q, s, o, c, viewmat, frame)
+
     # Left out before anything is differentiated: derivatives of what overflows would not be finite.
     with torch.no_grad():
-        means2d, splats, radii = _ellipses(*(value[ids] for value in everything), viewmat, frame)
+        means2d, splats, radii = ellipses()
         size = means2d.new_tensor([frame.width, frame.height])
         inside = ((means2d + radii[:, None] > 0) & (means2d - radii[:, None] < size)).all(-1)
-        ids = ids[inside & finite(means2d, splats)]
-    means2d, splats, radii = _ellipses(*(value[ids] for value in everything), viewmat, frame)
-    return Projected(means2d, splats, radii.clamp(max=2.0**30).int(), ids)
+        ids = ids[inside & finite(means2d, splats) & (radii <= MOST_RADIUS)]
+    means2d, splats, radii = ellipses()
+    return Projected(means2d, splats, radii.int(), ids)
 
 
 def _ellipses(

@@ -90,7 +90,7 @@ def rasterize(
     else:
         projected = backend(name).project(*gaussians, frame)
         pictures, info = backend(name).blend(projected, width, height, background, geometry), _info(projected, frame)
-    return Rendering(*pictures, info)
+    return Rendering(**pictures._asdict(), info=info)
 
 
 def _check(
