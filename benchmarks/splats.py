@@ -99,8 +99,8 @@ def _count(rows, entries, starts, ends, height):
         left, top = tile // down * ACROSS, tile % down * DOWN
         t = np.ones((DOWN, ACROSS))
         for place in range(starts[tile], ends[tile]):
-            row = rows[entries[place] >> 16]
-            for y in range((entries[place] >> 8) & 255, entries[place] & 255):
+            row = rows[entries[place] >> 36]
+            for y in range((entries[place] >> 6) & 63, entries[place] & 63):
                 for x in range(ACROSS):
                     computed += 1
                     dx, dy = row[0] - left - x - 0.5, row[1] - top - y - 0.5

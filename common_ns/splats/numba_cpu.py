@@ -1,7 +1,7 @@
 """Gaussian splatting on CPUs, compiled by numba.
 
-Gaussians are projected, sorted by depth, and listed for each of the tiles that they may be seen in. A tile's pixels and
-what is summed up in them stay in the core's own cache while its Gaussians pass from front to back; all pixels of a
+Gaussians are projected, and listed for each of the tiles that they may be seen in, which sorts its own by depth. A
+tile's pixels and what is summed up in them stay in the core's own cache while its Gaussians pass from front to back; all pixels of a
 Gaussian's rows go through the same arithmetic, which becomes vector instructions. The backward pass goes from front to
 back, too: what is behind a Gaussian is the whole, which is known, less what is before it. So nothing is kept for each
 pair of a Gaussian and a pixel.
@@ -181,13 +181,11 @@ class Lists(NamedTuple):
 
     rows: Float[np.ndarray, "m ROW"]
     entries: Int[np.ndarray, "entries"]
-    """Of each tile from front to back, tile by tile, column by column: rows and which of its pixels they reach."""
+    """Of each tile from front to back, tile by tile, column by column (see `numba_kernels.distribute`)."""
     starts: Int[np.ndarray, "tiles+1"]
     """Where each tile's begin."""
     slots: Int[np.ndarray, "m+1"]
     """Where each row's begin, in a list row by row."""
-    places: Int[np.ndarray, "entries"]
-    """Where in such a list each of `entries` is; empty if one thread computes."""
 
 
 def tile_lists(
@@ -196,24 +194,26 @@ def tile_lists(
     radii: Int[Tensor, "m"],
     width: int,
     height: int,
-    with_places: bool,
+    threads: int,
 ) -> Lists:
-    """Sort Gaussians by depth, and list them for each tile."""
+    """List Gaussians for each tile, and sort them by depth."""
     count, tiles = len(means2d), -(-width // ACROSS) * -(-height // DOWN)
-    bits, spare = np.empty((2, count), np.uint32)
-    scratch, order = np.empty((2, count), np.int32)
     means, values = _array(means2d), _array(splats)
-    kernels.sort_by_depth(values, bits, scratch, spare, order, np.empty(2048, np.int64))
     rows, boxes = np.empty((count, ROW), np.float32), np.empty((count, 4), np.int32)
     firsts, slots, starts = (np.empty(size, np.int64) for size in (count + 1, count + 1, tiles + 1))
     kernels.prepare(means, values, _array(radii), width, height, rows, boxes, firsts)
     spans = np.empty((int(firsts[-1]), 2), np.int32)
     kernels.measure(rows, boxes, height, firsts, spans, starts, slots)
-    total = int(slots[-1])
-    entries, places = np.empty(total, np.int64), np.empty(total if with_places else 0, np.int64)
-    cursor, batch = np.empty(tiles, np.int64), np.empty((BATCH, 5), np.int32)
-    kernels.distribute(boxes, order, height, spans, starts, cursor, batch, entries, places)
-    return Lists(rows, entries, starts, slots, places)
+    entries, keys = np.empty(int(slots[-1]), np.int64), np.empty(int(slots[-1]), np.uint32)
+    kernels.distribute(values, boxes, height, spans, starts, np.empty(tiles, np.int64), entries, keys)
+    longest = int(np.diff(starts).max(initial=0))
+
+    def task(first: int, last: int) -> None:
+        scratch = np.empty(longest, np.int64), np.empty(longest, np.uint32), np.empty((4, 256), np.int64)
+        kernels.sort_tiles(starts, first, last, entries, keys, *scratch)
+
+    _run(task, _tile_ranges(starts, threads), threads)
+    return Lists(rows, entries, starts, slots)
 
 
 def _tile_ranges(starts: Int[np.ndarray, "tiles+1"], threads: int) -> list[tuple[int, int]]:
@@ -233,7 +233,7 @@ class _Blend(torch.autograd.Function):
         ctx: Any, means2d: Tensor, splats: Tensor, background: Tensor, radii: Tensor, width: int, height: int
     ) -> tuple[Tensor, ...]:
         threads, behind = _threads(len(means2d)), _array(background)
-        lists = tile_lists(means2d, splats, radii, width, height, with_places=threads > 1)
+        lists = tile_lists(means2d, splats, radii, width, height, threads)
         color, accumulation, depth, median, normals = (_empty(height, width, size) for size in (3, 1, 1, 1, 3))
         images = kernels.Images(color.numpy(), accumulation.numpy(), depth.numpy(), normals.numpy())
         ends = np.empty(len(lists.starts) - 1, np.int64)
@@ -258,9 +258,10 @@ class _Blend(torch.autograd.Function):
         slopes = kernels.Images(*(_array(slope) for slope in (d_color, d_weight, d_depth, d_normals)))
         count, behind = len(lists.rows), _array(background)
         sums = np.zeros((count, MOMENTS), np.float32)
-        parts = np.zeros((len(lists.places), MOMENTS), np.float32)
-        given = (lists.rows, lists.entries, lists.starts, ctx.ends, lists.places)
-        added = sums if threads == 1 else parts
+        # Several threads would add to the same row: each entry has a place of its own.
+        parts = np.zeros((0 if threads == 1 else len(lists.entries), MOMENTS), np.float32)
+        added, slots = (sums, lists.slots[:0]) if threads == 1 else (parts, lists.slots)
+        given = (lists.rows, lists.entries, lists.starts, ctx.ends, slots)
 
         def task(first: int, last: int) -> None:
             scratch = np.empty(SCRATCH, np.float32), np.empty((BATCH, ROW), np.float32)

@@ -472,38 +472,6 @@ def project_backward(scene, start, stop, camera, ids, first, last, d_means2d, d_
 
 
 @_jit
-def sort_by_depth(splats, bits, order, spare_bits, spare_order, counts):
-    """Order by depth, of equal depths as they are stored: by digits of 11 bits, the least first.
-
-    Depths are positive, and their bits as whole numbers are in their own order.
-
-    Writes: spare_order [m]; the others are scratch memory, counts [2048].
-    """
-    count = len(order)
-    for i in range(count):
-        bits[i] = np.float32(splats[i, 7]).view(np.uint32)
-        order[i] = i
-    for digit in range(3):
-        shift = np.uint32(11 * digit)
-        counts[:] = 0
-        for i in range(count):
-            counts[np.intp((bits[i] >> shift) & np.uint32(2047))] += 1
-        total = 0
-        for k in range(2048):
-            here = counts[k]
-            counts[k] = total
-            total += here
-        for i in range(count):
-            k = np.intp((bits[i] >> shift) & np.uint32(2047))
-            place = counts[k]
-            counts[k] = place + 1
-            spare_bits[place] = bits[i]
-            spare_order[place] = order[i]
-        bits, spare_bits = spare_bits, bits
-        order, spare_order = spare_order, order
-
-
-@_jit
 def prepare(means2d, splats, radii, width, height, rows, boxes, firsts):
     """Put what is blended into rows, in the order in which it is stored.
 
@@ -544,7 +512,7 @@ def measure(rows, boxes, height, firsts, spans, starts, slots):
 
     Writes: spans [columns 2], the first such row and the one after the last; starts [tiles + 1], where in one list of
         all each tile's begins, column by column; slots [m + 1], where each row's would, were the list in their order;
-        boxes [m 4], over what was there: the first column, where its spans begin and end, and the slot.
+        boxes [m 4], over what was there: the first column, and where its spans begin and end.
     """
     down = (height + DOWN - 1) // DOWN
     for tile in range(len(starts)):
@@ -572,49 +540,96 @@ def measure(rows, boxes, height, firsts, spans, starts, slots):
             for y in range(int(y0) // DOWN, (int(y1) + DOWN - 1) // DOWN):
                 starts[(column + k) * down + y + 1] += 1
                 total += 1
-        boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3] = column, first, firsts[i + 1], slots[i]
+        boxes[i, 0], boxes[i, 1], boxes[i, 2] = column, first, firsts[i + 1]
     slots[len(rows)] = total
     for tile in range(len(starts) - 1):
         starts[tile + 1] += starts[tile]
 
 
 @_jit
-def distribute(boxes, order, height, spans, starts, cursor, batch, entries, places):
-    """List the rows of each tile from front to back.
+def distribute(splats, boxes, height, spans, starts, cursor, entries, keys):
+    """List the rows of each tile, in the order in which they are stored.
 
-    Writes: entries, the rows and their pixels (see `_entry`), tile by tile; places, where in a list in the rows' order
-        each would be, if it has room. cursor [tiles] and batch [BATCH 5] are scratch memory.
+    Writes: entries, tile by tile: rows; which of the row's entries each is; of the tile's rows of pixels the first and
+        the one after the last (see `_row`, `_number`, `_pixels`). keys: bits of the depths. cursor [tiles] is scratch
+        memory.
     """
     down = (height + DOWN - 1) // DOWN
     for tile in range(len(cursor)):
         cursor[tile] = starts[tile]
-    with_places = len(places) > 0
-    for begin in range(0, len(order), BATCH):
-        size = min(BATCH, len(order) - begin)
-        for k in range(size):
-            for j in range(4):
-                batch[k, j] = boxes[order[begin + k], j]
-        for k in range(size):  # for the cache: so that the processor need not wait for each below
-            batch[k, 4] = spans[batch[k, 1], 0] if batch[k, 1] < batch[k, 2] else 0
-        for k in range(size):
-            i, column, slot = order[begin + k], batch[k, 0], batch[k, 3]
-            for n in range(batch[k, 1], batch[k, 2]):
-                y0, y1 = spans[n, 0], spans[n, 1]
-                for y in range(y0 // DOWN, (y1 + DOWN - 1) // DOWN):
-                    tile = column * down + y
-                    place = cursor[tile]
-                    cursor[tile] = place + 1
-                    entries[place] = _entry(i, max(y0 - y * DOWN, 0), min(y1 - y * DOWN, DOWN))
-                    if with_places:
-                        places[place] = slot
-                    slot += 1
-                column += 1
+    for i in range(len(boxes)):
+        number, tiles, key = 0, boxes[i, 0] * down, np.float32(splats[i, 7]).view(np.uint32)
+        for n in range(boxes[i, 1], boxes[i, 2]):
+            y0, y1 = spans[n, 0], spans[n, 1]
+            for y in range(y0 // DOWN, (y1 + DOWN - 1) // DOWN):
+                place = cursor[tiles + y]
+                cursor[tiles + y] = place + 1
+                first, stop = max(y0 - y * DOWN, 0), min(y1 - y * DOWN, DOWN)
+                entries[place] = np.int64(i) << 36 | np.int64(number) << 12 | np.int64(first) << 6 | np.int64(stop)
+                keys[place] = key
+                number += 1
+            tiles += down
 
 
 @_inline
-def _entry(row, first, stop):
-    """A row, and of the tile's rows of pixels the first and the one after the last."""
-    return np.int64(row) << 16 | np.int64(first) << 8 | np.int64(stop)
+def _row(entry):
+    return entry >> 36
+
+
+@_inline
+def _number(entry):
+    return (entry >> 12) & 0xFFFFFF
+
+
+@_inline
+def _pixels(entry):
+    return (entry >> 6) & 63, entry & 63
+
+
+@_jit
+def sort_tiles(starts, first, last, entries, keys, spare_entries, spare_keys, counts):
+    """Sort the lists of a range of tiles by depth, of equal depths as they are stored: by bytes, the least first.
+
+    Depths are positive, and their bits as whole numbers are in their own order.
+
+    Writes: entries and keys, in place. The spare ones, as long as the longest list, and counts [4 256] are scratch
+        memory.
+    """
+    for tile in range(first, last):
+        start, size = starts[tile], starts[tile + 1] - starts[tile]
+        for byte in range(4):
+            for k in range(256):
+                counts[byte, k] = 0
+        for n in range(start, start + size):
+            key = keys[n]
+            for byte in range(4):
+                counts[byte, np.intp((key >> np.uint32(8 * byte)) & np.uint32(255))] += 1
+        swapped = False
+        for byte in range(4):
+            shift = np.uint32(8 * byte)
+            if size == 0 or counts[byte, np.intp((keys[start] >> shift) & np.uint32(255))] == size:
+                continue  # all have the same
+            total = 0
+            for k in range(256):
+                here = counts[byte, k]
+                counts[byte, k] = total
+                total += here
+            if swapped:
+                for n in range(size):
+                    k = np.intp((spare_keys[n] >> shift) & np.uint32(255))
+                    place = start + counts[byte, k]
+                    counts[byte, k] += 1
+                    keys[place], entries[place] = spare_keys[n], spare_entries[n]
+            else:
+                for n in range(start, start + size):
+                    k = np.intp((keys[n] >> shift) & np.uint32(255))
+                    place = counts[byte, k]
+                    counts[byte, k] += 1
+                    spare_keys[place], spare_entries[place] = keys[n], entries[n]
+            swapped = not swapped
+        if swapped:
+            for n in range(size):
+                keys[start + n], entries[start + n] = spare_keys[n], spare_entries[n]
 
 
 @_inline
@@ -687,7 +702,7 @@ def _row_is_done(s, y):
 def _fetch(rows, entries, start, stop, batch):
     """Copy rows that are all over the memory."""
     for k in range(stop - start):
-        row = rows[entries[start + k] >> 16]
+        row = rows[_row(entries[start + k])]
         for j in range(ROW):
             batch[k, j] = row[j]
 
@@ -706,7 +721,7 @@ def blend(rows, entries, starts, first, last, background, images, median, ends, 
     """Blend a range of tiles.
 
     Args:
-        rows, entries, starts: see `prepare`, `distribute` and `measure`.
+        rows, entries, starts: see `prepare`, `sort_tiles` and `measure`.
     Writes: images, median [h w 1], the tiles' pixels; ends [tiles], up to where each tile's list was of use. s
         [SCRATCH] and batch [BATCH ROW] are scratch memory.
     """
@@ -724,8 +739,8 @@ def blend(rows, entries, starts, first, last, background, images, median, ends, 
                 row = batch[n]
                 u, v, a, b, c, o = row[0], row[1], row[2], row[3], row[4], row[5]
                 v0, v1, v2, v3, v4, v5, v6 = row[6], row[7], row[8], row[9], row[10], row[11], row[12]
-                span = entries[place + n]
-                y0, y1 = max((span >> 8) & 255, going_from), min(span & 255, going_to)
+                y0, y1 = _pixels(entries[place + n])
+                y0, y1 = max(y0, going_from), min(y1, going_to)
                 pixel = np.uintp(y0 * ACROSS)
                 # A multiple of a vector's length: LLVM knows, and makes no second loop for a remainder.
                 for k in range((y1 - y0) * ACROSS // ACROSS * ACROSS):
@@ -761,14 +776,14 @@ def blend(rows, entries, starts, first, last, background, images, median, ends, 
 
 
 @_jit_sums
-def blend_backward(rows, entries, starts, ends, places, first, last, background, images, slopes, sums, s, batch):
+def blend_backward(rows, entries, starts, ends, slots, first, last, background, images, slopes, sums, s, batch):
     """Moments of the Gaussians of a range of tiles.
 
     With L = Σ wᵢ dᵢ over a pixel's Gaussians from front to back, where d is what the pixel's derivatives give for a
     Gaussian's color, depth, normal and 1, ∂L/∂(ln αᵢ) = wᵢ dᵢ − αᵢ / (1 − αᵢ) Σ wⱼ dⱼ over those behind.
 
     Args: as for `blend`;
-        places: where in `sums` each of `entries` adds to; empty for its row.
+        slots: where in `sums` each row's entries have their places; empty if each row has one only.
         images: what `blend` wrote.
         slopes: derivatives with respect to it.
     Writes: sums [.. MOMENTS], added to.
@@ -810,8 +825,8 @@ def blend_backward(rows, entries, starts, ends, places, first, last, background,
                 v0, v1, v2, v3, v4, v5, v6 = row[6], row[7], row[8], row[9], row[10], row[11], row[12]
                 h0, hx, hy, hxx, hxy, hyy = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
                 g0, g1, g2, g3, g4, g5, g6 = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
-                span = entries[place + n]
-                y0, y1 = max((span >> 8) & 255, going_from), min(span & 255, going_to)
+                y0, y1 = _pixels(entries[place + n])
+                y0, y1 = max(y0, going_from), min(y1, going_to)
                 pixel = np.uintp(y0 * ACROSS)
                 for k in range((y1 - y0) * ACROSS // ACROSS * ACROSS):
                     i = pixel + np.uintp(k)
@@ -840,7 +855,10 @@ def blend_backward(rows, entries, starts, ends, places, first, last, background,
                     hxx += h_x * dx
                     hxy += h_x * dy
                     hyy += h_y * dy
-                out = sums[places[place + n] if len(places) > 0 else span >> 16]
+                where = _row(entries[place + n])
+                if len(slots) > 0:
+                    where = slots[where] + _number(entries[place + n])
+                out = sums[where]
                 out[0] += hx
                 out[1] += hy
                 out[2] += hxx

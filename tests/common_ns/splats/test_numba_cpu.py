@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -151,10 +152,15 @@ def test_power_is_exact_to_a_few_units_in_the_last_place():
 
 
 def test_depth_order_is_stable():
-    depths = torch.rand(5000, generator=torch.Generator().manual_seed(0)).mul(50).floor().add(0.5)
-    splats = torch.zeros(5000, 11)
-    splats[:, 7] = depths
-    bits, spare = np.empty((2, 5000), np.uint32)
-    scratch, order = np.empty((2, 5000), np.int32)
-    numba_kernels.sort_by_depth(splats.numpy(), bits, scratch, spare, order, np.empty(2048, np.int64))
-    assert order.tolist() == depths.argsort(stable=True).tolist()
+    """Of tiles with none, one and many Gaussians, with depths that differ in all of their bytes or in few."""
+    generator = torch.Generator().manual_seed(0)
+    wide = 10 ** (20 * torch.rand(3000, generator=generator) - 10)
+    lists = [torch.zeros(0), torch.ones(1), wide.round(decimals=9), 2 + torch.rand(500, generator=generator).round()]
+    starts = np.cumsum([0, *map(len, lists)])
+    depths = torch.cat(lists).numpy()
+    entries, keys = np.arange(len(depths)), depths.view(np.uint32).copy()
+    scratch = np.empty(3000, np.int64), np.empty(3000, np.uint32), np.empty((4, 256), np.int64)
+    numba_kernels.sort_tiles(starts, 0, 4, entries, keys, *scratch)
+    expected = [start + depths[start:stop].argsort(kind="stable") for start, stop in pairwise(starts)]
+    assert (depths[starts[2] : starts[3]] == depths[starts[2]]).sum() < 3000
+    assert entries.tolist() == np.concatenate(expected).tolist()
