@@ -180,12 +180,14 @@ class Lists(NamedTuple):
     """What is blended, and which of it in each tile."""
 
     rows: Float[np.ndarray, "m ROW"]
+    rows_of: Int[np.ndarray, "m"]
+    """Each Gaussian's."""
     entries: Int[np.ndarray, "entries"]
     """Of each tile from front to back, tile by tile, column by column (see `numba_kernels.distribute`)."""
     starts: Int[np.ndarray, "tiles+1"]
     """Where each tile's begin."""
     slots: Int[np.ndarray, "m+1"]
-    """Where each row's begin, in a list row by row."""
+    """Where each Gaussian's begin, in a list Gaussian by Gaussian."""
 
 
 def tile_lists(
@@ -199,13 +201,15 @@ def tile_lists(
     """List Gaussians for each tile, and sort them by depth."""
     count, tiles = len(means2d), -(-width // ACROSS) * -(-height // DOWN)
     means, values = _array(means2d), _array(splats)
-    rows, boxes = np.empty((count, ROW), np.float32), np.empty((count, 4), np.int32)
-    firsts, slots, starts = (np.empty(size, np.int64) for size in (count + 1, count + 1, tiles + 1))
-    kernels.prepare(means, values, _array(radii), width, height, rows, boxes, firsts)
+    rows, forms = np.empty((count, ROW), np.float32), np.empty((count, 6), np.float32)
+    rows_of, boxes = np.empty(count, np.int32), np.empty((count, 4), np.int32)
+    firsts, slots, starts, cursor = (np.empty(size + 1, np.int64) for size in (count, count, tiles, tiles))
+    kernels.arrange(means, width, height, cursor, rows_of)
+    kernels.prepare(means, values, _array(radii), width, height, rows_of, rows, forms, boxes, firsts)
     spans = np.empty((int(firsts[-1]), 2), np.int32)
-    kernels.measure(rows, boxes, height, firsts, spans, starts, slots)
+    kernels.measure(forms, boxes, height, firsts, spans, starts, slots)
     entries, keys = np.empty(int(slots[-1]), np.int64), np.empty(int(slots[-1]), np.uint32)
-    kernels.distribute(values, boxes, height, spans, starts, np.empty(tiles, np.int64), entries, keys)
+    kernels.distribute(values, rows_of, boxes, height, spans, starts, cursor[:-1], entries, keys)
     longest = int(np.diff(starts).max(initial=0))
 
     def task(first: int, last: int) -> None:
@@ -213,7 +217,7 @@ def tile_lists(
         kernels.sort_tiles(starts, first, last, entries, keys, *scratch)
 
     _run(task, _tile_ranges(starts, threads), threads)
-    return Lists(rows, entries, starts, slots)
+    return Lists(rows, rows_of, entries, starts, slots)
 
 
 def _tile_ranges(starts: Int[np.ndarray, "tiles+1"], threads: int) -> list[tuple[int, int]]:
@@ -260,7 +264,10 @@ class _Blend(torch.autograd.Function):
         sums = np.zeros((count, MOMENTS), np.float32)
         # Several threads would add to the same row: each entry has a place of its own.
         parts = np.zeros((0 if threads == 1 else len(lists.entries), MOMENTS), np.float32)
-        added, slots = (sums, lists.slots[:0]) if threads == 1 else (parts, lists.slots)
+        added, slots = sums, lists.slots[:0]
+        if threads > 1:
+            added, slots = parts, np.empty(count, np.int64)
+            slots[lists.rows_of] = lists.slots[:-1]
         given = (lists.rows, lists.entries, lists.starts, ctx.ends, slots)
 
         def task(first: int, last: int) -> None:
@@ -272,7 +279,7 @@ class _Blend(torch.autograd.Function):
         results = d_means2d.numpy(), d_splats.numpy()
 
         def close(start: int, stop: int) -> None:
-            kernels.finish(sums, parts, lists.slots, lists.rows, start, stop, *results)
+            kernels.finish(sums, parts, lists.slots, lists.rows_of, lists.rows, start, stop, *results)
 
         _run(close, _chunks(count), threads)
         d_background = ((1 - accumulation) * d_color).sum((0, 1)) if ctx.needs_input_grad[2] else None

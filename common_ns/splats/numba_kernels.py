@@ -54,7 +54,7 @@ Whole tiles make gsplat's boxes."""
 PIXELS = ACROSS * DOWN
 ROW = 16
 """Numbers of a Gaussian that is to be blended, one cache line: mean in pixels; conic, in such units that 2 to the power
-of its negative form is the profile; opacity; red, green, blue; depth; normal; the form's value where alpha is least."""
+of its negative form is the profile; opacity; red, green, blue; depth; normal."""
 SPLAT = 11
 """Columns of `projection.Projected.splats`."""
 MOMENTS = 13
@@ -472,16 +472,42 @@ def project_backward(scene, start, stop, camera, ids, first, last, d_means2d, d_
 
 
 @_jit
-def prepare(means2d, splats, radii, width, height, rows, boxes, firsts):
-    """Put what is blended into rows, in the order in which it is stored.
+def arrange(means2d, width, height, cursor, rows_of):
+    """Decide in which rows Gaussians are kept: by the tile that their mean is in, or the nearest one.
 
-    Writes: rows [m ROW]; boxes [m 4], the pixels from left, top to right, bottom that it may be seen in; firsts
-        [m + 1], where each row's columns of tiles would begin in one list of all.
+    Tiles then find most of what they read, and add to, in the cache.
+
+    Writes: rows_of [m]. cursor [tiles + 1] is scratch memory.
+    """
+    columns, down = (width + ACROSS - 1) // ACROSS, (height + DOWN - 1) // DOWN
+    for tile in range(len(cursor)):
+        cursor[tile] = 0
+    for i in range(len(rows_of)):
+        x = min(max(means2d[i, 0], ZERO), np.float32(width - 1))
+        y = min(max(means2d[i, 1], ZERO), np.float32(height - 1))
+        tile = min(int(x) // ACROSS, columns - 1) * down + min(int(y) // DOWN, down - 1)
+        rows_of[i] = tile
+        cursor[tile + 1] += 1
+    for tile in range(len(cursor) - 1):
+        cursor[tile + 1] += cursor[tile]
+    for i in range(len(rows_of)):
+        tile = rows_of[i]
+        rows_of[i] = cursor[tile]
+        cursor[tile] += 1
+
+
+@_jit
+def prepare(means2d, splats, radii, width, height, rows_of, rows, forms, boxes, firsts):
+    """Put what is blended into rows.
+
+    Writes: rows [m ROW]; in the Gaussians' order forms [m 6], mean, conic in units of rows, and its form's value where
+        alpha is least; boxes [m 4], the pixels from left, top to right, bottom that they may be seen in; firsts
+        [m + 1], where each one's columns of tiles would begin in one list of all.
     """
     total = 0
     for i in range(len(rows)):
         firsts[i] = total
-        u, v, row, splat = means2d[i, 0], means2d[i, 1], rows[i], splats[i]
+        u, v, row, splat, form = means2d[i, 0], means2d[i, 1], rows[rows_of[i]], splats[i], forms[i]
         a, b, c, o = np.float64(splat[0]), np.float64(splat[1]), np.float64(splat[2]), splat[3]
         row[0], row[1] = u, v
         row[2], row[3], row[4], row[5] = 0.5 * LOG2_E * a, LOG2_E * b, 0.5 * LOG2_E * c, o
@@ -491,7 +517,9 @@ def prepare(means2d, splats, radii, width, height, rows, boxes, firsts):
         if o >= LEAST_ALPHA:
             # Where alpha is the least: the ellipse's box, a trifle wider for rounding's sake.
             reach = math.log(np.float64(o) / np.float64(LEAST_ALPHA)) * 1.001 + 1e-4
-            row[13] = reach * LOG2_E
+            for k in range(5):
+                form[k] = row[k]
+            form[5] = reach * LOG2_E
             reach *= 2 / (a * c - b * b)
             dx, dy = math.sqrt(reach * c) + 0.01, math.sqrt(reach * a) + 0.01
             r, box = np.float32(radii[i]) / projection.BOX, projection.BOX
@@ -507,21 +535,22 @@ def prepare(means2d, splats, radii, width, height, rows, boxes, firsts):
 
 
 @_jit
-def measure(rows, boxes, height, firsts, spans, starts, slots):
+def measure(forms, boxes, height, firsts, spans, starts, slots):
     """Find the rows of pixels that an ellipse reaches in each of its columns of tiles, and count what is in each tile.
 
     Writes: spans [columns 2], the first such row and the one after the last; starts [tiles + 1], where in one list of
-        all each tile's begins, column by column; slots [m + 1], where each row's would, were the list in their order;
+        all each tile's begins, column by column; slots [m + 1], where each Gaussian's would, were the list in their order;
         boxes [m 4], over what was there: the first column, and where its spans begin and end.
     """
     down = (height + DOWN - 1) // DOWN
     for tile in range(len(starts)):
         starts[tile] = 0
     total = 0
-    for i in range(len(rows)):
+    for i in range(len(boxes)):
         slots[i] = total
-        u, v = np.float64(rows[i, 0]), np.float64(rows[i, 1])
-        a, b, c, reach = np.float64(rows[i, 2]), np.float64(rows[i, 3]), np.float64(rows[i, 4]), np.float64(rows[i, 13])
+        form = forms[i]
+        u, v = np.float64(form[0]), np.float64(form[1])
+        a, b, c, reach = np.float64(form[2]), np.float64(form[3]), np.float64(form[4]), np.float64(form[5])
         first, column = firsts[i], boxes[i, 0] // ACROSS
         # The ellipse a x² + b x y + c y² = reach: height above and below its diameter, and where it is highest.
         discriminant = 4 * a * c - b * b
@@ -541,16 +570,16 @@ def measure(rows, boxes, height, firsts, spans, starts, slots):
                 starts[(column + k) * down + y + 1] += 1
                 total += 1
         boxes[i, 0], boxes[i, 1], boxes[i, 2] = column, first, firsts[i + 1]
-    slots[len(rows)] = total
+    slots[len(boxes)] = total
     for tile in range(len(starts) - 1):
         starts[tile + 1] += starts[tile]
 
 
 @_jit
-def distribute(splats, boxes, height, spans, starts, cursor, entries, keys):
+def distribute(splats, rows_of, boxes, height, spans, starts, cursor, entries, keys):
     """List the rows of each tile, in the order in which they are stored.
 
-    Writes: entries, tile by tile: rows; which of the row's entries each is; of the tile's rows of pixels the first and
+    Writes: entries, tile by tile: rows; which of the Gaussian's entries each is; of the tile's rows of pixels the first and
         the one after the last (see `_row`, `_number`, `_pixels`). keys: bits of the depths. cursor [tiles] is scratch
         memory.
     """
@@ -559,13 +588,14 @@ def distribute(splats, boxes, height, spans, starts, cursor, entries, keys):
         cursor[tile] = starts[tile]
     for i in range(len(boxes)):
         number, tiles, key = 0, boxes[i, 0] * down, np.float32(splats[i, 7]).view(np.uint32)
+        row = np.int64(rows_of[i]) << 36
         for n in range(boxes[i, 1], boxes[i, 2]):
             y0, y1 = spans[n, 0], spans[n, 1]
             for y in range(y0 // DOWN, (y1 + DOWN - 1) // DOWN):
                 place = cursor[tiles + y]
                 cursor[tiles + y] = place + 1
                 first, stop = max(y0 - y * DOWN, 0), min(y1 - y * DOWN, DOWN)
-                entries[place] = np.int64(i) << 36 | np.int64(number) << 12 | np.int64(first) << 6 | np.int64(stop)
+                entries[place] = row | np.int64(number) << 12 | np.int64(first) << 6 | np.int64(stop)
                 keys[place] = key
                 number += 1
             tiles += down
@@ -877,16 +907,17 @@ def blend_backward(rows, entries, starts, ends, slots, first, last, background, 
 
 
 @_jit
-def finish(sums, parts, slots, rows, start, stop, d_means2d, d_splats):
+def finish(sums, parts, slots, rows_of, rows, start, stop, d_means2d, d_splats):
     """From moments to derivatives with respect to `Projected.means2d` and `splats`.
 
     Args:
         sums: [m MOMENTS] moments of each row.
-        parts: [entries MOMENTS] the same for each tile, in the rows' order, with `slots` where each one's begin;
+        parts: [entries MOMENTS] the same for each tile, in the Gaussians' order, with `slots` where each one's begin;
             added up here. Empty if `sums` are complete.
+        start, stop: the range of Gaussians.
     """
     for i in range(start, stop):
-        m, row = sums[i], rows[i]
+        m, row = sums[rows_of[i]], rows[rows_of[i]]
         if len(parts) > 0:
             for place in range(slots[i], slots[i + 1]):
                 for k in range(MOMENTS):
