@@ -9,6 +9,6 @@ Nothing here needs nerfstudio.
 """
 
 from common_ns.splats.dispatch import Implementation, Resolution, resolve
-from common_ns.splats.rasterize import Rendering, rasterize
+from common_ns.splats.drawing import Rendering, rasterize
 
 __all__ = ["Implementation", "Rendering", "Resolution", "rasterize", "resolve"]

@@ -1,10 +1,10 @@
 """Gaussian splatting on CPUs, compiled by numba.
 
 Gaussians are projected, and listed for each of the tiles that they may be seen in, which sorts its own by depth. A
-tile's pixels and what is summed up in them stay in the core's own cache while its Gaussians pass from front to back; all pixels of a
-Gaussian's rows go through the same arithmetic, which becomes vector instructions. The backward pass goes from front to
-back, too: what is behind a Gaussian is the whole, which is known, less what is before it. So nothing is kept for each
-pair of a Gaussian and a pixel.
+tile's pixels and what is summed up in them stay in the core's own cache while its Gaussians pass from front to back;
+all pixels of a Gaussian's rows go through the same arithmetic, which becomes vector instructions. The backward pass
+goes from front to back, too: what is behind a Gaussian is the whole, which is known, less what is before it. So nothing
+is kept for each pair of a Gaussian and a pixel.
 
 Threads take ranges of Gaussians, or of tiles. With several, each entry of a tile's list has a place of its own for its
 part of a Gaussian's derivatives, and these are added up in the order in which one thread would add them: results do not

@@ -539,8 +539,8 @@ def measure(forms, boxes, height, firsts, spans, starts, slots):
     """Find the rows of pixels that an ellipse reaches in each of its columns of tiles, and count what is in each tile.
 
     Writes: spans [columns 2], the first such row and the one after the last; starts [tiles + 1], where in one list of
-        all each tile's begins, column by column; slots [m + 1], where each Gaussian's would, were the list in their order;
-        boxes [m 4], over what was there: the first column, and where its spans begin and end.
+        all each tile's begins, column by column; slots [m + 1], where each Gaussian's would, were the list in their
+        order; boxes [m 4], over what was there: the first column, and where its spans begin and end.
     """
     down = (height + DOWN - 1) // DOWN
     for tile in range(len(starts)):
@@ -579,9 +579,9 @@ def measure(forms, boxes, height, firsts, spans, starts, slots):
 def distribute(splats, rows_of, boxes, height, spans, starts, cursor, entries, keys):
     """List the rows of each tile, in the order in which they are stored.
 
-    Writes: entries, tile by tile: rows; which of the Gaussian's entries each is; of the tile's rows of pixels the first and
-        the one after the last (see `_row`, `_number`, `_pixels`). keys: bits of the depths. cursor [tiles] is scratch
-        memory.
+    Writes: entries, tile by tile: rows; which of the Gaussian's entries each is; of the tile's rows of pixels the first
+        and the one after the last (see `_row`, `_number`, `_pixels`). keys: bits of the depths. cursor [tiles] is
+        scratch memory.
     """
     down = (height + DOWN - 1) // DOWN
     for tile in range(len(cursor)):
