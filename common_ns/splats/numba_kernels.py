@@ -1,6 +1,7 @@
 """The loops of Gaussian splatting on CPUs (see `numba_cpu`), compiled by numba.
 
-All are in one file: numba's store on disk notices edits of the file that a function is in, not of what it calls.
+All are in one file: numba's store on disk notices edits of the file that a function is in, not of what it calls. The
+constants of `projection`, `blending` and `harmonics` are compiled in: whoever changes one has to change this file, too.
 """
 
 from __future__ import annotations
