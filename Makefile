@@ -62,6 +62,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.sdf run --data $(SURFACE)/idr --reference $(SURFACE)/mesh.ply
 	$(BIN)/python -m benchmarks.viewer previews
 	$(BIN)/python -m benchmarks.viewer zoom
+	$(BIN)/python -m benchmarks.splats raster
 	$(BIN)/python -m benchmarks.startup run
 
 clean:
