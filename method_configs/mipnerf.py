@@ -1,4 +1,5 @@
-"""Methods on cones: `mip-nerf`, `mip-nerf-360`, `mip-nerf-360-minus`, `zip-nerf`; `-small` ones for two CPU cores."""
+"""Methods without aliasing: `mip-nerf`, `mip-nerf-360`, `mip-nerf-360-minus`, `zip-nerf`, `mip-splat`; `-small` ones for
+two CPU cores."""
 
 from __future__ import annotations
 
@@ -10,12 +11,15 @@ from nerfstudio.plugins.types import MethodSpecification
 
 from common_ns.hash_grid import HashGridOptions
 from common_ns.nerfstudio_seam.datamanager import FieldDataManagerConfig
+from common_ns.nerfstudio_seam.image_datamanager import ImageDataManagerConfig
+from common_ns.nerfstudio_seam.image_pipeline import ImagePipelineConfig
 from common_ns.nerfstudio_seam.optimizers import FusedAdamConfig
 from common_ns.nerfstudio_seam.param_groups import adam
 from common_ns.nerfstudio_seam.pipeline import FieldPipelineConfig
 from common_ns.nerfstudio_seam.trainer import SafeTrainerConfig
 from mipnerf_ns.model import MipNerfModelConfig
 from mipnerf_ns.model360 import MipNerf360ModelConfig
+from mipnerf_ns.splat_model import MipSplatModelConfig
 from mipnerf_ns.zip_model import ZipNerfModelConfig
 
 _paper = SafeTrainerConfig(
@@ -195,4 +199,66 @@ zip_nerf_small = MethodSpecification(
         },
     ),
     description="Zip-NeRF sized for two CPU cores: a sharp capture in about five minutes.",
+)
+
+_SPLAT_STEPS = 30000
+_paper_splat = replace(
+    _paper,
+    method_name="mip-splat",
+    max_num_iterations=_SPLAT_STEPS,
+    pipeline=ImagePipelineConfig(
+        datamanager=ImageDataManagerConfig(dataparser=NerfstudioDataParserConfig(load_3D_points=True)),
+        model=MipSplatModelConfig(),
+    ),
+    optimizers={
+        "means": adam(1.6e-4, 1.6e-6, _SPLAT_STEPS, warmup=0, kind=FusedAdamConfig),  # times the cameras' extent
+        "scales": {"optimizer": FusedAdamConfig(lr=5e-3, eps=1e-15), "scheduler": None},
+        "quats": {"optimizer": FusedAdamConfig(lr=1e-3, eps=1e-15), "scheduler": None},
+        "features_dc": {"optimizer": FusedAdamConfig(lr=2.5e-3, eps=1e-15), "scheduler": None},
+        "features_rest": {"optimizer": FusedAdamConfig(lr=2.5e-3 / 20, eps=1e-15), "scheduler": None},
+        "opacities": {"optimizer": FusedAdamConfig(lr=5e-2, eps=1e-15), "scheduler": None},
+        "camera_opt": adam(1e-3, 1e-5, _SPLAT_STEPS, warmup=1000),
+    },
+)
+
+mip_splat = MethodSpecification(
+    config=_paper_splat,
+    description="Mip-Splatting (Yu et al. 2024) with the paper's settings, on any device: Gaussians from photographs.",
+)
+
+_SPLAT_SMALL_STEPS = 3000
+mip_splat_small = MethodSpecification(
+    config=replace(
+        _paper_splat,
+        method_name="mip-splat-small",
+        max_num_iterations=_SPLAT_SMALL_STEPS,
+        steps_per_save=1000,
+        steps_per_eval_batch=500,
+        steps_per_eval_image=1000,
+        pipeline=ImagePipelineConfig(
+            datamanager=ImageDataManagerConfig(
+                dataparser=NerfstudioDataParserConfig(load_3D_points=True), max_train_pixels=65536
+            ),
+            model=MipSplatModelConfig(
+                num_random=50000,
+                max_gaussians=100000,
+                sh_degree=2,
+                sh_degree_interval=500,
+                grow_from=200,
+                grow_until=1800,
+                grow_every=100,
+                reset_every=100000,
+            ),
+        ),
+        optimizers={
+            "means": adam(1.6e-3, 1.6e-5, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+            "scales": adam(2e-2, 2e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+            "quats": adam(4e-3, 4e-4, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+            "features_dc": adam(1e-2, 1e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+            "features_rest": adam(1e-3, 1e-4, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+            "opacities": adam(5e-2, 5e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+            "camera_opt": adam(1e-3, 1e-4, _SPLAT_SMALL_STEPS, warmup=100),
+        },
+    ),
+    description="Mip-Splatting sized for two CPU cores: Gaussians from photographs in about five minutes.",
 )

@@ -228,13 +228,53 @@ class FieldDataManagerConfig(SuiteConfig, VanillaDataManagerConfig):
     user's cache where that cannot be written."""
 
 
-class FieldDataManager(VanillaDataManager[FieldDataset]):
+class CheckedInput:
+    """What datamanagers of this suite do with a dataparser's outputs before they read an image."""
+
+    config: Any
+    dataparser: Any
+    test_mode: str
+    dataset_class: type[FieldDataset] = FieldDataset
+    """Reads the images, and whatever else a batch needs of a pixel."""
+
+    def _check(self, outputs: DataparserOutputs, split: str) -> None:
+        """Look at what the dataparser returned, and say what is unusual about it where a training begins. A fisheye's
+        radius moves from the cameras to the metadata."""
+        if "signal" in outputs.metadata:
+            name = name_of(self.config.dataparser)
+            problem = f"{name} describes one image or volume, and this method trains on photographs with poses"
+            raise InputError(problem, "Use miner-image or miner-occupancy", self.config.dataparser.data)
+        crop = (outputs.cameras.metadata or {}).get("fisheye_crop_radius")
+        if crop is not None and "fisheye_crop_radius" not in outputs.metadata:
+            # It is stated for images of full size, whichever the dataparser takes.
+            smaller = getattr(self.dataparser, "downscale_factor", None) or 1
+            outputs.metadata["fisheye_crop_radius"] = crop_radius(crop, 1.0 / smaller, self.config.dataparser.data)
+        warnings = check_outputs(outputs, Path(self.config.dataparser.data), split)
+        for warning in warnings if self.test_mode == "val" and distributed.rank() == 0 else ():
+            note(warning)
+
+    def _dataset(self, outputs: DataparserOutputs) -> FieldDataset:
+        scale = self.config.camera_res_scale_factor
+        return self.dataset_class(outputs, scale_factor=scale, check_files=self.test_mode != "inference")
+
+    def _present(self, outputs: DataparserOutputs) -> DataparserOutputs:
+        """The outputs without frames whose image is missing, if the user asked for that."""
+        if not self.config.skip_missing_images:
+            return outputs
+        keep = [index for index, file in enumerate(outputs.image_filenames) if Path(file).exists()]
+        missing = sorted(set(range(len(outputs.image_filenames))) - set(keep))
+        if not missing:
+            return outputs
+        names = ", ".join(str(outputs.image_filenames[index]) for index in missing)
+        note(f"Left out {len(missing)} frames whose image is missing: {names}")
+        return select_frames(outputs, keep)
+
+
+class FieldDataManager(CheckedInput, VanillaDataManager[FieldDataset]):
     """Datamanager of all families. With nerfstudio's patch sampling or partial caching set, nerfstudio's path is used:
     several devices then draw each its own rays, as many on each as fit into train_num_rays_per_batch."""
 
     config: FieldDataManagerConfig
-    dataset_class: type[FieldDataset] = FieldDataset
-    """Reads the images, and whatever else a batch needs of a pixel."""
     has_completed_config: bool = False
     """Whether a training has put into the config what it found in the data, for later commands to use."""
 
@@ -271,38 +311,6 @@ class FieldDataManager(VanillaDataManager[FieldDataset]):
         outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
         self._check(outputs, self.test_split)
         return self._dataset(self._present(outputs))
-
-    def _check(self, outputs: DataparserOutputs, split: str) -> None:
-        """Look at what the dataparser returned, and say what is unusual about it where a training begins. A fisheye's
-        radius moves from the cameras to the metadata."""
-        if "signal" in outputs.metadata:
-            name = name_of(self.config.dataparser)
-            problem = f"{name} describes one image or volume, and this method trains on photographs with poses"
-            raise InputError(problem, "Use miner-image or miner-occupancy", self.config.dataparser.data)
-        crop = (outputs.cameras.metadata or {}).get("fisheye_crop_radius")
-        if crop is not None and "fisheye_crop_radius" not in outputs.metadata:
-            # It is stated for images of full size, whichever the dataparser takes.
-            smaller = getattr(self.dataparser, "downscale_factor", None) or 1
-            outputs.metadata["fisheye_crop_radius"] = crop_radius(crop, 1.0 / smaller, self.config.dataparser.data)
-        warnings = check_outputs(outputs, Path(self.config.dataparser.data), split)
-        for warning in warnings if self.test_mode == "val" and distributed.rank() == 0 else ():
-            note(warning)
-
-    def _dataset(self, outputs: DataparserOutputs) -> FieldDataset:
-        scale = self.config.camera_res_scale_factor
-        return self.dataset_class(outputs, scale_factor=scale, check_files=self.test_mode != "inference")
-
-    def _present(self, outputs: DataparserOutputs) -> DataparserOutputs:
-        """The outputs without frames whose image is missing, if the user asked for that."""
-        if not self.config.skip_missing_images:
-            return outputs
-        keep = [index for index, file in enumerate(outputs.image_filenames) if Path(file).exists()]
-        missing = sorted(set(range(len(outputs.image_filenames))) - set(keep))
-        if not missing:
-            return outputs
-        names = ", ".join(str(outputs.image_filenames[index]) for index in missing)
-        note(f"Left out {len(missing)} frames whose image is missing: {names}")
-        return select_frames(outputs, keep)
 
     def setup_train(self) -> None:
         total, world_size = self.config.train_num_rays_per_batch, distributed.world_size()

@@ -1,0 +1,186 @@
+"""Whole photographs as training batches, for models that draw pictures instead of rays.
+
+It is nerfstudio's datamanager of this kind, which undoes lens distortion and keeps the photographs in memory, with this
+suite's checks of the input. Which photograph a step sees follows from the step alone, so that a resumed run goes on as
+an uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from torch import Tensor
+
+from common_ns.cameras.smaller import smaller_view
+from common_ns.data import checks, images
+from common_ns.data.formats import suggestion
+from common_ns.data.scene_bounds import ray_bounds
+from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.datamanager import CheckedInput, FieldDataset, seed_step
+from common_ns.nerfstudio_seam.dataparsers import name_of, own_readers
+from common_ns.nerfstudio_seam.renames import SuiteConfig
+from common_ns.nerfstudio_seam.versions import in_training
+
+CAMERAS = (CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value)
+"""Camera models whose photographs are brought into a pinhole camera's form."""
+LEAST_DISTORTION = 1e-12
+"""Changes no pixel."""
+
+
+@dataclass
+class ImageDataManagerConfig(SuiteConfig, FullImageDatamanagerConfig):
+    """Whole photographs, checked, without lens distortion."""
+
+    _target: type = field(default_factory=lambda: ImageDataManager)
+    """target class to instantiate"""
+    cache_images_type: Literal["uint8", "float32"] = "uint8"
+    """Number format of photographs in memory; colors in 8 bits take a quarter of the memory."""
+    skip_missing_images: bool = False
+    """Leave out frames whose image file does not exist, after naming them, instead of ending with an error."""
+    max_train_pixels: int | None = None
+    """Train on photographs averaged over squares of pixels, so large that no more than so many are left of each; None:
+    at full size. Test images keep theirs."""
+
+
+class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
+    """Differs from nerfstudio's as the top of this file says.
+
+    Args:
+        config: its config.
+        args, kwargs: those of nerfstudio's.
+    """
+
+    config: ImageDataManagerConfig
+
+    def __init__(self, config: ImageDataManagerConfig, *args: Any, **kwargs: Any) -> None:
+        # Taken before anything is drawn: machine.seed, when a run is started by ns-train.
+        seed = torch.initial_seed()
+        if config.max_train_pixels is not None and config.max_train_pixels < 1:
+            problem = f"max-train-pixels is {config.max_train_pixels}, and photographs need a pixel at least"
+            raise InputError(problem, "Give a positive number to --pipeline.datamanager.max-train-pixels")
+        if config.data is None and getattr(config.dataparser, "data", None) is None:
+            raise InputError("there is no data", "Give --data")
+        data = Path(config.data if config.data is not None else config.dataparser.data)
+        checks.require_path(data)
+        config.cache_images = "gpu"  # on this machine's device, whichever it is; "cpu" pins memory, which needs CUDA
+
+        def if_missing() -> str | None:
+            return suggestion(data, name_of(config.dataparser))
+
+        with checks.explained(data, if_missing), images.parsers_open_any_photo(data), own_readers(config.dataparser):
+            super().__init__(config, *args, **kwargs)
+        self.seed = seed
+        bounds = ray_bounds(self.train_dataparser_outputs, config.dataparser)
+        self.train_dataset.metadata.setdefault("ray_bounds", bounds)
+        self.train_dataset.metadata["cameras"] = self.train_dataset.cameras
+        self.train_dataset.metadata["camera_to_worlds"] = self.train_dataset.cameras.camera_to_worlds
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def create_train_dataset(self) -> FieldDataset:
+        self._check(self.train_dataparser_outputs, "train")
+        self.train_dataparser_outputs = self._present(self.train_dataparser_outputs)
+        _require_pinhole(self.train_dataparser_outputs)
+        return self._dataset(self.train_dataparser_outputs)
+
+    def create_eval_dataset(self) -> FieldDataset:
+        outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
+        self._check(outputs, self.test_split)
+        outputs = self._present(outputs)
+        _require_pinhole(outputs)
+        return self._dataset(outputs)
+
+    def _load_images(self, split: Literal["train", "eval"], cache_images_device: Any) -> list[dict[str, Tensor]]:
+        _mark_fisheyes((self.train_dataset if split == "train" else self.eval_dataset).cameras)
+        loaded = super()._load_images(split, cache_images_device)
+        limit = self.config.max_train_pixels
+        if split == "train" and limit is not None:
+            loaded = [self._smaller(index, data, limit) for index, data in enumerate(loaded)]
+            self.train_cameras = self.train_dataset.cameras.to(self.device)
+        return loaded
+
+    def _smaller(self, index: int, data: dict[str, Any], limit: int) -> dict[str, Any]:
+        """A photograph of at most so many pixels; its camera, in the data set, becomes one of such pictures."""
+        height, width = data["image"].shape[:2]
+        factor = math.ceil(math.sqrt(height * width / limit))
+        if factor <= 1:
+            return data
+        cameras = self.train_dataset.cameras
+        factor = min(factor, height, width)
+        data = {**data, "image": colors_of(data["image"])}
+        camera, data = smaller_view(cameras[index : index + 1], data, factor)
+        for name in ("fx", "fy", "cx", "cy", "width", "height"):
+            getattr(cameras, name)[index] = getattr(camera, name)[0].to(getattr(cameras, name))
+        if self.config.cache_images_type == "uint8":
+            data["image"] = (data["image"] * 255.0).round().to(torch.uint8)
+        return data
+
+    def image_of_step(self, step: int) -> int:
+        """Which photograph a step sees: each once before any twice, in an order that is drawn anew each time."""
+        number = len(self.train_dataset)
+        epoch = step // number
+        if self._order[0] != epoch:
+            order = list(range(number))
+            random.Random((self.seed << 20) + epoch).shuffle(order)
+            self._order = (epoch, order)
+        return self._order[1][step % number]
+
+    def next_train(self, step: int) -> tuple[Cameras, dict]:
+        """The step's camera, of shape [1], and its photograph."""
+        if in_training(self):
+            seed_step(self.seed, step)
+        index = self.image_of_step(step)
+        data = self.cached_train[index].copy()
+        data["image"] = colors_of(data["image"].to(self.device))
+        camera = self.train_cameras[index : index + 1]
+        camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
+        return camera, data
+
+    def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
+        camera, data = super().next_eval_image(step)
+        return camera, {**data, "image": colors_of(data["image"])}
+
+    @property
+    def fixed_indices_eval_dataloader(self) -> list[tuple[Cameras, dict]]:
+        pairs = super().fixed_indices_eval_dataloader
+        return [(camera, {**data, "image": colors_of(data["image"])}) for camera, data in pairs]
+
+
+def colors_of(image: Tensor) -> Tensor:
+    """Colors in [0, 1] of an image in 8 bits or in floating point."""
+    return image.float() / 255.0 if image.dtype == torch.uint8 else image
+
+
+def _mark_fisheyes(cameras: Cameras) -> None:
+    """Give fisheyes without distortion a very small one: nerfstudio takes photographs without for a pinhole camera's,
+    and a fisheye's are none."""
+    if cameras.distortion_params is None:
+        cameras.distortion_params = torch.zeros(*cameras.shape, 6)
+    straight = (cameras.distortion_params == 0).all(dim=-1, keepdim=True)
+    fisheye = cameras.camera_type == CameraType.FISHEYE.value
+    least = torch.full_like(cameras.distortion_params, LEAST_DISTORTION)
+    cameras.distortion_params = torch.where(straight & fisheye, least, cameras.distortion_params)
+
+
+def _require_pinhole(outputs: DataparserOutputs) -> None:
+    """Raises: InputError if a photograph cannot be brought into a pinhole camera's form."""
+    cameras = outputs.cameras
+    others = {int(kind) for kind in cameras.camera_type.flatten()} - set(CAMERAS)
+    if others:
+        names = ", ".join(sorted(CameraType(kind).name for kind in others))
+        problem = f"the photographs are of the camera model {names}, which Gaussians are not drawn in"
+        raise InputError(problem, "Take perspective or fisheye photographs, or another method, such as zip-nerf-small")
+    perspective = (cameras.camera_type == CameraType.PERSPECTIVE.value).flatten()
+    distortion = cameras.distortion_params
+    if distortion is not None and bool((distortion[perspective][..., 3] != 0).any()):
+        problem = "the lens has a distortion k4, which cannot be undone for photographs that are no fisheye's"
+        raise InputError(problem, "Undistort the photographs, or take another method, such as zip-nerf-small")
+
+
