@@ -1,5 +1,5 @@
-"""Methods without aliasing: `mip-nerf`, `mip-nerf-360`, `mip-nerf-360-minus`, `zip-nerf`, `mip-splat`; `-small` ones for
-two CPU cores."""
+"""Methods without aliasing: `mip-nerf`, `mip-nerf-360`, `mip-nerf-360-minus`, `zip-nerf` and `mip-splat`; `-small` ones
+for two CPU cores."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ mip_splat_small = MethodSpecification(
                 dataparser=NerfstudioDataParserConfig(load_3D_points=True), max_train_pixels=65536
             ),
             model=MipSplatModelConfig(
-                num_random=50000,
+                num_start=50000,
                 max_gaussians=100000,
                 sh_degree=2,
                 sh_degree_interval=500,

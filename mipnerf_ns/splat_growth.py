@@ -48,9 +48,7 @@ class BoundedStrategy(DefaultStrategy):
             self.grow_grad2d = threshold
 
 
-def faulty(
-    params: Any, origins: Float[Tensor, "c 3"], farthest: float
-) -> tuple[Bool[Tensor, "n"], Bool[Tensor, "n"]]:
+def faulty(params: Any, origins: Float[Tensor, "c 3"], farthest: float) -> tuple[Bool[Tensor, "n"], Bool[Tensor, "n"]]:
     """Gaussians that are broken.
 
     Args:

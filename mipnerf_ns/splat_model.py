@@ -5,7 +5,7 @@ Source: Mip-Splatting (arXiv 2311.16493) on 3D Gaussian Splatting (arXiv 2308.04
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -39,6 +39,7 @@ from mipnerf_ns.splat_filter import sampling_intervals, smoothed
 from mipnerf_ns.splat_growth import BoundedStrategy, faulty
 from mipnerf_ns.splat_losses import picture_loss
 from mipnerf_ns.splat_start import camera_extent, gaussians_at, random_points_in_box, random_points_in_views
+from mipnerf_ns.splat_sweep import Photographs, swept_points
 
 FARTHEST = 1000.0
 """Distance of a Gaussian, in extents of the cameras, beyond which it has left the scene."""
@@ -83,10 +84,12 @@ class MipSplatModelConfig(SuiteConfig, ModelConfig):
     on a new color for each photograph and so asks for opacity; it is black outside of training."""
     ssim_weight: float = 0.2
     """Weight of 1 − SSIM in the loss; the absolute error has the rest."""
-    num_random: int = 100000
-    """Gaussians to begin with where no points of the scene are known, at random places."""
-    random_start: bool = False
-    """Begin at random places though points are known."""
+    start_from: Literal["auto", "points", "photographs", "random"] = "auto"
+    """Where the first Gaussians are: at the data's known points, at points that several photographs agree on (found at
+    the start), or at random places. auto: known points if there are any, else random places in the scene box for
+    objects, and photographs for captures."""
+    num_start: int = 100000
+    """Gaussians to begin with where they do not begin at known points."""
     max_gaussians: int | None = None
     """Largest number of Gaussians that training adds up to; None: as many as it asks for."""
     grow_from: int = 500
@@ -103,8 +106,8 @@ class MipSplatModelConfig(SuiteConfig, ModelConfig):
     prune_opacity: float = 0.005
     """Opacity below which a Gaussian is removed."""
     prune_scale: float = 0.1
-    """Standard deviation above which it is removed, in extents of the cameras, after the first reset of opacities, where
-    the scene is an object; surroundings have large ones, far away."""
+    """Standard deviation above which it is removed, in extents of the cameras, after the first reset of opacities; of
+    objects only, as surroundings have large ones, far away."""
     reset_every: int = 3000
     """Steps after which opacities are brought down to twice prune_opacity, while Gaussians are added: what is needed
     recovers."""
@@ -149,10 +152,10 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         if poses is None or len(poses) == 0:
             raise InputError("there are no training cameras", "Give data with photographs and their poses")
         self.extent = camera_extent(poses.cpu())
-        points, colors = self._first_points()
-        first = gaussians_at(points, colors, config.sh_degree)
+        self.start = self._choose_start()
+        first = self._first_gaussians()
         self.gauss_params = torch.nn.ParameterDict({name: Parameter(first[name]) for name in NAMES})
-        self.register_buffer("intervals", torch.zeros(len(points)))
+        self.register_buffer("intervals", torch.zeros(len(first["means"])))
         self.camera_optimizer: CameraOptimizer = config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu"
         )
@@ -182,31 +185,78 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         ways: list[DepthColors] = list(get_args(DepthColors))
         self.shown_depth_colors = ViewerDropdown("Depth colors", config.depth_colors, ways)
 
-    def _first_points(self) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
-        """Where the first Gaussians are, and their colors in [0, 1]: known points, or random ones."""
-        if self.seed_points is not None and not self.config.random_start and len(self.seed_points[0]):
-            points = torch.as_tensor(self.seed_points[0]).detach().float().cpu()
-            colors = torch.as_tensor(self.seed_points[1]).detach().float().cpu() / 255.0
-            colors = colors if len(colors) == len(points) else torch.full_like(points, 0.5)
-            finite = torch.isfinite(torch.cat([points, colors], dim=1)).all(dim=1)
-            if not bool(finite.all()):
-                note(f"Left out {int((~finite).sum())} of {len(finite)} points: not finite.")
-            if bool(finite.any()):
-                return points[finite], colors[finite]
-        number = self.config.num_random
-        if number < 1:
-            problem = "no points of the scene are known, and num-random is 0: there is nothing to begin with"
-            raise InputError(problem, "Give a positive number to --pipeline.model.num-random, or data with points")
-        generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+    def _known_points(self) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]] | None:
+        """Known points of the scene and their colors in [0, 1], those that are finite; None: there are none."""
+        if self.seed_points is None:
+            return None
+        points, colors = (torch.as_tensor(value).detach().float().cpu() for value in self.seed_points)
+        colors = colors / 255.0 if len(colors) == len(points) else torch.full_like(points, 0.5)
+        finite = torch.isfinite(torch.cat([points, colors], dim=1)).all(dim=1)
+        if not bool(finite.all()):
+            note(f"Left out {int((~finite).sum())} of {len(finite)} points: not finite.")
+        return (points[finite], colors[finite]) if bool(finite.any()) else None
+
+    def _choose_start(self) -> str:
+        """What the first Gaussians are to be made of.
+
+        Raises: InputError if there is nothing.
+        """
+        start, number = self.config.start_from, self.config.num_start
+        known = self._known_points() if start in ("auto", "points") else None
+        if start == "points" and known is None:
+            problem = "start-from is points, and the data has none"
+            raise InputError(problem, "Leave --pipeline.model.start-from at auto, or give data with points")
+        if known is None and number < 1:
+            problem = f"no points of the scene are given, and num-start is {number}: there is nothing to begin with"
+            raise InputError(problem, "Give a positive number to --pipeline.model.num-start, or data with points")
+        if start == "auto":
+            start = "points" if known is not None else "random" if self.is_object else "photographs"
+        return start
+
+    def _first_gaussians(self) -> dict[str, Tensor]:
+        """Those at known points, or at random places: photographs are not read yet (`begin_with`)."""
+        known = self._known_points() if self.start == "points" else None
+        if known is not None:
+            return gaussians_at(*known, self.config.sh_degree)
+        number = self.config.num_start if self.start == "random" else 4
+        generator = self._generator()
         if self.is_object:
             points = random_points_in_box(self.scene_box.aabb.float().cpu(), number, generator)
         else:
             cameras = self._cameras.to("cpu")
-            near, far = NEAREST_VIEW * self.extent, FARTHEST_VIEW * self.extent
             views = (cameras.camera_to_worlds, _intrinsics(cameras), _sizes(cameras))
-            points = random_points_in_views(*views, near, far, number, generator)
-        note(f"No points of the scene are known: {number:,} Gaussians begin at random places.")
-        return points, torch.rand(number, 3, generator=generator)
+            points = random_points_in_views(*views, *self._depths, number, generator)
+        return gaussians_at(points, torch.rand(number, 3, generator=generator), self.config.sh_degree)
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+
+    @property
+    def _depths(self) -> tuple[float, float]:
+        """Between which depths Gaussians begin, in scene units."""
+        return NEAREST_VIEW * self.extent, FARTHEST_VIEW * self.extent
+
+    @torch.no_grad()
+    def begin_with(self, load_photographs: Callable[[], list[Tensor]]) -> None:
+        """Place the first Gaussians where photographs agree, if that is what the config asks for.
+
+        Args:
+            load_photographs: gives the training photographs [h w 3 or 4] in [0, 1]; afterwards their cameras are those
+                of the data set.
+        """
+        if self.start != "photographs":
+            return
+        white = 1.0 if self.background == "white" else 0.0
+        images = [self.target({"image": image}, torch.full((3,), white)).cpu() for image in load_photographs()]
+        cameras = self._cameras.to("cpu")
+        viewmats = torch.stack([viewmat_of(pose) for pose in cameras.camera_to_worlds])
+        photographs = Photographs(images, viewmats, _intrinsics(cameras))
+        found = swept_points(photographs, *self._depths, self.config.num_start, self._generator())
+        first = gaussians_at(found.points, found.colors, self.config.sh_degree, found.footprints)
+        for name, parameter in self.gauss_params.items():
+            parameter.data = first[name].to(parameter.device)
+        self.intervals = self.intervals.new_zeros(len(found.points))
+        note(f"No points of the scene are known: {len(found.points):,} Gaussians begin where photographs agree.")
 
     @property
     def _cameras(self) -> Cameras:
@@ -263,7 +313,9 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         self.camera_optimizer.get_param_groups(groups)
         return groups
 
-    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
         optimizers = training_callback_attributes.optimizers
         assert optimizers is not None
         self.optimizers = {name: optimizers.optimizers[name] for name in NAMES}

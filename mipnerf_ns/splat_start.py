@@ -11,8 +11,10 @@ from common_ns.splats.harmonics import C0, count
 
 NEIGHBORS = 3
 """Points whose mean distance is a point's spacing (3D Gaussian Splatting, arXiv 2308.04079, section 5.1)."""
-FIRST_OPACITY = 0.1
-"""As in the authors' code."""
+FIRST_OPACITY, SURE_OPACITY = 0.1, 0.5
+"""As in the authors' code; and where points are many and as wide as pixels."""
+MOST_PIXELS = 1.5
+"""Largest standard deviation at the start, in pixels, where it is known how large they are."""
 LEAST_SPACING = 1e-5
 """Least standard deviation at the start as a fraction of the middle one: points may lie in the same place."""
 
@@ -31,7 +33,10 @@ def spacings(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
 
 
 def gaussians_at(
-    points: Float[Tensor, "n 3"], colors: Float[Tensor, "n 3"], sh_degree: int
+    points: Float[Tensor, "n 3"],
+    colors: Float[Tensor, "n 3"],
+    sh_degree: int,
+    footprints: Float[Tensor, "n"] | None = None,
 ) -> dict[str, Float[Tensor, "n ..."]]:
     """Balls at points, as wide as the points are apart, in the names and forms that nerfstudio's splatfacto trains.
 
@@ -39,18 +44,23 @@ def gaussians_at(
         points: in scene units.
         colors: in [0, 1].
         sh_degree: of the harmonics that colors get; those above degree 0 begin at 0.
+        footprints: side in scene units of the pixel that each was seen in, which bounds its size; None: unknown.
     Returns: means [n 3]; scales [n 3], logarithms of standard deviations; quats [n 4], (w, x, y, z); features_dc [n 3]
         and features_rest [n k−1 3], coefficients of harmonics; opacities [n 1], logits.
     """
     quats = points.new_zeros(len(points), 4)
     quats[:, 0] = 1.0
+    deviations = spacings(points)
+    if footprints is not None:
+        deviations = deviations.minimum(MOST_PIXELS * footprints)
+    opacity = FIRST_OPACITY if footprints is None else SURE_OPACITY
     return {
         "means": points.clone(),
-        "scales": spacings(points).log()[:, None].repeat(1, 3),
+        "scales": deviations.log()[:, None].repeat(1, 3),
         "quats": quats,
         "features_dc": (colors - 0.5) / C0,
         "features_rest": points.new_zeros(len(points), count(sh_degree) - 1, 3),
-        "opacities": torch.logit(points.new_full((len(points), 1), FIRST_OPACITY)),
+        "opacities": torch.logit(points.new_full((len(points), 1), opacity)),
     }
 
 

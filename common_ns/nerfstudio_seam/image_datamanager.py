@@ -132,6 +132,10 @@ class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
             self._order = (epoch, order)
         return self._order[1][step % number]
 
+    def train_photographs(self) -> list[Tensor]:
+        """All training photographs [h w 3 or 4] in [0, 1]."""
+        return [colors_of(data["image"]) for data in self.cached_train]
+
     def next_train(self, step: int) -> tuple[Cameras, dict]:
         """The step's camera, of shape [1], and its photograph."""
         if in_training(self):
@@ -182,5 +186,3 @@ def _require_pinhole(outputs: DataparserOutputs) -> None:
     if distortion is not None and bool((distortion[perspective][..., 3] != 0).any()):
         problem = "the lens has a distortion k4, which cannot be undone for photographs that are no fisheye's"
         raise InputError(problem, "Undistort the photographs, or take another method, such as zip-nerf-small")
-
-

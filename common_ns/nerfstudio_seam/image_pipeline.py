@@ -13,6 +13,7 @@ from torch.cuda.amp.grad_scaler import GradScaler
 from torch.nn import Parameter
 
 from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.image_datamanager import ImageDataManager
 from common_ns.nerfstudio_seam.pipeline import FieldPipeline, FieldPipelineConfig, StepResult
 
 
@@ -27,16 +28,23 @@ class ImagePipelineConfig(FieldPipelineConfig):
 class ImagePipeline(FieldPipeline):
     """Differs from `FieldPipeline` in the step: its batch is one photograph, on one device.
 
+    A model with `begin_with` may look at the training photographs before the first step: it is given a function that
+    reads them.
+
     Raises: InputError if there are several devices.
     """
 
     config: ImagePipelineConfig
+    datamanager: ImageDataManager  # type: ignore[assignment]
 
     def __init__(self, *args: Any, world_size: int = 1, **kwargs: Any) -> None:
         if world_size > 1:
             problem = f"this method trains on one device, and {world_size} were asked for"
             raise InputError(problem, "Leave out --machine.num-devices and --machine.num-machines")
         super().__init__(*args, world_size=world_size, **kwargs)
+        begin = getattr(self.model, "begin_with", None)
+        if begin is not None and self.test_mode == "val":  # a run that trains
+            begin(self.datamanager.train_photographs)
 
     @profiler.time_function
     def get_train_loss_dict(self, step: int) -> tuple[dict, dict[str, Tensor], dict[str, Tensor]]:
@@ -56,7 +64,7 @@ class ImagePipeline(FieldPipeline):
         self.hooks.after_backward(step, metrics)
         problem = self._problem_of(losses, {} if grad_scaler.is_enabled() else self.get_param_groups())
         if problem is not None:
-            index = getattr(self.datamanager, "image_of_step")(step)
+            index = self.datamanager.image_of_step(step)
             problem += f", from {self.datamanager.train_dataset.image_filenames[index]}"
         return StepResult(loss.detach(), losses, metrics, problem)
 

@@ -17,12 +17,17 @@ from common_ns.nerfstudio_seam.trainer import SafeTrainer
 from common_ns.nerfstudio_seam.versions import steps_of_a_resume
 
 
-def run_config(method: str, data: Path, output: Path, steps: int, rays: int = 256, **model: Any) -> Any:
-    """The config of a short run of `method`, with some of its model's options replaced."""
+def run_config(method: str, data: Path, output: Path, steps: int, rays: int | None = 256, **model: Any) -> Any:
+    """The config of a short run of `method`, with some of its model's options replaced.
+
+    Args:
+        rays: of a batch; None: the method trains on whole images.
+    """
     config = copy.deepcopy(all_methods[method])
     config.data = data
     config.pipeline.datamanager.data = data
-    config.pipeline.datamanager.train_num_rays_per_batch = rays
+    if rays is not None:
+        config.pipeline.datamanager.train_num_rays_per_batch = rays
     for name, value in model.items():
         assert hasattr(config.pipeline.model, name), name
         setattr(config.pipeline.model, name, value)
@@ -73,7 +78,14 @@ def assert_resumes_exactly(
     assert {**first, **second} == whole and len(whole) == steps
     file = f"step-{steps - 1:09d}.ckpt"
     states = [torch.load(config.get_checkpoint_dir() / file)["pipeline"] for config in (configs[0], configs[2])]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert all(same(states[0][name], states[1][name]) for name in states[0])
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two parts of a checkpoint are equal to the last bit: tensors, numbers, or dictionaries of them."""
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[name], second[name]) for name in first)
+    return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
 
 
 def assert_video(file: Path) -> None:

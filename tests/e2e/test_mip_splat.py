@@ -1,0 +1,132 @@
+"""Gaussians from photographs to a file of them, through nerfstudio's own commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.scripts.eval import ComputePSNR
+from nerfstudio.scripts.exporter import ExportGaussianSplat
+from nerfstudio.scripts.render import DatasetRender
+from nerfstudio.utils.eval_utils import eval_setup
+
+from common_ns.errors import InputError
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
+from tests.e2e.running import assert_resumes_exactly, run_config, train
+
+TINY = {"num_start": 1500, "max_gaussians": 2500, "grow_from": 2, "grow_every": 5, "sh_degree_interval": 8}
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scene")
+    options = {"layouts": ("nerfstudio",), "num_train": 12, "num_val": 2, "num_test": 2, "resolution": 40}
+    write_sample_scene(SampleSceneConfig(folder, unbounded=True, overwrite=True, **options))
+    return folder / "nerfstudio"
+
+
+def tiny(scene: Path, output: Path, steps: int, method: str = "mip-splat-small", **model: Any) -> Any:
+    return run_config(method, scene, output, steps, rays=None, **{**TINY, **model})
+
+
+@pytest.fixture(scope="module")
+def run(scene, tmp_path_factory) -> Path:
+    return train(tiny(scene, tmp_path_factory.mktemp("run"), 120))
+
+
+def test_a_run_is_evaluated(run, tmp_path):
+    ComputePSNR(run, tmp_path / "eval.json").main()
+    results = json.loads((tmp_path / "eval.json").read_text())["results"]
+    assert results["psnr"] > 17 and results["ssim"] > 0.3
+
+
+def test_the_file_of_gaussians_holds_them_as_they_are_drawn(run, tmp_path):
+    from plyfile import PlyData
+
+    ExportGaussianSplat(load_config=run, output_dir=tmp_path).main()
+    vertices = PlyData.read(str(tmp_path / "splat.ply"))["vertex"]
+    model = eval_setup(run, test_mode="inference")[1].model
+    scales, opacities = model.smoothed
+    shown = opacities > 1 / 255
+    assert len(vertices) == int(shown.sum()) > 500
+    assert np.allclose(np.exp(vertices["scale_1"]), scales[shown, 1].detach().numpy(), rtol=1e-3)
+    assert bool((scales > model.gauss_params["scales"].exp()).all())
+
+
+def test_a_rendered_test_view_is_the_models(run, tmp_path):
+    DatasetRender(
+        load_config=run, output_path=tmp_path, split="test", rendered_output_names=["rgb", "depth"], image_format="png"
+    ).main()
+    assert len(list(tmp_path.rglob("*.png"))) == 4
+
+
+def test_resumed_run_continues_exactly(scene, tmp_path, monkeypatch):
+    """Gaussians are added and removed before and after; their number differs from that at the start."""
+
+    def config(output: Path, steps: int):
+        made = tiny(scene, output, steps, reset_every=12, background_color="random")
+        made.pipeline.model.camera_optimizer.mode = "SO3xR3"
+        return made
+
+    assert_resumes_exactly(config, 24, tmp_path, monkeypatch)
+    state = torch.load(tmp_path / "whole/sample/mip-splat-small/run/nerfstudio_models/step-000000023.ckpt")
+    assert len(state["pipeline"]["_model.gauss_params.means"]) > TINY["num_start"] + 100
+
+
+def test_the_papers_method_trains(scene, tmp_path):
+    train(tiny(scene, tmp_path, 2, "mip-splat"))
+
+
+def test_broken_gaussians_are_removed_and_counted(scene, tmp_path, capsys):
+    pipeline = tiny(scene, tmp_path, 2).pipeline.setup(device="cpu", test_mode="val")
+    model = pipeline.model
+    model.optimizers = {name: torch.optim.Adam([value]) for name, value in model.gauss_params.items()}
+    with torch.no_grad():
+        model.means[3] = torch.nan
+        model.gauss_params["scales"][7] = 20.0
+    model.remove_faulty()
+    assert model.removed["not finite"] == 1 and model.removed["exploded"] >= 1
+    assert len(model.means) == TINY["num_start"] - sum(model.removed.values())
+    assert bool(torch.isfinite(model.means).all()) and "not finite" in capsys.readouterr().out
+    with torch.no_grad():
+        model.means[:] = torch.nan
+    with pytest.raises(InputError, match="no Gaussian is left"):
+        model.remove_faulty()
+
+
+def test_photographs_are_made_smaller_with_their_cameras(scene, tmp_path):
+    config = tiny(scene, tmp_path, 2)
+    config.pipeline.datamanager.max_train_pixels = 500
+    manager = config.pipeline.setup(device="cpu", test_mode="val").datamanager
+    focal = float(manager.train_dataset.cameras.fx[0])
+    camera, batch = manager.next_train(0)
+    assert batch["image"].shape == (20, 20, 3) and (int(camera.width), int(camera.height)) == (20, 20)
+    assert float(camera.fx) == pytest.approx(focal / 2)
+
+
+def test_each_photograph_is_seen_once_before_any_twice(scene, tmp_path):
+    manager = tiny(scene, tmp_path, 2).pipeline.setup(device="cpu", test_mode="val").datamanager
+    seen = [manager.image_of_step(step) for step in range(24)]
+    assert sorted(seen[:12]) == sorted(seen[12:]) == list(range(12)) and seen[:12] != seen[12:]
+
+
+def test_nothing_to_begin_with_is_refused(scene, tmp_path):
+    with pytest.raises(InputError, match="num-start"):
+        tiny(scene, tmp_path, 2, num_start=0).pipeline.setup(device="cpu", test_mode="val")
+
+
+def test_no_images_is_refused(scene, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "transforms.json").write_text(json.dumps({"frames": [], "fl_x": 10.0, "w": 10, "h": 10}))
+    with pytest.raises(InputError):
+        tiny(empty, tmp_path, 2).pipeline.setup(device="cpu", test_mode="val")
+
+
+def test_several_devices_are_refused(scene, tmp_path):
+    with pytest.raises(InputError, match="one device"):
+        tiny(scene, tmp_path, 2).pipeline.setup(device="cpu", test_mode="val", world_size=2)
