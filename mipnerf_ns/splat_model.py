@@ -5,10 +5,10 @@ Source: Mip-Splatting (arXiv 2311.16493) on 3D Gaussian Splatting (arXiv 2308.04
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import tyro
@@ -39,7 +39,7 @@ from mipnerf_ns.splat_filter import sampling_intervals, smoothed
 from mipnerf_ns.splat_growth import BoundedStrategy, faulty
 from mipnerf_ns.splat_losses import picture_loss
 from mipnerf_ns.splat_start import camera_extent, gaussians_at, random_points_in_box, random_points_in_views
-from mipnerf_ns.splat_sweep import Photographs, swept_points
+from mipnerf_ns.splat_sweep import small_photographs, swept_points
 
 FARTHEST = 1000.0
 """Distance of a Gaussian, in extents of the cameras, beyond which it has left the scene."""
@@ -237,21 +237,20 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         return NEAREST_VIEW * self.extent, FARTHEST_VIEW * self.extent
 
     @torch.no_grad()
-    def begin_with(self, load_photographs: Callable[[], list[Tensor]]) -> None:
+    def begin_with(self, photographs: Iterable[Tensor]) -> None:
         """Place the first Gaussians where photographs agree, if that is what the config asks for.
 
         Args:
-            load_photographs: gives the training photographs [h w 3 or 4] in [0, 1]; afterwards their cameras are those
-                of the data set.
+            photographs: of the training cameras, [h w 3 or 4] in [0, 1].
         """
         if self.start != "photographs":
             return
-        white = 1.0 if self.background == "white" else 0.0
-        images = [self.target({"image": image}, torch.full((3,), white)).cpu() for image in load_photographs()]
+        white = torch.full((3,), 1.0 if self.background == "white" else 0.0, device=self.device)
+        images = (self.target({"image": image}, white).cpu() for image in photographs)
         cameras = self._cameras.to("cpu")
         viewmats = torch.stack([viewmat_of(pose) for pose in cameras.camera_to_worlds])
-        photographs = Photographs(images, viewmats, _intrinsics(cameras))
-        found = swept_points(photographs, *self._depths, self.config.num_start, self._generator())
+        seen = small_photographs(images, viewmats, _intrinsics(cameras))
+        found = swept_points(seen, *self._depths, self.config.num_start, self._generator())
         first = gaussians_at(found.points, found.colors, self.config.sh_degree, found.footprints)
         for name, parameter in self.gauss_params.items():
             parameter.data = first[name].to(parameter.device)
@@ -356,18 +355,12 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
     def after_step(self, step: int) -> None:
         """Add and remove Gaussians."""
         before, config = self.means, self.config
-        means2d = None if self.info is None else self.info["means2d"]
-        usable = means2d is not None and means2d.grad is not None and bool(torch.isfinite(means2d.grad).all())
-        if usable and len(means2d):
+        info, self.info = self.info, None
+        # A step that was left out has gradients that are not finite.
+        if info is not None and len(info["means2d"]) and bool(torch.isfinite(info["means2d"].grad).all()):
             self.strategy.step_post_backward(
-                params=self.gauss_params,
-                optimizers=self.optimizers,
-                state=self.strategy_state,
-                step=step,
-                info=cast("dict[str, Any]", self.info),
-                packed=True,
+                self.gauss_params, self.optimizers, self.strategy_state, step, info, packed=True
             )
-        self.info = None
         if step % config.grow_every == 0:
             self.remove_faulty()
         if self.means is not before:
@@ -402,7 +395,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         """What a camera sees from a pose, of the Gaussians within the crop box if there is one."""
         scales, opacities = self.smoothed
         coefficients = torch.cat([self.features_dc[:, None], self.features_rest], dim=1)
-        gaussians = (self.means, self.quats, scales, opacities, coefficients)
+        gaussians: Any = (self.means, self.quats, scales, opacities, coefficients)
         if self.crop_box is not None and not self.training:
             inside = self.crop_box.within(self.means).reshape(-1)
             gaussians = tuple(value[inside] for value in gaussians)
@@ -427,7 +420,11 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
 
         Returns: rgb [h w 3], accumulation [h w 1] and background [3]; outside of training also depth [h w 1], which is
             the median along the optical axis in scene units, and normals [h w 3], in [0, 1].
+        Raises: InputError if it is not a camera: nerfstudio's exporters ask for rays.
         """
+        if not isinstance(camera, Cameras):
+            problem = "the run is of Gaussians, which are drawn as whole pictures, not along rays"
+            raise InputError(problem, "Use ns-export gaussian-splat")
         self.background_color = self.background_color.to(self.device)
         background = self.background_color
         if self.training and self.background == "random":

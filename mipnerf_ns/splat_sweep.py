@@ -6,6 +6,8 @@ out, as on plain walls, the depth is a guess; Gaussians that begin there move or
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -21,6 +23,8 @@ BLURS = (1, 3)
 """Radii in pixels of the squares over whose means colors are compared."""
 CHUNK = 2**15
 """Rays that are compared at once."""
+MOST_PIXELS = 2**17
+"""Pixels of a photograph that colors are compared in."""
 
 
 class Photographs(NamedTuple):
@@ -43,6 +47,19 @@ class Swept(NamedTuple):
     """In [0, 1], of the photographs that the rays are of."""
     footprints: Float[Tensor, "n"]
     """Side of a pixel there, in scene units."""
+
+
+def small_photographs(
+    images: Iterable[Float[Tensor, "h w 3"]], viewmats: Float[Tensor, "c 4 4"], intrinsics: Float[Tensor, "c 4"]
+) -> Photographs:
+    """Photographs of at most `MOST_PIXELS`: means over squares of pixels. Arguments are as those of `Photographs`."""
+    small, factors = [], []
+    for image in images:
+        height, width = image.shape[:2]
+        factor = min(max(1, math.ceil(math.sqrt(height * width / MOST_PIXELS))), height, width)
+        small.append(F.avg_pool2d(image.movedim(-1, 0)[None], factor)[0].movedim(0, -1))
+        factors.append(factor)
+    return Photographs(small, viewmats, intrinsics / torch.tensor(factors)[:, None])
 
 
 def neighbors_of(viewmats: Float[Tensor, "c 4 4"], number: int = NEIGHBORS) -> Int[Tensor, "c k"]:
@@ -91,7 +108,7 @@ def swept_points(photographs: Photographs, near: float, far: float, number: int,
         number: of points, which is split evenly over the photographs.
         generator: of random numbers.
     """
-    images, viewmats, intrinsics = photographs
+    images, viewmats = photographs.images, photographs.viewmats
     features = [_features(image) for image in images]
     neighbors, parts = neighbors_of(viewmats), []
     for index, image in enumerate(images):

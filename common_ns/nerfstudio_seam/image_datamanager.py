@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -132,9 +133,10 @@ class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
             self._order = (epoch, order)
         return self._order[1][step % number]
 
-    def train_photographs(self) -> list[Tensor]:
-        """All training photographs [h w 3 or 4] in [0, 1]."""
-        return [colors_of(data["image"]) for data in self.cached_train]
+    def train_photographs(self) -> Iterator[Tensor]:
+        """All training photographs [h w 3 or 4] in [0, 1]; they are read at once."""
+        cached = self.cached_train
+        return (colors_of(data["image"]) for data in cached)
 
     def next_train(self, step: int) -> tuple[Cameras, dict]:
         """The step's camera, of shape [1], and its photograph."""

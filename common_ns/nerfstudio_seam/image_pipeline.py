@@ -28,8 +28,7 @@ class ImagePipelineConfig(FieldPipelineConfig):
 class ImagePipeline(FieldPipeline):
     """Differs from `FieldPipeline` in the step: its batch is one photograph, on one device.
 
-    A model with `begin_with` may look at the training photographs before the first step: it is given a function that
-    reads them.
+    A model with `begin_with` is given the training photographs before the first step.
 
     Raises: InputError if there are several devices.
     """
@@ -42,9 +41,11 @@ class ImagePipeline(FieldPipeline):
             problem = f"this method trains on one device, and {world_size} were asked for"
             raise InputError(problem, "Leave out --machine.num-devices and --machine.num-machines")
         super().__init__(*args, world_size=world_size, **kwargs)
-        begin = getattr(self.model, "begin_with", None)
-        if begin is not None and self.test_mode == "val":  # a run that trains
-            begin(self.datamanager.train_photographs)
+        if self.test_mode == "val":  # a run that trains: bad photographs are found before anything else is set up
+            photographs = self.datamanager.train_photographs()
+            begin = getattr(self.model, "begin_with", None)
+            if begin is not None:
+                begin(photographs)
 
     @profiler.time_function
     def get_train_loss_dict(self, step: int) -> tuple[dict, dict[str, Tensor], dict[str, Tensor]]:

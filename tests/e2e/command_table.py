@@ -45,7 +45,12 @@ class Subject:
     def data(self) -> str:
         """The part of the sample scene that it trains on."""
         kinds = {"miner-image": "sample/nerfstudio/images/train_0000.png", "miner-occupancy": "sample/mesh.ply"}
-        kinds |= {"depth": "sample/nerfstudio", "mip-nerf": "sample/blender", "zip-nerf": "sample/blender"}
+        kinds |= {
+            "mip-splat": "sample/nerfstudio",
+            "depth": "sample/nerfstudio",
+            "mip-nerf": "sample/blender",
+            "zip-nerf": "sample/blender",
+        }
         return next((path for start, path in kinds.items() if self.method.startswith(start)), "sample/idr")
 
     @property
@@ -211,6 +216,7 @@ ALWAYS = (
     "mip-nerf-small",
     "mip-nerf-360-small",
     "zip-nerf-small",
+    "mip-splat-small",
     "depth-hash-small",
     "hash-neus-small",
     "hash-idr-small",
@@ -299,6 +305,7 @@ ORDER = (
     "mip-nerf",
     "mip-nerf-360",
     "zip-nerf",
+    "mip-splat",
     "depth",
     "hash-neus",
     "nffb-neus",
@@ -316,16 +323,17 @@ with this page by the tests. Networks, steps and pictures are small ones; a stat
 what the command makes was there and was not blank; *refused* where it ended with one line instead, which stands below
 the table; {not_for} where it has nothing to do with the method. RUN is the run's folder.
 
-All ran on a CPU, on the sample scene: `mip-nerf…` and `zip-nerf…` on its Blender layout, `depth-…` on its nerfstudio
-layout, the surfaces on its IDR layout, `miner-image…` on one of its pictures, `miner-occupancy` on its mesh.
+All ran on a CPU, on the sample scene: `mip-nerf…` and `zip-nerf…` on its Blender layout, `mip-splat…` and `depth-…` on
+its nerfstudio layout, the surfaces on its IDR layout, `miner-image…` on one of its pictures, `miner-occupancy` on its
+mesh.
 """
 FOOT = """
 `ns-sample-scene` made the data. `ns-multiscale-blender` stands for training on what it made, with
 `multiscale-blender-data`; `ns-eval-mesh` and `ns-turntable` for measuring and drawing what `ns-mesh` made;
 `ns-swap-appearance` for painting the run's surface with the colors of a `hash-neus-small` run. `ns-campaign` calls
 these commands for many scenes and methods ([campaigns](campaigns.md)). Of nerfstudio's other commands,
-`ns-process-data` prepares data before there is a method, and `ns-export gaussian-splat` is for its own splatting
-methods.
+`ns-process-data` prepares data before there is a method, and `ns-export gaussian-splat` is for splatting methods,
+`mip-splat…` among them.
 
 `make test-slow` runs all of this, and `make test` `ns-train`, `ns-eval` and `ns-render dataset`, for
 {always}.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from nerfstudio.scripts.eval import ComputePSNR
-from nerfstudio.scripts.exporter import ExportGaussianSplat
+from nerfstudio.scripts.exporter import ExportGaussianSplat, ExportPointCloud
 from nerfstudio.scripts.render import DatasetRender
 from nerfstudio.utils.eval_utils import eval_setup
 
@@ -55,6 +55,11 @@ def test_the_file_of_gaussians_holds_them_as_they_are_drawn(run, tmp_path):
     assert len(vertices) == int(shown.sum()) > 500
     assert np.allclose(np.exp(vertices["scale_1"]), scales[shown, 1].detach().numpy(), rtol=1e-3)
     assert bool((scales > model.gauss_params["scales"].exp()).all())
+
+
+def test_commands_that_ask_for_rays_are_refused(run, tmp_path):
+    with pytest.raises(InputError, match="ns-export gaussian-splat"):
+        ExportPointCloud(load_config=run, output_dir=tmp_path, normal_method="open3d", num_rays_per_batch=64).main()
 
 
 def test_a_rendered_test_view_is_the_models(run, tmp_path):

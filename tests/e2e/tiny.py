@@ -42,6 +42,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "bottleneck-dim": 16,
         "color-hidden-dim": 16,
     },
+    "mip-splat": {"num-start": 2000, "max-gaussians": 3000, "sh-degree-interval": 20},
     "depth-mip-nerf": {
         "num-proposal-samples": (12,),
         "num-nerf-samples": 10,
@@ -92,6 +93,7 @@ STEPS = {
     "mip-nerf-360": 150,
     "mip-nerf": 150,
     "zip-nerf": 100,
+    "mip-splat": 60,
     "depth-mip-nerf": 120,
     "depth-hash": 100,
     "neus": 30,
@@ -150,10 +152,11 @@ def train_words(method: str, steps: int | None = None) -> list[str]:
     options: dict[str, Any] = {"viewer.quit-on-train-completion": True}
     if family in STEPS:
         steps = STEPS[family] if steps is None else steps
-        rays = {"train-num-rays-per-batch": 128, "eval-num-rays-per-batch": 128}
+        whole_images = family == "mip-splat"
+        rays = {} if whole_images else {"train-num-rays-per-batch": 128, "eval-num-rays-per-batch": 128}
         options |= {"max-num-iterations": steps, "steps-per-save": steps}
         options |= {f"pipeline.datamanager.{name}": value for name, value in rays.items()}
-        for group in all_methods[method].optimizers:
+        for group in () if whole_images else all_methods[method].optimizers:
             schedule = {"lr-final": 0.1 * RATES[group], "max-steps": steps, "warmup-steps": min(10, steps)}
             options |= {f"optimizers.{group}.scheduler.{name}": value for name, value in schedule.items()}
             options[f"optimizers.{group}.optimizer.lr"] = RATES[group]

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from mipnerf_ns.splat_sweep import Photographs, neighbors_of, swept_points
+from mipnerf_ns.splat_sweep import Photographs, neighbors_of, small_photographs, swept_points
 
 WALL, FOCAL, SIZE = 4.0, 60.0, 48
 
@@ -34,6 +34,15 @@ def test_points_lie_on_the_wall_with_its_colors():
     colors = 0.5 + 0.5 * torch.stack([torch.sin(7 * u + 3 * v), torch.sin(9 * v), torch.cos(5 * u - v)], -1)
     assert float((colors - found.colors[right]).abs().mean()) < 0.1
     assert torch.allclose(found.footprints, found.points[:, 2] / FOCAL, rtol=1e-5)
+
+
+def test_large_photographs_are_averaged_with_their_cameras():
+    image = torch.rand(600, 900, 3, generator=torch.Generator().manual_seed(0))
+    intrinsics = torch.tensor([[300.0, 330.0, 450.0, 300.0], [60.0, 60.0, 24.0, 24.0]])
+    small = small_photographs(iter([image, image[:48, :48]]), torch.eye(4).repeat(2, 1, 1), intrinsics)
+    assert [tuple(each.shape) for each in small.images] == [(200, 300, 3), (48, 48, 3)]
+    assert torch.allclose(small.images[0][7, 5], image[21:24, 15:18].mean(dim=(0, 1)), atol=1e-6)
+    assert torch.equal(small.intrinsics, intrinsics / torch.tensor([[3.0], [1.0]]))
 
 
 def test_the_same_numbers_give_the_same_points():
