@@ -226,7 +226,7 @@ mip_splat = MethodSpecification(
     description="Mip-Splatting (Yu et al. 2024) with the paper's settings, on any device: Gaussians from photographs.",
 )
 
-_SPLAT_SMALL_STEPS = 3000
+_SPLAT_SMALL_STEPS = 2000
 mip_splat_small = MethodSpecification(
     config=replace(
         _paper_splat,
@@ -243,9 +243,9 @@ mip_splat_small = MethodSpecification(
                 num_start=50000,
                 max_gaussians=100000,
                 sh_degree=2,
-                sh_degree_interval=500,
+                sh_degree_interval=400,
                 grow_from=200,
-                grow_until=1800,
+                grow_until=1400,
                 grow_every=100,
                 reset_every=100000,
             ),

@@ -395,13 +395,18 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         """What a camera sees from a pose, of the Gaussians within the crop box if there is one."""
         scales, opacities = self.smoothed
         coefficients = torch.cat([self.features_dc[:, None], self.features_rest], dim=1)
-        gaussians: Any = (self.means, self.quats, scales, opacities, coefficients)
+        means, quats = self.means, self.quats
         if self.crop_box is not None and not self.training:
-            inside = self.crop_box.within(self.means).reshape(-1)
-            gaussians = tuple(value[inside] for value in gaussians)
+            kept = self.crop_box.within(means).reshape(-1)
+            means, quats, scales, opacities = means[kept], quats[kept], scales[kept], opacities[kept]
+            coefficients = coefficients[kept]
         fx, fy, cx, cy = _intrinsics(camera)[0].tolist()
         return rasterize(
-            *gaussians,
+            means,
+            quats,
+            scales,
+            opacities,
+            coefficients,
             viewmat_of(pose),
             torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], device=pose.device),
             int(camera.width.item()),

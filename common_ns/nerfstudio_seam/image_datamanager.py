@@ -133,6 +133,14 @@ class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
             self._order = (epoch, order)
         return self._order[1][step % number]
 
+    @property
+    def train_pixel_sampler(self) -> None:
+        """What nerfstudio's exporters ask for before they ask for rays.
+
+        Raises: InputError, as there are none.
+        """
+        raise InputError("the run is of pictures, not of rays", "Use ns-export gaussian-splat")
+
     def train_photographs(self) -> Iterator[Tensor]:
         """All training photographs [h w 3 or 4] in [0, 1]; they are read at once."""
         cached = self.cached_train
