@@ -1,7 +1,7 @@
 """Points of a scene from its photographs alone: along rays, the depth at which other photographs show the same colors.
 
 A plane sweep on single rays (Collins 1996, A Space-Sweep Approach to True Multi-Image Matching). Where nothing stands
-out, as on plain walls, the depth is a guess; Gaussians that begin there move or fade.
+out, as in the sky or on plain walls, the farthest depth counts at which colors are alike.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ BLURS = (1, 3)
 """Radii in pixels of the squares over whose means colors are compared."""
 CHUNK = 2**15
 """Rays that are compared at once."""
+ALIKE = 0.005
+"""Differences of colors below this tell nothing: a gray level of 8-bit photographs is 0.004."""
 MOST_PIXELS = 2**17
 """Pixels of a photograph that colors are compared in."""
 
@@ -100,7 +102,7 @@ def swept_points(photographs: Photographs, near: float, far: float, number: int,
     """Points at random pixels of all photographs, at the depths at which other photographs agree best.
 
     A depth costs the mean difference of colors to the half of the neighboring photographs that agree best: the others
-    may not see the point. Rays that fewer than two photographs see anywhere have a random depth.
+    may not see the point. Of depths that cost the same, to `ALIKE`, the farthest counts. Rays that fewer than two photographs see anywhere have a random depth.
 
     Args:
         photographs: two at least in different places, else all depths are random.
@@ -158,7 +160,9 @@ def _sweep(
         total = torch.where(counted & torch.isfinite(sorted_costs), sorted_costs, 0.0).sum(dim=-1) / counted.sum(dim=-1)
         total = torch.where(number >= 2, total, torch.inf)
         known = torch.isfinite(total).any(dim=-1)
-        best = torch.where(known, total.argmin(dim=-1), best)
+        # Depths go from far to near: of those that differ by less than can be told, the farthest.
+        alike = total <= total.amin(dim=-1, keepdim=True) + ALIKE
+        best = torch.where(known, alike.float().argmax(dim=-1), best)
     chosen = depth.gather(1, best[:, None])[:, 0]
     at = points.gather(1, best[:, None, None].expand(-1, 1, 3))[:, 0]
     image = photographs.images[index].movedim(-1, 0)[None]

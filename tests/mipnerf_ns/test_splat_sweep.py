@@ -45,6 +45,14 @@ def test_large_photographs_are_averaged_with_their_cameras():
     assert torch.equal(small.intrinsics, intrinsics / torch.tensor([[3.0], [1.0]]))
 
 
+def test_what_has_one_color_is_far_away():
+    photographs = wall_seen_from([(0, 0), (0.2, 0), (0, 0.2)])
+    plain = [torch.full_like(image, 0.3) for image in photographs.images]
+    found = swept_points(photographs._replace(images=plain), 1.0, 50.0, 90, torch.Generator().manual_seed(0))
+    # The first of 64 depths that are even in the inverse is at least at 1 / (1/50 + 1/64).
+    assert float(found.points[:, 2].quantile(0.1)) > 25.0
+
+
 def test_the_same_numbers_give_the_same_points():
     photographs = wall_seen_from([(0, 0), (0.5, 0), (0, 0.5)])
     first, second = (swept_points(photographs, 1.0, 50.0, 50, torch.Generator().manual_seed(3)) for _ in range(2))
