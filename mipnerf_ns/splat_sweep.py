@@ -102,7 +102,8 @@ def swept_points(photographs: Photographs, near: float, far: float, number: int,
     """Points at random pixels of all photographs, at the depths at which other photographs agree best.
 
     A depth costs the mean difference of colors to the half of the neighboring photographs that agree best: the others
-    may not see the point. Of depths that cost the same, to `ALIKE`, the farthest counts. Rays that fewer than two photographs see anywhere have a random depth.
+    may not see the point. Of depths that cost the same, to `ALIKE`, the farthest counts. Rays that fewer than two
+    photographs see anywhere have a random depth.
 
     Args:
         photographs: two at least in different places, else all depths are random.
