@@ -83,7 +83,7 @@ class ZipNerfModelConfig(ProposalModelConfig):
     many lookups; 1: the interval's mean alone."""
     num_proposal_multisamples: NumPoints | None = None
     """The same for intervals of the proposal rounds, most of a step's lookups; None: as num_multisamples."""
-    num_wide_multisamples: NumPoints = 6
+    num_wide_multisamples: NumPoints = 3
     """Points of each interval outside of training, where a pixel is more than `WIDE` times as wide as any that was
     trained on: views of a fraction of the size, from afar. A few narrow cones are what the field knows, a wide one is
     not. The same as num_multisamples or fewer: no more than these."""
