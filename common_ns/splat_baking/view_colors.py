@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common_ns.splats.harmonics import C0, basis
 
-RIDGE = 0.1
+RIDGE = 0.01
 """Weight of squared coefficients, beside the mean squared error of the colors; of the constant none."""
 CELLS = 48
 """Side of the grid of cells over each picture by which hidden points are told."""
