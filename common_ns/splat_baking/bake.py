@@ -26,7 +26,7 @@ from common_ns.splat_baking.photographs import viewmat_of
 from common_ns.splat_baking.shapes import SURE, shapes, spacings, standard_deviations
 from common_ns.splat_baking.view_colors import Choice, fitted_coefficients, visible
 
-OPACITY = 0.8
+OPACITY = 0.9
 """Of all Gaussians: several overlap at each place."""
 RAYS_PER_BATCH = 4096
 """Rays that are rendered at once."""
@@ -56,6 +56,8 @@ class Samples:
     """Outward, of length 0 to 1 by how sure they are; None: not known."""
     far: Bool[Tensor, "n"]
     """Which are on the far shell."""
+    pixels: float
+    """Of all photographs that show something, for each point."""
 
 
 def is_surface(model: Any) -> bool:
@@ -130,6 +132,8 @@ def sample_rays(pipeline: Any, count: int, on_progress: Callable[[float], None] 
         raise InputError(f"none of {drawn:,} rays of the training cameras meets anything", "Train the run longer")
     joined = {name: torch.cat([part[name] for part in parts])[:count] for name in parts[0]}
     depth = joined["depth"]
+    cameras = datamanager.train_dataset.cameras
+    pixels = float((cameras.width.double() * cameras.height.double()).sum())
     finite = depth[torch.isfinite(depth)]
     size = max(extent, float(finite.median()) if len(finite) else 1.0)
     far = depth > SHELL * size
@@ -141,6 +145,7 @@ def sample_rays(pipeline: Any, count: int, on_progress: Callable[[float], None] 
         footprint=joined["side"] * depth,
         normals=joined.get("normals"),
         far=far,
+        pixels=pixels * found / drawn / len(depth),
     )
 
 
@@ -206,7 +211,7 @@ def bake(
     torch.manual_seed(seed)
     samples = sample_rays(pipeline, count, on_progress)
     spacing = torch.from_numpy(spacings(samples.points.numpy().astype(np.float64))).float()
-    deviations = standard_deviations(spacing, samples.footprint)
+    deviations = standard_deviations(spacing, samples.footprint, samples.pixels)
     scales, quats, _ = shapes(deviations, samples.normals)
     if degree == 0:
         none = torch.ones(len(samples.points), 1)

@@ -2,8 +2,8 @@
 
 Adam on all numbers of all Gaussians, one photograph a step, in an order that visits each once before any twice. Means
 move by fractions of the pixel that they were seen in, so that what is far moves as fast in pictures as what is near;
-the other learning rates are those of 3D Gaussian Splatting (arXiv 2308.04079) times 1 to 4, as there are hundreds of
-steps here instead of 30,000. All fall exponentially until the time is over. No Gaussians are added.
+the other learning rates are those of 3D Gaussian Splatting (arXiv 2308.04079) times 1 to 16, as there are hundreds
+of steps here instead of 30,000. All fall exponentially until the time is over. No Gaussians are added.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from common_ns.splats import rasterize
 
 MEANS_RATE = 0.15
 """Of means at the start, in sides of the pixel that the Gaussian was seen in."""
-RATES = {"quats": 4e-3, "scales": 2e-2, "opacities": 5e-2, "constant": 1e-2, "rest": 1e-3}
+RATES = {"quats": 4e-3, "scales": 2e-2, "opacities": 5e-2, "constant": 2e-2, "rest": 2e-3}
 """Of the other numbers at the start: quaternions, logarithms of scales, logits, coefficients."""
 MEANS_DECAY, DECAY = 0.1, 0.1
 """Last learning rates as fractions of the first."""
@@ -189,7 +189,7 @@ def refine(
     exposures = torch.eye(3, 4, device=device).repeat(len(photographs), 1, 1).requires_grad_(options.exposure)
     if options.exposure:
         groups.append({"params": [exposures], "lr": EXPOSURE_RATE, "decay": DECAY})
-    optimizer = torch.optim.Adam([group for group in groups if group["params"][0].numel()], eps=1e-15)
+    optimizer = torch.optim.Adam([group for group in groups if group["params"][0].numel()], eps=1e-15, fused=True)
     first = [group["lr"] for group in optimizer.param_groups]
     generator = torch.Generator().manual_seed(seed)
     # What is compiled or imported at first use counts for nothing.

@@ -12,10 +12,12 @@ from common_ns.splat_baking.gaussians import facing
 
 NEIGHBORS = 3
 """Points whose mean distance is a point's spacing, as in 3D Gaussian Splatting's initialization."""
-SPACING = 0.6
+SPACING = 0.5
 """Standard deviations as a fraction of the spacing: neighbors overlap without gaps."""
-LEAST_PIXELS, MOST_PIXELS = 0.3, 20.0
-"""Bounds of standard deviations in pixels of the photograph that the point was seen in."""
+LEAST_PIXELS, MOST_PIXELS = 0.5, 2.0
+"""Bounds of standard deviations in pixels of the photograph that the point was seen in; the upper one where each point
+stands for 16 pixels or fewer, else it grows as the square root of their number. Points that hang before the surfaces
+are far from others, and would veil these."""
 THINNESS = 0.1
 """Standard deviation along a known normal, as a fraction of those across it."""
 SURE = 0.5
@@ -34,14 +36,18 @@ def spacings(points: Float[NDArray, "n 3"], neighbors: int = NEIGHBORS) -> Float
     return distances[:, 1:].mean(axis=1)
 
 
-def standard_deviations(spacing: Float[Tensor, "n"], footprint: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+def standard_deviations(
+    spacing: Float[Tensor, "n"], footprint: Float[Tensor, "n"], pixels: float
+) -> Float[Tensor, "n"]:
     """Of Gaussians that cover a surface given by points, in scene units.
 
     Args:
         spacing: of the points.
         footprint: side of a pixel at the point, in scene units.
+        pixels: of all photographs, for each point.
     """
-    return (SPACING * spacing).maximum(LEAST_PIXELS * footprint).minimum(MOST_PIXELS * footprint)
+    most = MOST_PIXELS * max(1.0, (pixels / 16.0) ** 0.5)
+    return (SPACING * spacing).maximum(LEAST_PIXELS * footprint).minimum(most * footprint)
 
 
 def shapes(

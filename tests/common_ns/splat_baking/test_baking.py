@@ -45,9 +45,11 @@ def test_spacing_is_the_mean_distance_to_the_nearest_three():
 
 def test_sizes_follow_spacing_within_bounds_of_the_pixel():
     footprint = torch.full((4,), 0.01)
-    found = standard_deviations(torch.tensor([1e-5, 0.02, 5.0, torch.inf]), footprint)
+    found = standard_deviations(torch.tensor([1e-5, 0.02, 5.0, torch.inf]), footprint, pixels=5.0)
     expected = [LEAST_PIXELS * 0.01, SPACING * 0.02, MOST_PIXELS * 0.01, MOST_PIXELS * 0.01]
     torch.testing.assert_close(found, torch.tensor(expected))
+    fewer = standard_deviations(torch.tensor([1e-5, 0.02, 5.0, torch.inf]), footprint, pixels=64.0)
+    torch.testing.assert_close(fewer, torch.tensor([*expected[:2], 2.0 * expected[2], 2.0 * expected[3]]))
 
 
 def test_discs_lie_in_the_surface_where_normals_are_sure():
