@@ -203,13 +203,34 @@ def tile_lists(
     means, values = _array(means2d), _array(splats)
     rows, forms = np.empty((count, ROW), np.float32), np.empty((count, 6), np.float32)
     rows_of, boxes = np.empty(count, np.int32), np.empty((count, 4), np.int32)
-    firsts, slots, starts, cursor = (np.empty(size + 1, np.int64) for size in (count, count, tiles, tiles))
-    kernels.arrange(means, width, height, cursor, rows_of)
-    kernels.prepare(means, values, _array(radii), width, height, rows_of, rows, forms, boxes, firsts)
+    firsts, slots = np.zeros((2, count + 1), np.int64)
+    kernels.arrange(means, width, height, np.empty(tiles + 1, np.int64), rows_of)
+    edges = np.linspace(0, count, threads + 1).astype(int).tolist()
+    shares, ranges = {start: number for number, start in enumerate(edges[:-1])}, list(pairwise(edges))
+    counts = np.empty((len(ranges), tiles), np.int64)
+
+    def prepare(start: int, stop: int) -> None:
+        given = (means, values, _array(radii), start, stop, width, height)
+        kernels.prepare(*given, rows_of, rows, forms, boxes, firsts[1:])
+
+    def measure(start: int, stop: int) -> None:
+        kernels.measure(forms, boxes, start, stop, height, firsts, spans, counts[shares[start]], slots[1:])
+
+    def distribute(start: int, stop: int) -> None:
+        cursor = cursors[shares[start]]
+        kernels.distribute(values, rows_of, boxes, start, stop, height, spans, cursor, entries, keys)
+
+    _run(prepare, ranges, threads)
+    np.cumsum(firsts, out=firsts)
     spans = np.empty((int(firsts[-1]), 2), np.int32)
-    kernels.measure(forms, boxes, height, firsts, spans, starts, slots)
+    _run(measure, ranges, threads)
+    np.cumsum(slots, out=slots)
+    # A tile's list begins with what the first range has of it, and goes on with the next range's.
+    cursors = np.concatenate([[0], counts.T.ravel().cumsum()])
+    starts = cursors[:: len(ranges)].copy()
+    cursors = cursors[:-1].reshape(tiles, len(ranges)).T.copy()
     entries, keys = np.empty(int(slots[-1]), np.int64), np.empty(int(slots[-1]), np.uint32)
-    kernels.distribute(values, rows_of, boxes, height, spans, starts, cursor[:-1], entries, keys)
+    _run(distribute, ranges, threads)
     longest = int(np.diff(starts).max(initial=0))
 
     def task(first: int, last: int) -> None:

@@ -1,6 +1,7 @@
 """The loops of Gaussian splatting on CPUs (see `numba_cpu`), compiled by numba.
 
-All are in one file: numba's store on disk notices edits of the file that a function is in, not of what it calls.
+All are in one file: numba's store on disk notices edits of the file that a function is in, not of what it calls. The
+constants of `projection`, `blending` and `harmonics` are compiled in: whoever changes one has to change this file, too.
 """
 
 from __future__ import annotations
@@ -497,16 +498,14 @@ def arrange(means2d, width, height, cursor, rows_of):
 
 
 @_jit
-def prepare(means2d, splats, radii, width, height, rows_of, rows, forms, boxes, firsts):
-    """Put what is blended into rows.
+def prepare(means2d, splats, radii, start, stop, width, height, rows_of, rows, forms, boxes, columns):
+    """Put what is blended of a range of Gaussians into rows.
 
     Writes: rows [m ROW]; in the Gaussians' order forms [m 6], mean, conic in units of rows, and its form's value where
-        alpha is least; boxes [m 4], the pixels from left, top to right, bottom that they may be seen in; firsts
-        [m + 1], where each one's columns of tiles would begin in one list of all.
+        alpha is least; boxes [m 4], the pixels from left, top to right, bottom that they may be seen in; columns [m],
+        of how many columns of tiles these are.
     """
-    total = 0
-    for i in range(len(rows)):
-        firsts[i] = total
+    for i in range(start, stop):
         u, v, row, splat, form = means2d[i, 0], means2d[i, 1], rows[rows_of[i]], splats[i], forms[i]
         a, b, c, o = np.float64(splat[0]), np.float64(splat[1]), np.float64(splat[2]), splat[3]
         row[0], row[1] = u, v
@@ -529,25 +528,25 @@ def prepare(means2d, splats, radii, width, height, rows_of, rows, forms, boxes, 
             y0, y1 = max(y0, np.ceil(v - dy - 0.5), 0.0), min(y1, np.floor(v + dy - 0.5) + 1, np.float64(height))
             if (x0 < x1) & (y0 < y1):
                 left, right, top, bottom = int(x0), int(x1), int(y0), int(y1)
-                total += (right + ACROSS - 1) // ACROSS - left // ACROSS
         boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3] = left, top, right, bottom
-    firsts[len(rows)] = total
+        columns[i] = (right + ACROSS - 1) // ACROSS - left // ACROSS
 
 
 @_jit
-def measure(forms, boxes, height, firsts, spans, starts, slots):
-    """Find the rows of pixels that an ellipse reaches in each of its columns of tiles, and count what is in each tile.
+def measure(forms, boxes, start, stop, height, firsts, spans, counts, numbers):
+    """Find the rows of pixels that ellipses, a range of them, reach in each of their columns of tiles.
 
-    Writes: spans [columns 2], the first such row and the one after the last; starts [tiles + 1], where in one list of
-        all each tile's begins, column by column; slots [m + 1], where each Gaussian's would, were the list in their
-        order; boxes [m 4], over what was there: the first column, and where its spans begin and end.
+    Args:
+        firsts: [m + 1] where each one's columns begin in one list of all.
+    Writes: spans [columns 2], the first such row and the one after the last; counts [tiles], how many of the range are
+        in each tile, which are numbered column by column; numbers [m], in how many tiles each one is; boxes [m 4], over
+        what was there: the first column, and where its spans begin and end.
     """
     down = (height + DOWN - 1) // DOWN
-    for tile in range(len(starts)):
-        starts[tile] = 0
-    total = 0
-    for i in range(len(boxes)):
-        slots[i] = total
+    for tile in range(len(counts)):
+        counts[tile] = 0
+    for i in range(start, stop):
+        number = 0
         form = forms[i]
         u, v = np.float64(form[0]), np.float64(form[1])
         a, b, c, reach = np.float64(form[2]), np.float64(form[3]), np.float64(form[4]), np.float64(form[5])
@@ -567,26 +566,22 @@ def measure(forms, boxes, height, firsts, spans, starts, slots):
             y0, y1 = (y0, y1) if y0 < y1 else (0.0, 0.0)
             spans[first + k, 0], spans[first + k, 1] = int(y0), int(y1)
             for y in range(int(y0) // DOWN, (int(y1) + DOWN - 1) // DOWN):
-                starts[(column + k) * down + y + 1] += 1
-                total += 1
+                counts[(column + k) * down + y] += 1
+                number += 1
         boxes[i, 0], boxes[i, 1], boxes[i, 2] = column, first, firsts[i + 1]
-    slots[len(boxes)] = total
-    for tile in range(len(starts) - 1):
-        starts[tile + 1] += starts[tile]
+        numbers[i] = number
 
 
 @_jit
-def distribute(splats, rows_of, boxes, height, spans, starts, cursor, entries, keys):
-    """List the rows of each tile, in the order in which they are stored.
+def distribute(splats, rows_of, boxes, start, stop, height, spans, cursor, entries, keys):
+    """List the rows of each tile, of a range of Gaussians in their order.
 
     Writes: entries, tile by tile: rows; which of the Gaussian's entries each is; of the tile's rows of pixels the first
-        and the one after the last (see `_row`, `_number`, `_pixels`). keys: bits of the depths. cursor [tiles] is
-        scratch memory.
+        and the one after the last (see `_row`, `_number`, `_pixels`). keys: bits of the depths. cursor [tiles]: where
+        the range's place in each tile's list begins; moves to where it ends.
     """
     down = (height + DOWN - 1) // DOWN
-    for tile in range(len(cursor)):
-        cursor[tile] = starts[tile]
-    for i in range(len(boxes)):
+    for i in range(start, stop):
         number, tiles, key = 0, boxes[i, 0] * down, np.float32(splats[i, 7]).view(np.uint32)
         row = np.int64(rows_of[i]) << 36
         for n in range(boxes[i, 1], boxes[i, 2]):
