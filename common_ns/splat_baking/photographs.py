@@ -117,10 +117,10 @@ def photographs_of(
         parameters = None if cameras.distortion_params is None else cameras.distortion_params[index]
         fisheye = int(cameras.camera_type[index]) == CameraType.FISHEYE.value
         straight = not fisheye and (parameters is None or not bool((parameters != 0).any()))
-        valid, source = torch.ones(height, width, dtype=torch.bool), None
+        valid = torch.ones(height, width, dtype=torch.bool)
+        source: Tensor | None = None
         if not straight:
             source, valid = source_pixels(intrinsics, (width, height), parameters, fisheye)  # type: ignore[arg-type]
-            source = source.float()
             image = looked_up(image, source)
         if mask is not None:
             shown = mask.cpu().float() if source is None else looked_up(mask.cpu().float(), source)
@@ -130,7 +130,7 @@ def photographs_of(
             index=index,
             image=(image.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8),
             valid=valid,
-            source=source,
+            source=None if source is None else source.float(),
             viewmat=viewmat_of(poses[index]),
             K=torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]),
         )
