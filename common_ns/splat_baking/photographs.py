@@ -100,7 +100,8 @@ def photographs_of(
         poses: camera to world, in nerfstudio's axes; None: those of the data set.
     """
     cameras = dataset.cameras.to("cpu")
-    poses = cameras.camera_to_worlds if poses is None else poses
+    stands = cameras.camera_to_worlds if poses is None else poses
+    assert stands is not None
     for index in range(len(dataset)):
         data = dataset.get_data(index, image_type="float32")
         image, mask = data["image"].cpu(), valid_pixels_of(data)
@@ -131,6 +132,6 @@ def photographs_of(
             image=(image.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8),
             valid=valid,
             source=None if source is None else source.float(),
-            viewmat=viewmat_of(poses[index]),
+            viewmat=viewmat_of(stands[index]),
             K=torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]),
         )
