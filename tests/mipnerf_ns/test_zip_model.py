@@ -228,7 +228,7 @@ def test_the_color_heads_output_sees_its_input_again():
 
 def test_wide_pixels_are_read_at_more_points_each_by_its_own_width():
     """Whatever else is in the chunk, and in no training step."""
-    few, many = build(num_multisamples=1), build(num_multisamples=6)
+    few, many = build(num_multisamples=1, num_wide_multisamples=6), build(num_multisamples=6)
     many.load_state_dict(few.state_dict())
     few.eval(), many.eval()
     bundle = rays(20)
