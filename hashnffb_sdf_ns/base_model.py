@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
@@ -388,6 +389,13 @@ class SurfaceModel(RadianceModel):
         codes = self.field.codes_of(None, len(x))
         return self.field.color(x, self.field.encode_directions(along), normals, features, codes)
 
+    def color_along(self, x: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        """Colors of surface points as seen along directions."""
+        geometry = self.field.geometry(x)
+        normals = F.normalize(geometry.gradient, dim=-1, eps=1e-6)
+        codes = self.field.codes_of(None, len(x))
+        return self.field.color(x, self.field.encode_directions(directions), normals, geometry.features, codes)
+
     def iso_field(self, level: float | None = None, voxel_size: float | None = None) -> IsoField:
         """The distance as ns-mesh reads it: 0 at the surface, smaller inside. What is outside of the scene's sphere is
         outside of the surface."""
@@ -405,6 +413,7 @@ class SurfaceModel(RadianceModel):
             inside_above=False,
             aabb=torch.stack([center - self.radius, center + self.radius]),
             color=self.mesh_color,
+            color_along=self.color_along,
             device=self.device,
         )
 

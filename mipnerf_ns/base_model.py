@@ -306,6 +306,11 @@ class ProposalModel(RadianceModel):
         """The field of each round: the proposal network, and last the one with color."""
         return [*[self.proposal] * len(self.config.num_proposal_samples), self.field]
 
+    def viewed_fields(self, rays: RayBundle) -> list[RayField]:
+        """Those of `round_fields` for rays outside of training."""
+        del rays
+        return self.round_fields
+
     def trained_fields(self, numbers: Any) -> list[RayField]:
         """Those of `round_fields` with the random numbers of training rays, for fields that need some."""
         del numbers
@@ -355,7 +360,7 @@ class ProposalModel(RadianceModel):
         self.sampler.set_anneal(schlick_bias(self.train_fraction, slope) if slope > 0 else 1.0)
         self.sampler.start = self._near_start()
         jitter = None if numbers is None else numbers.jitter
-        fields = self.round_fields if numbers is None else self.trained_fields(numbers)
+        fields = self.viewed_fields(ray_bundle) if numbers is None else self.trained_fields(numbers)
         rounds = self.sampler.rounds(ray_bundle, fields, jitter, self.guide_of(ray_bundle, numbers))
         last = rounds[-1]
         outputs = {

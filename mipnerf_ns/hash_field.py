@@ -7,6 +7,7 @@ counts too: features of grid levels that are finer than the sample fade out, as 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,10 @@ CONTRACTED_RADIUS = 2.0
 TURNS = "multisample_turns"
 """Name in the samples' metadata of random numbers [n, s, 2] in [0, 1) that turn and mirror each sample's points about
 its ray."""
+
+
+POINTS = "multisamples"
+"""Name in the samples' metadata of the number of points that stand for each, in place of the field's own."""
 
 
 class HashDensityField(Field):
@@ -96,15 +101,16 @@ class HashDensityField(Field):
         return torch.addcmul(frustums.origins[..., :1, :], direction, t_mean), (t_var + 2.0 * r_var) / 3.0
 
     def multisamples_of(self, ray_samples: RaySamples) -> Multisamples:
-        """Points within each sample's frustum, turned by `TURNS` if there, and their extent, in the grid's coordinates;
-        see `in_grid`."""
+        """Points within each sample's frustum, as many as `POINTS` says and turned by `TURNS`, if they are there, and
+        their extent, in the grid's coordinates; see `in_grid`."""
         frustums, scale = ray_samples.frustums, self.position_scale
         starts, ends = frustums.starts[..., 0] * scale, frustums.ends[..., 0] * scale
         origins = (frustums.origins[..., 0, :] - self.center) * scale
         directions = frustums.directions[..., 0, :]
         radius = pixel_radius(frustums.pixel_area[..., 0, :], MAX_RADIUS)
-        turns = (ray_samples.metadata or {}).get(TURNS)
-        arguments = (starts, ends, origins, directions, radius, self.num_multisamples, turns)
+        said: dict[str, Any] = ray_samples.metadata or {}
+        num_points = said.get(POINTS, self.num_multisamples)
+        arguments = (starts, ends, origins, directions, radius, num_points, said.get(TURNS))
         fused = starts.ndim == 2 and self.space is None
         found = grid_multisamples(*arguments, self.contracted) if fused else None
         return self._placed(*multisamples(*arguments)) if found is None else found

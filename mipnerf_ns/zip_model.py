@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
-from nerfstudio.cameras.rays import RaySamples
+from jaxtyping import Bool, Float
+from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.model_components.losses import lossfun_distortion
 from torch import Tensor, nn
@@ -17,17 +17,21 @@ from torch.nn import Parameter
 from common_ns.errors import InputError
 from common_ns.hash_grid import HashGrid, HashGridOptions
 from common_ns.hash_grid.decay import normalized_weight_decay
+from common_ns.rays.cones import pixel_radius
 from common_ns.rays.power_ladder import power_ladder
 from common_ns.rays.random_numbers import RayRandomness
 from mipnerf_ns.base_model import ProposalModel, ProposalModelConfig
 from mipnerf_ns.blurred_steps import blurred_interlevel_loss
-from mipnerf_ns.hash_field import TURNS, HashDensityField, HashField, tables_apart
+from mipnerf_ns.hash_field import POINTS, TURNS, HashDensityField, HashField, tables_apart
 from mipnerf_ns.multisampling import NumPoints
 from mipnerf_ns.proposal_sampler import RayField, Round
 
 DISTORTION_LADDER = (-0.25, 1e4)
 """Power, and factor on scene units, of the curve of distances that the distortion loss is measured in (the authors' 360
 settings): errors count by their share of the distance."""
+
+WIDE = 2.8
+"""See `ZipNerfModelConfig.num_wide_multisamples`; between a half and a quarter of the size."""
 
 
 @dataclass
@@ -79,6 +83,10 @@ class ZipNerfModelConfig(ProposalModelConfig):
     many lookups; 1: the interval's mean alone."""
     num_proposal_multisamples: NumPoints | None = None
     """The same for intervals of the proposal rounds, most of a step's lookups; None: as num_multisamples."""
+    num_wide_multisamples: NumPoints = 3
+    """Points of each interval outside of training, where a pixel is more than `WIDE` times as wide as any that was
+    trained on: views of a fraction of the size, from afar. A few narrow cones are what the field knows, a wide one is
+    not. The same as num_multisamples or fewer: no more than these."""
     fade_levels: bool = True
     """Fade out grid levels that are finer than a sample (down-weighting)."""
     tell_fading: bool = True
@@ -188,10 +196,38 @@ class ZipNerfModel(ProposalModel):
         """Features of all grids."""
         return [grid.table for grid in self.grids]
 
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
+        """As the base's; rays of wide pixels are asked at more points, each by its own width, in whichever chunk."""
+        wide = self._wide(ray_bundle)
+        if wide is None or bool(wide.all()) or not bool(wide.any()):
+            return super().get_outputs(ray_bundle)
+        parts = [(where, super(ZipNerfModel, self).get_outputs(ray_bundle[where])) for where in (wide, ~wide)]
+        outputs: dict[str, Tensor] = {}
+        for name, value in parts[0][1].items():
+            outputs[name] = value.new_empty(len(wide), *value.shape[1:])
+            for where, found in parts:
+                outputs[name][where] = found[name]
+        return outputs
+
+    def _wide(self, rays: RayBundle) -> Bool[Tensor, "n"] | None:
+        """Which rays have wide pixels; None: it is not asked, or not known."""
+        trained = self.metadata.get("widest_pixel")
+        if self.training or trained is None or self.config.num_wide_multisamples <= self.config.num_multisamples:
+            return None
+        return (pixel_radius(rays.pixel_area) > WIDE * trained)[..., 0]
+
+    def viewed_fields(self, rays: RayBundle) -> list[RayField]:
+        wide = self._wide(rays)
+        if wide is None or not len(wide) or not bool(wide.all()):
+            return self.round_fields
+        return [_told(field, {POINTS: self.config.num_wide_multisamples}) for field in self.round_fields]
+
     def trained_fields(self, numbers: ZipNerfNumbers) -> list[RayField]:
         """`round_fields` whose points are turned at random."""
         rounds = zip(self.round_fields, numbers.turns.split(self._turn_counts, dim=-1))
-        return [_turned(field, turns) if turns.shape[-1] else field for field, turns in rounds]
+        return [
+            _told(field, {TURNS: turns.unflatten(-1, (-1, 2))}) if turns.shape[-1] else field for field, turns in rounds
+        ]
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         return tables_apart(super().get_param_groups(), self.grids)
@@ -226,11 +262,11 @@ class ZipNerfModel(ProposalModel):
         return losses
 
 
-def _turned(field: RayField, turns: Float[Tensor, "n 2*s"]) -> RayField:
-    """A field whose samples' points are turned and mirrored."""
+def _told(field: RayField, said: dict[str, Any]) -> RayField:
+    """A field whose samples say something more."""
 
     def at(samples: RaySamples) -> dict[FieldHeadNames, Tensor]:
-        samples.metadata = {**(samples.metadata or {}), TURNS: turns.unflatten(-1, (-1, 2))}
+        samples.metadata = {**(samples.metadata or {}), **said}
         return field(samples)
 
     return at

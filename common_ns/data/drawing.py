@@ -14,6 +14,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from common_ns.errors import InputError
+from common_ns.rays.cones import pixel_radius
 
 WHOLE_VIEWS = (
     CameraType.OMNIDIRECTIONALSTEREO_L,
@@ -68,6 +69,13 @@ def inside_crop(cameras: Cameras, index: int, radius: float) -> Bool[ndarray, "h
     x = np.arange(width) + 0.5 - float(cameras.cx[index])
     y = np.arange(height) + 0.5 - float(cameras.cy[index])
     return (x[None, :] ** 2 + y[:, None] ** 2 <= radius**2)[..., None]
+
+
+def widest_pixel(cameras: Cameras) -> float:
+    """Largest cone radius at distance 1 of the pixels in the middles of images."""
+    middles = torch.cat([cameras.height, cameras.width], dim=-1).reshape(-1, 2) / 2.0
+    rays = cameras.generate_rays(torch.arange(len(middles))[:, None].to(middles.device), middles)
+    return float(pixel_radius(rays.pixel_area).max())
 
 
 def pixel_footprint(cameras: Cameras, image_scale: list[int] | None = None) -> Float[Tensor, "n 1"]:

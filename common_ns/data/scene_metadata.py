@@ -71,6 +71,8 @@ class SceneMetadata(TypedDict, total=False):
     """Poses of the training cameras [n, 3, 4], OpenGL axes."""
     cameras: Cameras
     """The training cameras."""
+    widest_pixel: float
+    """Largest radius at distance 1 of the cones of training rays, in the middle of their images."""
     images_have_alpha: bool
     """Whether images say what is seen beside the object."""
     has_masks: bool

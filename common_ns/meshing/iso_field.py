@@ -30,6 +30,8 @@ class IsoField:
     """Color in [0, 1] at surface points with outward unit normals; in the space of the training images (sRGB)."""
     normal: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]] | None = None
     """Outward unit normals; None: the gradient of `value`, by autograd or, where it has none, by differences."""
+    color_along: Callable[[Float[Tensor, "n 3"], Float[Tensor, "n 3"]], Float[Tensor, "n 3"]] | None = None
+    """Color in [0, 1] at points as seen along unit directions; None: `color`, with normals opposite to them."""
     device: torch.device | str = "cpu"
     """Where `value`, `color` and `normal` expect their points."""
 

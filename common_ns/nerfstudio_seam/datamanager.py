@@ -33,7 +33,7 @@ from torch import Tensor
 
 from common_ns.data import checks, images
 from common_ns.data.coarse_pixels import averaged, check_scales, squares_around
-from common_ns.data.drawing import crop_radius, inside_crop, pixel_footprint, row_weights
+from common_ns.data.drawing import WHOLE_VIEWS, crop_radius, inside_crop, pixel_footprint, row_weights, widest_pixel
 from common_ns.data.formats import suggestion
 from common_ns.data.gate import check_outputs
 from common_ns.data.masks import check_mask_sizes, empty_masks_warning, valid_pixels
@@ -292,7 +292,9 @@ class FieldDataManager(CheckedInput, VanillaDataManager[FieldDataset]):
         self.seed = seed
         bounds = ray_bounds(self.train_dataparser_outputs, config.dataparser)
         self.train_dataset.metadata.setdefault("ray_bounds", bounds)
-        self.train_dataset.metadata["cameras"] = self.train_dataset.cameras
+        cameras = self.train_dataset.metadata["cameras"] = self.train_dataset.cameras
+        if not any(kind in WHOLE_VIEWS for kind in cameras.camera_type.flatten().tolist()):
+            self.train_dataset.metadata["widest_pixel"] = widest_pixel(cameras) * max(config.train_scales, default=1)
         self.train_dataset.metadata["camera_to_worlds"] = self.train_dataset.cameras.camera_to_worlds
 
     @property

@@ -29,7 +29,17 @@ ROWS: list[tuple[str, str, list[str]]] = [
     (
         "common_ns",
         "#bbf7d0",
-        ["nerfstudio_seam", "data", "cameras", "rays", "meshing", "hash_grid", "splats", "sample_scene", "base_model"],
+        [
+            "nerfstudio_seam",
+            "data",
+            "cameras",
+            "rays",
+            "meshing",
+            "hash_grid",
+            "splats, baking",
+            "sample_scene",
+            "base_model",
+        ],
     ),
     ("nerfstudio", "#e5e7eb", ["trainer, pipeline, datamanager, samplers, viewer, ns-* commands"]),
 ]

@@ -21,6 +21,7 @@ from tests.e2e.products import (
     assert_camera_path,
     assert_cloud,
     assert_figures,
+    assert_gaussians,
     assert_mesh,
     assert_pictures,
     assert_poses,
@@ -182,6 +183,7 @@ COMMANDS = (
     ),
     Command("ns-export cameras", f"{LOAD} --output-dir {{out}}/cameras", _check_cameras),
     Command("ns-mesh", f"{LOAD} --output-path {{out}}/mesh.ply --world-coordinates", _checked(assert_mesh, "mesh.ply")),
+    Command("ns-splat", f"{LOAD} --output-path {{out}}/scene.ply", _checked(assert_gaussians, "scene.ply")),
     Command("ns-eval-mesh", "{out}/mesh.ply sample/mesh.ply --output-path {out}/figures.json", _check_mesh_figures),
     Command(
         "ns-turntable", "{out}/mesh.ply --output-path {out}/turntable.png", _checked(assert_pictures, "turntable.png")

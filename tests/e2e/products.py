@@ -10,6 +10,8 @@ import numpy as np
 import trimesh
 from PIL import Image
 
+from common_ns.splat_baking.ply import read_ply
+
 LEAST_CONTRAST = 3.0
 """Standard deviation of a picture's values, of 255, below which it counts as blank."""
 
@@ -33,6 +35,14 @@ def assert_cloud(file: Path, points: int = 200) -> None:
     vertices = trimesh.load(file).vertices
     assert len(vertices) >= points, f"{file} has {len(vertices)} points"
     assert np.isfinite(vertices).all() and np.ptp(vertices, axis=0).min() > 0
+
+
+def assert_gaussians(file: Path, count: int = 200) -> None:
+    """The file has Gaussians that are not all in one place, or of one color."""
+    gaussians = read_ply(file)
+    assert len(gaussians) >= count, f"{file} has {len(gaussians)} Gaussians"
+    assert bool(gaussians.means.isfinite().all()) and float(gaussians.means.std(dim=0).min()) > 0
+    assert float(gaussians.coefficients[:, 0].std(dim=0).max()) > 0.01
 
 
 def assert_figures(file: Path) -> None:

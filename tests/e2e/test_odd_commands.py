@@ -110,6 +110,8 @@ COMMANDS = {
     "ns-idr-cameras": ("idr", one_mask_less, "ns-idr-cameras DATA --output-path OUT/cameras.npz", "mask"),
     "ns-mesh": ("nerfstudio", lambda folder: None, "ns-mesh --load-config DATA/config.yml --output-path OUT/a.ply",
                 "DATA/config.yml: no such file"),
+    "ns-splat": ("nerfstudio", lambda folder: None, "ns-splat --load-config DATA/config.yml --output-path OUT/a.ply",
+                 "DATA/config.yml: no such file"),
 }  # fmt: skip
 
 

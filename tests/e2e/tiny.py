@@ -116,6 +116,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "ns-render interpolate": {"interpolation-steps": 1, "frame-rate": 4},
     "ns-render spiral": {"seconds": 0.5, "frame-rate": 4},
     "ns-mesh": {"resolution": 24},
+    "ns-splat": {"num-gaussians": 2000, "refine": 0.5},
     "ns-turntable": {"frames": 2, "size": 32},
     "ns-orbit-path": {"frames": 2, "seconds": 0.5},
     "ns-zoom-path": {"seconds": 0.1, "resolution": (48, 48), "target": (12, 22)},

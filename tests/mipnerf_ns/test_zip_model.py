@@ -13,6 +13,7 @@ from common_ns.data.scene_bounds import RayBounds
 from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
 from common_ns.hash_grid.decay import level_mean_squares
+from common_ns.rays.cones import pixel_radius
 from common_ns.rays.power_ladder import power_ladder
 from common_ns.rays.random_numbers import KEY
 from mipnerf_ns.base_model import PROPOSAL_LOSSES
@@ -223,3 +224,25 @@ def test_the_color_heads_output_sees_its_input_again():
         raw = torch.cat([inner, passed], dim=-1) @ weight.T + head.output.bias + head.skip.bias
         torch.testing.assert_close(head(hidden, condition), torch.sigmoid(raw))
     assert build().field.color_head.skip is not None and build(color_skip=False).field.color_head.skip is None
+
+
+def test_wide_pixels_are_read_at_more_points_each_by_its_own_width():
+    """Whatever else is in the chunk, and in no training step."""
+    few, many = build(num_multisamples=1, num_wide_multisamples=6), build(num_multisamples=6)
+    many.load_state_dict(few.state_dict())
+    few.eval(), many.eval()
+    bundle = rays(20)
+    bundle.pixel_area[::2] *= 100.0
+    before = few(bundle)["rgb"]
+    few.metadata["widest_pixel"] = float(pixel_radius(bundle.pixel_area[1]).squeeze())
+    found, expected = few(bundle), many(bundle)
+    torch.testing.assert_close(found["rgb"][::2], expected["rgb"][::2])
+    torch.testing.assert_close(found["rgb"][1::2], before[1::2])
+    assert (expected["rgb"] - before)[::2].abs().max() > 1e-4
+    torch.testing.assert_close(few(bundle[::2])["rgb"], found["rgb"][::2])
+    torch.testing.assert_close(few(bundle[1::2])["depth"], found["depth"][1::2])
+    numbers = training_rays(few.train()).metadata
+    few_rays = rays(20, metadata=numbers)
+    with_width = few(few_rays)["rgb"]
+    del few.metadata["widest_pixel"]
+    torch.testing.assert_close(few(few_rays)["rgb"], with_width, rtol=0, atol=0)

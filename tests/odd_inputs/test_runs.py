@@ -25,6 +25,7 @@ from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scen
 from common_ns.scripts.mesh import MeshCommand
 from common_ns.scripts.orbit_path import OrbitPath
 from common_ns.scripts.show_poses import ShowPoses
+from common_ns.scripts.splat import SplatCommand
 from common_ns.scripts.turntable import Turntable
 from depthnerf_ns.prepare.options import PrepareOptions
 from depthnerf_ns.prepare.run import prepare
@@ -546,6 +547,7 @@ def test_runs_of_other_methods_load_as_they_do_without_the_suite(tmp_path):
 LOST = Path("lost/config.yml")
 OUTPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "ns-mesh": ("x.ply", lambda path: MeshCommand(LOST, output_path=path).main()),
+    "ns-splat": ("x.ply", lambda path: SplatCommand(LOST, output_path=path).main()),
     "ns-orbit-path": ("x.json", lambda path: OrbitPath(LOST, output_path=path).main()),
     "ns-turntable": ("x.png", lambda path: Turntable(Path("mesh.ply"), output_path=path).main()),
     "ns-show-poses": ("x.png", lambda path: ShowPoses(LOST, output_path=path).main()),

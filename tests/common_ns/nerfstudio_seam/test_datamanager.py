@@ -292,3 +292,11 @@ def test_rays_of_several_scales_see_means_of_squares(tiny_blender):
 def test_scales_and_patches_exclude_each_other(tiny_blender):
     with pytest.raises(InputError, match="train-scales"):
         manager(tiny_blender, train_scales=(1, 2), patch_size=2)
+
+
+def test_models_learn_how_wide_the_trained_pixels_are(tiny_blender):
+    one, four = manager(tiny_blender), manager(tiny_blender, train_scales=(1, 4))
+    cameras = one.train_dataset.cameras
+    expected = 2 / np.sqrt(12) / float(cameras.fx.min())
+    assert one.train_dataset.metadata["widest_pixel"] == pytest.approx(expected, rel=0.01)
+    assert four.train_dataset.metadata["widest_pixel"] == pytest.approx(4 * expected, rel=0.01)

@@ -1,0 +1,1 @@
+"""Gaussian splats of a trained field: baked from what its rays see, refined on photographs, written as a PLY file."""
