@@ -57,7 +57,7 @@ MEANT_FOR = {
     "ns-depth-rays": "depth",
     "ns-swap-appearance": "neus|idr",
     "ns-mesh": "^(?!miner-image)",
-    "ns-splat": "^(?!miner)",
+    "ns-splat": "^(?!miner|mip-splat)",
     "ns-export": "^(?!miner-image)",
 }
 """Methods whose run RUN stands for, the page's latest such, as regular expressions; else the latest that is no MINER
