@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from common_ns.splat_baking import shapes
 from common_ns.splats.harmonics import C0, count
 
-NEIGHBORS = 3
-"""Points whose mean distance is a point's spacing (3D Gaussian Splatting, arXiv 2308.04079, section 5.1)."""
 FIRST_OPACITY, SURE_OPACITY = 0.1, 0.5
 """As in the authors' code; and where points are many and as wide as pixels."""
 MOST_PIXELS = 1.5
@@ -21,14 +20,9 @@ LEAST_SPACING = 1e-5
 
 def spacings(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
     """Mean distance of each point to its nearest three others, in scene units; 1 for a single point."""
-    from scipy.spatial import cKDTree
-
-    neighbors = min(NEIGHBORS, len(points) - 1)
-    if neighbors < 1:
+    if len(points) < 2:
         return points.new_ones(len(points))
-    array = points.detach().double().cpu().numpy()
-    distances, _ = cKDTree(array).query(array, k=neighbors + 1)
-    found = torch.from_numpy(distances[:, 1:].mean(axis=1)).to(points)
+    found = torch.from_numpy(shapes.spacings(points.detach().double().cpu().numpy())).to(points)
     return found.clamp_min(max(LEAST_SPACING * float(found.median()), 1e-9))
 
 
