@@ -69,8 +69,8 @@ window.requestAnimationFrame = (draw) => {
 };
 window.cancelAnimationFrame = (handle) => waiting.delete(handle);
 """
-"""The page draws as often as it is allowed to, whether something has changed or not. While it draws, its clock goes on by
-a sixtieth of a second a frame: it finds that it is fast enough, and keeps its resolution."""
+"""The page draws as often as it is allowed to, whether something has changed or not. While it draws, its clock goes on
+by a sixtieth of a second a frame: it finds that it is fast enough, and keeps its resolution."""
 HOST_ERRORS = (
     "www.googletagmanager.com",
     "docs.nerf.studio/_static/imgs/logo",
