@@ -28,8 +28,12 @@ from common_ns.depth_colors import DepthColors, depth_levels, depth_picture
 from common_ns.errors import InputError
 from common_ns.metrics import image_metrics, psnr_of_mse, valid_pixels_of
 from common_ns.nerfstudio_seam.model_hooks import ModelHooks
+from common_ns.nerfstudio_seam.preview import RealTimePreview
 from common_ns.nerfstudio_seam.renames import SuiteConfig
-from common_ns.nerfstudio_seam.viewer import CPU_RESOLUTION, ViewerAdapter, is_shown
+from common_ns.nerfstudio_seam.shown_outputs import is_shown, only
+from common_ns.nerfstudio_seam.viewer import CPU_RESOLUTION, ViewerAdapter
+from common_ns.viewer_preview.rays import RaySource
+from common_ns.viewer_preview.source import Source
 
 NORMAL_MIN_WEIGHT = 1e-3
 """Samples below this rendering weight do not count for rendered normals: they would change them by less than a gray
@@ -163,9 +167,14 @@ class RadianceModel(Model, ModelHooks):
         """
         # Not modules: the viewer looks among the model's attributes.
         self.first_view = first_view if first_view is not None else self._choose_first_view()
-        self.viewer_adapter = ViewerAdapter(CPU_RESOLUTION)
+        self.realtime_preview = RealTimePreview(self.preview_source())
+        self.viewer_adapter = ViewerAdapter(CPU_RESOLUTION, self.realtime_preview)
         ways: list[DepthColors] = list(get_args(DepthColors))
         self.shown_depth_colors = ViewerDropdown("Depth colors", self.config.depth_colors, ways)
+
+    def preview_source(self) -> Source:
+        """What the viewer's real-time preview is made of."""
+        return RaySource(self, lambda: only({"rgb"}))
 
     def _choose_first_view(self) -> FirstView:
         """An object as photographs see it, or what a photograph shows of surroundings."""

@@ -20,7 +20,7 @@ from common_ns.data.scene_bounds import RayBounds
 from common_ns.errors import InputError
 from common_ns.metrics import depth_errors, valid_pixels_of
 from common_ns.nerfstudio_seam import distributed
-from common_ns.nerfstudio_seam.viewer import is_shown
+from common_ns.nerfstudio_seam.shown_outputs import is_shown
 from common_ns.rays.random_numbers import RayRandomness
 from depthnerf_ns import depth_losses
 from depthnerf_ns.checks.guard import DepthGuard

@@ -25,6 +25,9 @@ from common_ns.data.scene_bounds import RayBounds
 from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
 from common_ns.metrics import psnr, psnr_of_mse, valid_pixels_of
+from common_ns.nerfstudio_seam.shown_outputs import only
+from common_ns.viewer_preview.source import Source
+from common_ns.viewer_preview.surfaces import SurfaceSource
 from hashnffb_sdf_ns.camera_refinement import (
     CameraRefinement,
     CameraRefinementConfig,
@@ -170,6 +173,9 @@ class SurfaceModel(RadianceModel):
         self.slice_height = ViewerSlider("SDF slice: height", 0.0, -self.radius, self.radius, 0.01 * self.radius)
         self.step = 0
         self.set_step(0)
+
+    def preview_source(self) -> Source:
+        return SurfaceSource(self, self.iso_field, only_colors=lambda: only({"rgb"}))
 
     @property
     def uses_masks(self) -> bool:

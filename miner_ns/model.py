@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import tyro
 from jaxtyping import Float
@@ -15,14 +16,19 @@ from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.model_components.scene_colliders import NearFarCollider
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.viewer.viewer_elements import ViewerCheckbox, ViewerDropdown, ViewerSlider
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Parameter
 
 from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
 from common_ns.nerfstudio_seam import distributed
+from common_ns.nerfstudio_seam.preview import RealTimePreview
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 from common_ns.nerfstudio_seam.viewer import ViewerAdapter
+from common_ns.viewer_preview.source import Source
+from common_ns.viewer_preview.surfaces import SurfaceSource
+from common_ns.viewer_preview.tiles import TileSource
 from miner_ns.fitting import Fitting, Progress
 from miner_ns.kernels import resolve
 from miner_ns.options import FitOptions
@@ -104,7 +110,28 @@ class MinerModel(Model):
         )
         width, height, depth = (0.5 * (self.scene_box.aabb[1] - self.scene_box.aabb[0])).tolist()
         self.whole_view = WholeView((width, height, 0.0 if self.is_image else depth))
-        self.viewer_adapter = ViewerAdapter()
+        self.realtime_preview = RealTimePreview(self._preview_source(width, height))
+        self.viewer_adapter = ViewerAdapter(preview=self.realtime_preview)
+
+    def _preview_source(self, half_width: float, half_height: float) -> Source:
+        """What the viewer's real-time preview is made of.
+
+        Args:
+            half_width, half_height: of the signal's box, in scene units.
+        """
+
+        def suits() -> bool:
+            return self.detail_level.value == "auto" and self.level_bias.value == 0.0 and not self.show_blocks.value
+
+        if self.is_image:
+            rows, columns = self.signal.spatial_shape
+            return TileSource(self, (2.0 * half_width, 2.0 * half_height), (columns, rows), suits)
+
+        def shade(normals: Float[NDArray, "n 3"], directions: Float[NDArray, "n 3"]) -> Float[NDArray, "n 3"]:
+            facing = np.abs((normals * directions).sum(axis=1, keepdims=True))
+            return np.repeat(SURFACE_COLOR * (0.25 + 0.75 * facing), 3, axis=1)
+
+        return SurfaceSource(self, self._surface, shade, suits)
 
     @property
     def fit(self) -> Fitting:

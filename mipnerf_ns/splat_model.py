@@ -31,10 +31,12 @@ from common_ns.depth_colors import DepthColors, depth_levels, depth_picture
 from common_ns.errors import InputError
 from common_ns.metrics import image_metrics, psnr_of_mse, valid_pixels_of
 from common_ns.nerfstudio_seam.model_hooks import ModelHooks
+from common_ns.nerfstudio_seam.preview import RealTimePreview
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 from common_ns.nerfstudio_seam.viewer import ViewerAdapter
 from common_ns.splats import Implementation, Rendering, rasterize
 from common_ns.splats.harmonics import C0
+from common_ns.viewer_preview.gaussians import GaussianSource
 from mipnerf_ns.splat_filter import sampling_intervals, smoothed
 from mipnerf_ns.splat_growth import BoundedStrategy, faulty
 from mipnerf_ns.splat_losses import picture_loss
@@ -181,7 +183,8 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         self.strategy_state = self.strategy.initialize_state(scene_scale=self.extent)
         # Not modules: the viewer finds them among the model's attributes.
         self.first_view = self._choose_first_view()
-        self.viewer_adapter = ViewerAdapter(CPU_RESOLUTION)
+        self.realtime_preview = RealTimePreview(GaussianSource(self))
+        self.viewer_adapter = ViewerAdapter(CPU_RESOLUTION, self.realtime_preview)
         ways: list[DepthColors] = list(get_args(DepthColors))
         self.shown_depth_colors = ViewerDropdown("Depth colors", config.depth_colors, ways)
 

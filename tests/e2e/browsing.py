@@ -6,7 +6,7 @@ FIELDSUITE_SCREENSHOT=FOLDER keeps pictures of the pages there, in four times th
 The page draws on the CPU here, and would make itself coarser the slower that is, down to an eighth of its resolution:
 the same view would look different from one minute to the next. It is kept from that, and drawn in a small window at a
 quarter of the resolution instead; and a few times a second only, where it would take a core for itself to draw the same
-again and again.
+again and again. Where frames are to be counted (`every_frame`) it draws as often as it can, at full resolution.
 
 At the end of a run that was viewed, its log holds no traceback, the page's console no error but nerfstudio's own, and
 the server has answered this machine only.
@@ -49,7 +49,6 @@ SWITCHES = (
     "--disable-sync",
     "--no-first-run",
     "--window-size=720,520",
-    f"--force-device-scale-factor={1.0 if KEEP else 0.25}",
 )
 DRAW_SELDOM = """
 const now = performance.now.bind(performance);
@@ -71,13 +70,26 @@ window.cancelAnimationFrame = (handle) => waiting.delete(handle);
 """
 """The page draws as often as it is allowed to, whether something has changed or not. While it draws, its clock goes on
 by a sixtieth of a second a frame: it finds that it is fast enough, and keeps its resolution."""
+COUNT_FRAMES = """
+window.frames_drawn = 0;
+const count = () => { window.frames_drawn += 1; requestAnimationFrame(count); };
+requestAnimationFrame(count);
+const log = console.log;
+console.log = (...words) => {
+  if (String(words[0]).startsWith("[Performance]")) throw new Error("The resolution is to stay.");
+  log(...words);
+};
+"""
+"""The page counts how often it is drawn, by its own clock. It announces a change of its resolution, once it finds that it
+is slow; then it does not come to it."""
 HOST_ERRORS = (
     "www.googletagmanager.com",
     "docs.nerf.studio/_static/imgs/logo",
     "Computed radius is NaN",
+    "The resolution is to stay.",
 )
 """What the console says of nerfstudio's own page: of an analytics script and a logo, without a network, and of a shape
-without points."""
+without points; and of what keeps the page's resolution."""
 OTHER_ADDRESS = "127.0.0.2"
 """Of this machine; a server that listens to all addresses answers it, one that listens to 127.0.0.1 does not."""
 SCENE = (20, 60, 380, 320)
@@ -127,7 +139,12 @@ class Run:
 
 @contextmanager
 def viewed_run(
-    method: str, data: Path, folder: Path, options: tuple[str, ...] = (), parser: tuple[str, ...] = ()
+    method: str,
+    data: Path,
+    folder: Path,
+    options: tuple[str, ...] = (),
+    parser: tuple[str, ...] = (),
+    every_frame: bool = False,
 ) -> Iterator[tuple[Run, Page]]:
     """ns-train with the viewer on, and a browser that shows it, until the end of the block.
 
@@ -136,6 +153,7 @@ def viewed_run(
         folder: for the run and the browser's files.
         options: of ns-train.
         parser: name and options of the data parser; they come last.
+        every_frame: whether the page draws as often as it can, at full resolution.
     """
     port = free_port()
     command = [str(Path(sys.executable).parent / "ns-train"), method]
@@ -148,7 +166,7 @@ def viewed_run(
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment)
         try:
             run = Run(port, folder / "train.log", process)
-            with opened_browser(folder / "profile") as browser:  # starts while the command does
+            with opened_browser(folder / "profile", every_frame) as browser:  # starts while the command does
                 run.wait_for("the start of the viewer", run.serves)
                 browser.get(f"http://127.0.0.1:{port}")
                 page = Page(browser, run)
@@ -161,8 +179,13 @@ def viewed_run(
 
 
 @contextmanager
-def opened_browser(profile: Path) -> Iterator[Any]:
-    """A browser without a window, until the end of the block."""
+def opened_browser(profile: Path, every_frame: bool = False) -> Iterator[Any]:
+    """A browser without a window, until the end of the block.
+
+    Args:
+        profile: folder for its files.
+        every_frame: whether pages draw as often as they can, at full resolution.
+    """
     from selenium import webdriver
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service
@@ -170,10 +193,12 @@ def opened_browser(profile: Path) -> Iterator[Any]:
     options = Options()
     options.binary_location = str(BROWSER)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for switch in (*SWITCHES, f"--user-data-dir={profile}"):
+    scale = f"--force-device-scale-factor={1.0 if KEEP or every_frame else 0.25}"
+    for switch in (*SWITCHES, scale, f"--user-data-dir={profile}"):
         options.add_argument(switch)
     browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-    browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": DRAW_SELDOM})
+    script = COUNT_FRAMES if every_frame else DRAW_SELDOM
+    browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
     try:
         yield browser
     finally:
@@ -204,6 +229,17 @@ class Page:
             with suppress(TimeoutException):
                 return self.browser.get_screenshot_as_png()
         pytest.fail("the browser does not answer")
+
+    def scene(self) -> Float[NDArray, "h w 3"]:
+        """The scene as it is now, pixel by pixel, in [0, 255]."""
+        page = Image.open(io.BytesIO(self.png())).convert("RGB")
+        scale = page.width / self.browser.execute_script("return window.innerWidth")
+        left, top, right, bottom = (round(scale * edge) for edge in SCENE)
+        return np.asarray(page.crop((left, top, right, bottom))).astype(np.float64)
+
+    def frames(self) -> int:
+        """How often the page has been drawn, if it counts."""
+        return self.browser.execute_script("return window.frames_drawn")
 
     def keep(self, name: str) -> None:
         """Keep a picture of the whole page, if that is asked for."""
@@ -240,7 +276,7 @@ class Page:
     def at_rest(self) -> bool:
         """Whether the last render was as large as the panel allows, not a preview."""
         size = self.stat("Resolution").removesuffix("px").split("x")
-        return size != [""] and max(int(side) for side in size) >= int(
+        return all(side.isdecimal() for side in size) and max(int(side) for side in size) >= int(
             self.number_box("Max res").get_attribute("value")
         )
 
@@ -323,6 +359,11 @@ class Page:
                 self.enter("Max res", resolution)
             time.sleep(0.2)
         pytest.fail("the panel is not shown")
+
+    def mouse(self, kind: str, place: tuple[float, float]) -> None:
+        """Press (mousePressed), move (mouseMoved) or release (mouseReleased) the left button, in CSS pixels."""
+        event = {"type": kind, "x": place[0], "y": place[1], "button": "left", "buttons": 1, "clickCount": 1}
+        self.browser.execute_cdp_cmd("Input.dispatchMouseEvent", event)
 
     def scroll(self, clicks: int) -> None:
         """Turn the mouse wheel over the scene; below 0 towards it."""

@@ -21,9 +21,10 @@ from nerfstudio.viewer.viewer import Viewer
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException, SetTrace
 
 from common_ns.base_model import RadianceModel
-from common_ns.nerfstudio_seam import viewer
+from common_ns.nerfstudio_seam import shown_outputs, viewer
+from common_ns.nerfstudio_seam.shown_outputs import is_shown
 from common_ns.nerfstudio_seam.trainer import SafeTrainerConfig
-from common_ns.nerfstudio_seam.viewer import CPU_RESOLUTION, FieldRenders, ViewerAdapter, is_shown
+from common_ns.nerfstudio_seam.viewer import CPU_RESOLUTION, FieldRenders, ViewerAdapter
 
 
 def machine(max_res: int = 512, state: str = "low_move") -> FieldRenders:
@@ -145,9 +146,9 @@ def test_normals_cost_nothing_where_they_are_not_shown(monkeypatch):
     def render() -> torch.Tensor:
         return RadianceModel.render_normals(None, weights, normals_where)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(viewer._render, "outputs", frozenset({"rgb"}))
+    monkeypatch.setattr(shown_outputs._render, "outputs", frozenset({"rgb"}))
     assert torch.equal(render(), torch.full((5, 3), 0.5)) and not asked
-    monkeypatch.setattr(viewer._render, "outputs", frozenset({"rgb", "normals"}))
+    monkeypatch.setattr(shown_outputs._render, "outputs", frozenset({"rgb", "normals"}))
     assert torch.allclose(render()[:, 2], torch.ones(5)) and len(asked) == 1
 
 

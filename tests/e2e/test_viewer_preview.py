@@ -1,0 +1,171 @@
+"""The real-time preview: while the camera moves a browser draws a stand-in of the model itself, and training goes on.
+
+The page is dragged for five seconds, with the preview and without, and frames are counted in the page. What it shows at
+the end of the drag is compared with the model's own picture, which comes when the camera rests.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+import trimesh
+from PIL import Image
+
+from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
+from tests.e2e.browsing import KEEP, Page, Run, needs_browser, viewed_run
+
+SECONDS = 5.0
+"""Of dragging."""
+FRAMES = 3.0
+"""Frames per second with the preview, at least."""
+BETTER = 5.0
+"""dB by which the preview is nearer to the model's own picture than what was shown without."""
+RESOLUTION = 256
+"""Of pictures at rest."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method and what it is trained on."""
+
+    data: str
+    """A layout of the sample scene, `landscape`, or `image` or `mesh`."""
+    steps: int
+    """Steps after which there is something to be seen; 0: after the end of training."""
+    options: tuple[str, ...] = ()
+    """Of ns-train."""
+    parser: tuple[str, ...] = ()
+    """The data parser and its options."""
+
+
+RAYS = ("--pipeline.datamanager.train-num-rays-per-batch", "512")
+CASES = {
+    "mip-nerf-small": Case("blender", 150, RAYS),
+    "mip-nerf-360-small": Case("landscape", 150, RAYS),
+    "zip-nerf-small": Case("landscape", 150, RAYS),
+    "depth-hash-small": Case("nerfstudio", 150, RAYS),
+    "hash-neus-small": Case("idr", 150, RAYS),
+    "mip-splat": Case("nerfstudio", 100, ("--pipeline.model.num-start", "10000")),
+    "miner-image": Case("image", 0, ("--viewer.quit-on-train-completion", "False")),
+    "miner-occupancy": Case(
+        "mesh", 0, ("--viewer.quit-on-train-completion", "False"), ("miner-occupancy-data", "--resolution", "64")
+    ),
+}
+
+
+def written(case: Case, folder: Path) -> Path:
+    """The case's data."""
+    if case.data == "image":
+        photograph = Image.fromarray(np.hstack([skimage.data.astronaut()] * 2)).resize((1024, 512))
+        photograph.save(folder / "photo.png")
+        return folder / "photo.png"
+    if case.data == "mesh":
+        trimesh.creation.torus(0.5, 0.2).export(folder / "ring.obj")
+        return folder / "ring.obj"
+    unbounded = case.data == "landscape"
+    layout: Any = "nerfstudio" if unbounded else case.data
+    write_sample_scene(
+        SampleSceneConfig(folder / "scene", layouts=(layout,), num_train=20, resolution=100, unbounded=unbounded)
+    )
+    return folder / "scene" / layout
+
+
+@dataclass(frozen=True)
+class Drag:
+    """What was seen of a drag."""
+
+    rate: float
+    """Frames per second."""
+    steps: int
+    """Steps of training meanwhile."""
+    pictures: tuple[np.ndarray, np.ndarray]
+    """The scene after half of it and at its end, the camera still moving."""
+    own: np.ndarray
+    """The model's own picture from where it ended."""
+
+    @property
+    def psnr(self) -> float:
+        """Of the picture at its end, in dB, against the model's own."""
+        return float(10.0 * np.log10(255.0**2 / max(np.square(self.pictures[1] - self.own).mean(), 1e-9)))
+
+
+def drag(page: Page, run: Run, speed: float) -> Drag:
+    """Drag for five seconds, at so many CSS pixels a second, and let go."""
+    x, y = 200.0, 250.0
+    page.mouse("mousePressed", (x, y))
+    step, frames, rate, pictures = page.step() or 0, page.frames(), 0.0, []
+    for _ in range(2):
+        start, before = time.monotonic(), page.frames()
+        while time.monotonic() < start + 0.5 * SECONDS:
+            x += 0.04 * speed
+            page.mouse("mouseMoved", (x, y))
+            time.sleep(0.04)
+        rate += 0.5 * (page.frames() - before) / (time.monotonic() - start)
+        page.mouse("mouseMoved", (x, y))
+        pictures.append(page.scene())
+    steps = (page.step() or 0) - step
+    page.mouse("mouseReleased", (x, y))
+    assert page.frames() > frames
+    return Drag(rate, steps, (pictures[0], pictures[1]), settled(page, run))
+
+
+def settled(page: Page, run: Run) -> np.ndarray:
+    """The model's own picture, when it has come."""
+    time.sleep(1.5)
+    last = page.scene()
+    deadline = time.monotonic() + 120.0
+    while time.monotonic() < deadline:
+        time.sleep(1.5)
+        now = page.scene()
+        if page.at_rest() and np.abs(now - last).mean() < 1.0:
+            return now
+        last = now
+    pytest.fail(f"no picture at rest: {run.text[-1000:]}")
+
+
+def texts(page: Page) -> str:
+    return page.browser.execute_script("return document.body.innerText")
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("method", CASES)
+def test_browser_draws_by_itself_while_the_camera_moves_and_training_goes_on(method, tmp_path):
+    case = CASES[method]
+    data = written(case, tmp_path)
+    with viewed_run(method, data, tmp_path, case.options, case.parser, every_frame=True) as (run, page):
+        page.limit(RESOLUTION)
+        page.press("Hide Train Cams")
+        if case.steps:
+            run.wait_for("training", lambda: (page.step() or 0) >= case.steps, 400.0)
+        else:
+            run.wait_for("the end of training", lambda: "Training Finished" in run.text, 400.0)
+        run.wait_for("a picture at rest", page.at_rest)
+        run.wait_for("the preview", lambda: "Preview: detail" in texts(page))
+        settled(page, run)
+        drag(page, run, 12.0)  # the page's speed becomes known
+        settled(page, run)
+        own = drag(page, run, 12.0)
+        page.click(page.control("Real-time preview"))
+        settled(page, run)
+        without = drag(page, run, -12.0)
+        print(
+            f"{method}: {own.rate:.1f} frames/s, {own.psnr:.1f} dB, {own.steps} steps; without {without.rate:.1f} "
+            f"frames/s, {without.psnr:.1f} dB, {without.steps} steps"
+        )
+        if KEEP:
+            rows = [np.hstack([*each.pictures, each.own]) for each in (own, without)]
+            Path(KEEP).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.vstack(rows).astype(np.uint8)).save(Path(KEEP) / f"preview-{method}.png")
+        middle, end = own.pictures
+        assert end.std(axis=(0, 1)).max() > 8.0, "blank"
+        assert np.abs(end - middle).mean() > 0.5, "it stands still"
+        assert own.psnr >= without.psnr + BETTER, "not sharper than without"
+        assert own.rate >= FRAMES
+        assert own.steps > 0 or not case.steps, "training has stopped"
