@@ -48,7 +48,7 @@ class GaussianSource(RaySource):
         self._means, self._quats = taken(model.means), taken(model.quats)
         self._scales, self._opacities = taken(scales), taken(opacities)
         self._colors = taken(model.colors.clamp(0.0, 1.0))
-        self.background = taken(model.background_color)
+        self.background = taken(model.background_color)[None, None]
         self.version += 1
         return False
 

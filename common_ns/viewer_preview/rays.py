@@ -34,12 +34,15 @@ PORTION_SECONDS = 0.25
 """Time of a portion of rays: training stands still for it."""
 SHELL = 20.0
 """Distance of the far shell as a multiple of the capture's size: the page draws nothing beyond 1000 of its units."""
-COVER = 1.0
-"""Radius of discs, as a multiple of the mean distance to the three nearest."""
+COVER, COVER_ALONE = 0.7, 1.2
+"""Radius of discs, as a multiple of the mean distance to the three nearest: around a picture, which larger ones would
+reach into, and where they are everything that is seen."""
 DEVIATION = 0.5
 """Standard deviation of a Gaussian over the radius that a disc would have there."""
 OPACITY = 0.9
 """Of Gaussians."""
+BLURRED = 8
+"""Pixels along the sides of the last picture as it is behind everything, for holes."""
 WIDEST = 0.03
 """Largest radius, as a fraction of the distance of the camera that has seen the point."""
 
@@ -53,10 +56,10 @@ class RaySource(Source):
     """
 
     rungs = (
-        Rung("points", 2000, 8000),
-        Rung("points", 4000, 20000),
-        Rung("points", 8000, 60000),
-        Rung("points", 20000, 100000),
+        Rung("points", 1000, 15000),
+        Rung("points", 4000, 60000),
+        Rung("points", 10000, 100000),
+        Rung("points", 20000, 300000),
         Rung("splats", 20000, 300000),
         Rung("splats", 100000, 300000),
     )
@@ -134,6 +137,9 @@ class RaySource(Source):
         focal = (float(camera.fx.reshape(-1)[0]), float(camera.fy.reshape(-1)[0]))
         shape = (height, width)
         self._view = SeenPicture(seen, shows.reshape(shape), depth.reshape(shape), pose, focal)
+        blurred = self._view.blurred(BLURRED)
+        if blurred is not None:
+            self.background = blurred
         self.version += 1
 
     def _met(self, rays: RayBundle, outputs: dict[str, Tensor]) -> tuple[Seen, Bool[NDArray, "n"], Float[NDArray, "n"]]:
@@ -175,7 +181,7 @@ class RaySource(Source):
             total = self._empty_color * self._empty_count + colors[empty].sum(axis=0)
             self._empty_count += int(empty.sum())
             self._empty_color = total / self._empty_count
-            self.background = self._empty_color
+            self.background = self._empty_color[None, None]
 
     def proxy(self, rung: Rung) -> tuple[Proxy, ...]:
         view = self._view
@@ -220,8 +226,9 @@ def _unseen(
     before, rest = max(len(rest), 1), rest[:count]
     if len(rest) <= NEIGHBORS:
         return None, np.zeros(0)
+    cover = COVER_ALONE if view is None else COVER
     # Points that hang before the surfaces are far from others, and would veil these.
     each = pixels / sum(len(part) for part in parts) * before / len(rest)
-    most = np.minimum(2.0 * COVER * max(each, 1.0) ** 0.5 * rest.footprints, WIDEST * rest.distances)
-    radii = np.minimum(COVER * spacings(rest.points), most)
+    most = np.minimum(2.0 * cover * max(each, 1.0) ** 0.5 * rest.footprints, WIDEST * rest.distances)
+    radii = np.minimum(cover * spacings(rest.points), most)
     return rest, np.maximum(np.maximum(radii, 0.5 * rest.footprints), 1e-6)

@@ -78,15 +78,15 @@ class ProxyNode:
             position=tile.center * self.ratio,
         )
 
-    def show(self, background: Float[NDArray, "3"]) -> None:
-        """Show the proxy, before one color in place of the picture.
+    def show(self, background: Float[NDArray, "h w 3"]) -> None:
+        """Show the proxy, before a background in place of the picture, which would hide it.
 
         Args:
-            background: in [0, 1].
+            background: a small picture, in [0, 1].
         """
         self._root.visible = True
-        pixel = np.round(255.0 * np.clip(background, 0.0, 1.0)).astype(np.uint8)
-        self.scene.set_background_image(pixel[None, None], format="png")
+        picture = np.round(255.0 * np.clip(background, 0.0, 1.0)).astype(np.uint8)
+        self.scene.set_background_image(picture, format="png")
 
     def hide(self) -> None:
         """Hide it."""

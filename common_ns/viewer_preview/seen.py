@@ -14,7 +14,10 @@ from common_ns.viewer_preview.proxies import MeshProxy
 SAME = 0.15
 """Relative difference of depths up to which a point is as deep as what a picture shows there."""
 TEAR = 1.2
-"""Ratio of the depths of a triangle's corners above which it is no part of a surface."""
+"""Ratio of the depths of a triangle's corners above which it is no part of a surface,"""
+NEAR = 0.1
+"""if their inverse depths differ by more than this as well, over the depth that a quarter of the picture is within: far
+away, depth is uncertain, and the camera would have to move a long way until one saw a gap."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,17 @@ class SeenPicture:
         there = self.depth.reshape(-1)[place]
         return inside & (ahead < (1.0 + SAME) * there)
 
+    def blurred(self, side: int) -> Float[NDArray, "side side 3"] | None:
+        """The picture in so few pixels along each side, means of squares of it; None: not all of it shows something."""
+        height, width = self.shows.shape
+        if not self.shows.all() or min(height, width) < side:
+            return None
+        colors = self.seen.colors.reshape(height, width, 3)
+        rows, columns = (np.arange(side) * length // side for length in (height, width))
+        sums = np.add.reduceat(np.add.reduceat(colors, rows, axis=0), columns, axis=1)
+        counts = np.diff(rows, append=height)[:, None] * np.diff(columns, append=width)
+        return sums / counts[..., None]
+
     def mesh(self, count: int) -> MeshProxy | None:
         """A mesh through about so many of its pixels, of a regular grid of them; None: it shows nothing."""
         height, width = self.depth.shape
@@ -87,8 +101,10 @@ class SeenPicture:
         corners = np.stack([grid[:-1, :-1], grid[1:, :-1], grid[:-1, 1:], grid[1:, 1:]], axis=-1).reshape(-1, 4)
         faces = np.concatenate([corners[:, [0, 1, 2]], corners[:, [3, 2, 1]]])
         faces = faces[(faces >= 0).all(axis=1)]
-        depth = self.depth[self.shows][faces]
-        faces = faces[depth.max(axis=1) <= TEAR * depth.min(axis=1)]
+        depth = self.depth[self.shows]
+        nearest, farthest = depth[faces].min(axis=1, initial=np.inf), depth[faces].max(axis=1, initial=0.0)
+        gap = NEAR / np.quantile(depth, 0.25) if len(depth) else 0.0
+        faces = faces[(farthest <= TEAR * nearest) | (1.0 / nearest - 1.0 / farthest <= gap)]
         if not len(faces):
             return None
         used, faces = np.unique(faces, return_inverse=True)

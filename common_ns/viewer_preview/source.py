@@ -36,8 +36,8 @@ class Source(ABC):
     """Seconds between two proxies of a model in training."""
     version: int = 0
     """Of what proxies are made of; 0: there is nothing yet."""
-    background: Float[NDArray, "3"] = np.ones(3)
-    """Color behind the proxy, in [0, 1]."""
+    background: Float[NDArray, "h w 3"] = np.ones((1, 1, 3))
+    """A small picture behind the proxy, in [0, 1], that fills the page wherever the camera is."""
 
     def attach(self, pipeline: Any) -> None:  # noqa: B027
         """There is a viewer, which shows this pipeline."""

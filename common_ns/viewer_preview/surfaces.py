@@ -41,7 +41,7 @@ class SurfaceSource(RaySource):
         only_colors: as for `RaySource`.
     """
 
-    rungs = (Rung("mesh", COARSEST, 8000), Rung("mesh", 64, 40000), Rung("mesh", FINEST, 300000))
+    rungs = (Rung("mesh", FINEST, 15000), Rung("mesh", FINEST, 60000), Rung("mesh", FINEST, 300000))
     first_rung = 1
     refreshed_every = 30.0
 

@@ -57,7 +57,7 @@ class Counting(Source):
 
     rungs = (Rung("points", 10), Rung("points", 20), Rung("points", 40))
     first_rung = 1
-    background = np.array([0.0, 0.5, 1.0])
+    background = np.array([[[0.0, 0.5, 1.0]]])
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

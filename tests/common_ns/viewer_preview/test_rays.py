@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -137,7 +138,7 @@ def test_points_fill_in_what_the_picture_does_not_show_and_nothing_else():
     assert points.points[:, 0].min() < -0.8
 
 
-def test_a_mesh_is_torn_where_depth_jumps():
+def test_a_mesh_is_torn_where_depth_jumps_and_not_where_it_is_far():
     model = Ball()
     model.ray_bounds = SimpleNamespace(bounded=False)  # what is behind is shown too, on a far shell
     source = source_of(model)
@@ -146,6 +147,25 @@ def test_a_mesh_is_torn_where_depth_jumps():
     assert isinstance(mesh, MeshProxy)
     distance = np.linalg.norm(mesh.vertices - np.array([3.0, 0.0, 0.0]), axis=1)[mesh.faces]
     assert distance.max() > 20.0 and (distance.max(axis=1) < 1.3 * distance.min(axis=1)).all()
+    # A sky whose depth is not known.
+    view = source._view
+    assert view is not None
+    noise = np.random.default_rng(0).uniform(1.0, 3.0, view.depth.shape)
+    sky = replace(view, depth=np.where(view.depth > 20.0, view.depth * noise, view.depth)).mesh(SIDE * SIDE)
+    assert sky is not None and abs(len(sky.faces) - len(mesh.faces)) < 0.02 * len(mesh.faces)
+
+
+def test_behind_everything_is_what_the_last_picture_shows_roughly_or_what_is_empty():
+    model = Ball()
+    source = source_of(model)
+    look(source, model, (3.0, 0.0, 0.0))
+    assert source.background.shape == (1, 1, 3) and np.allclose(source.background, 1.0)
+    model.ray_bounds = SimpleNamespace(bounded=False)
+    look(source, model, (3.0, 0.0, 0.0))
+    assert source._view is not None
+    colors = source._view.seen.colors.reshape(SIDE, SIDE, 3)
+    wanted = [[colors[i : i + 5, j : j + 5].mean(axis=(0, 1)) for j in range(0, SIDE, 5)] for i in range(0, SIDE, 5)]
+    assert np.allclose(source.background, wanted)
 
 
 def test_old_points_make_place_for_new_ones(monkeypatch):

@@ -53,10 +53,12 @@ def test_a_surface_without_colors_is_shaded_as_from_where_it_was_seen():
         model, lambda: ball_field(1.0, colored=False), lambda normals, towards: -(normals * towards).sum(1)[:, None]
     )
     source.work()
-    look(source, model, (0.0, 50.0, 0.0))
+    look(source, model, (0.0, 3.5, 0.0))
     rest = source._rest(None, source.rungs[0]), source._rest(source._view, source.rungs[0])
     assert isinstance(rest[0], MeshProxy) and isinstance(rest[1], MeshProxy)
-    assert np.allclose(rest[1].colors[:, 0], rest[1].vertices[:, 1], atol=0.06)
+    towards = rest[1].vertices - (0.0, 3.5, 0.0)
+    facing = -(rest[1].vertices * towards).sum(axis=1) / np.linalg.norm(towards, axis=1)
+    assert np.allclose(rest[1].colors[:, 0], facing, atol=0.06)
 
 
 def test_no_surface_yet_is_no_failure():
@@ -200,7 +202,7 @@ def test_the_scene_gets_all_layers_in_the_viewers_units_and_loses_those_before()
     assert not scene.nodes["/preview"].visible and scene.nodes["/preview/mesh"].scale == 10.0
     sizes = [value.point_size for name, value in scene.nodes.items() if "points" in name]
     assert len(sizes) == 2 and min(sizes) == pytest.approx(1.0, rel=0.42)
-    node.show(np.array([1.0, 0.0, 2.0]))
+    node.show(np.array([[[1.0, 0.0, 2.0]]]))
     assert scene.nodes["/preview"].visible and scene.background.tolist() == [[[255, 0, 255]]]
     picture = np.zeros((2, 3, 3), dtype=np.uint8)
     node.put((TileProxy((Tile(picture, np.ones(3), np.array([3.0, 0, 0]), np.array([0, 2.0, 0])),)),), visible=True)
