@@ -7,8 +7,8 @@
 
 `ns-train` runs with default options on the sample scene, in a process of its own. The client is a light one
 (`benchmarks.viewer_client`): a browser that draws WebGL without a GPU would take both cores for itself. It drags the
-camera, then holds still until the picture in full resolution has come, and then goes. Results are written to
-benchmarks/results/viewer.json, the tables to viewer.md.
+camera, with the real-time preview switched off, then holds still until the picture in full resolution has come, and
+then goes. Results are written to benchmarks/results/viewer.json, the tables to viewer.md.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ class Benchmark:
         with training(name, folder / SCENES[name], folder / "out", self.threads) as run:
             with Client(run.port) as client:
                 first = client.wait(lambda picture: True, self.patience)
+                client.switch_preview_off()
                 before, cpu = run.step, run.cpu_seconds()
                 start = time.perf_counter()
                 pictures = client.drag(self.seconds, self.moves_per_second)

@@ -87,6 +87,7 @@ class Client:
         self.pictures: list[Picture] = []
         self.largest = 0
         self._largest_id: str | None = None
+        self._preview_id: str | None = None
         self._socket = connect(f"ws://127.0.0.1:{port}", max_size=None)
 
     def __enter__(self) -> Client:
@@ -99,6 +100,12 @@ class Client:
     def send(self, camera: Camera) -> None:
         """Tell the viewer where the camera is."""
         self._socket.send(msgspec.msgpack.encode(camera.message()))
+
+    def switch_preview_off(self) -> None:
+        """Ask for pictures while the camera moves: a client that draws nothing has no use for a stand-in to draw."""
+        if self._preview_id is not None:
+            message = {"type": "GuiUpdateMessage", "id": self._preview_id, "updates": {"value": False}}
+            self._socket.send(msgspec.msgpack.encode(message))
 
     def receive(self, until: float) -> None:
         """Take in what the viewer sends, until a time by `time.perf_counter`."""
@@ -125,6 +132,8 @@ class Client:
                 self.send(self.camera)
             case "SetCameraUpDirectionMessage":
                 self.camera.up = np.array(message["position"])
+            case "GuiAddCheckboxMessage" if message["label"] == "Real-time preview":
+                self._preview_id = message["id"]
             case "GuiAddSliderMessage" if message["label"] == "Max res":
                 self._largest_id, self.largest = message["id"], int(message["value"])
             case "GuiUpdateMessage" if message["id"] == self._largest_id:

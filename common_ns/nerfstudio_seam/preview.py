@@ -54,7 +54,6 @@ class RealTimePreview(ViewerCheckbox):
         self._every: Any = None
         self._told: Any = None
         self._clients: dict[int, ClientPreview] = {}
-        self._waiting, self._taken = threading.Event(), threading.Event()
 
     def install(self, viser_server: Any) -> None:
         """Add the controls to the panel."""
@@ -68,6 +67,8 @@ class RealTimePreview(ViewerCheckbox):
     def connect(self, viewer: Viewer) -> None:
         """There is a viewer: start making proxies as soon as a browser is connected."""
         self._viewer = viewer
+        # Not before: models can be copied, and locks cannot.
+        self._waiting, self._taken = threading.Event(), threading.Event()
         if self.gui_handle is not None and viewer.get_model().device.type != "cpu" and not self._on_gpu:
             self.gui_handle.value = False
         self._source.attach(getattr(viewer, "pipeline", None))
@@ -89,8 +90,8 @@ class RealTimePreview(ViewerCheckbox):
         browsers draw by themselves."""
         if self._waiting.is_set():
             self._taken.wait(GIVE_WAY)
-        machines = list(self._viewer.render_statemachines)
-        if machines and all(self._clients[each].shown for each in machines if each in self._clients):
+        shown = [client.shown for client in list(self._clients.values())]
+        if shown and all(shown):
             self._viewer.last_move_time = 0
 
     # --- the thread
