@@ -30,8 +30,6 @@ SHARE, SHARE_AT_FIRST, SHARE_AT_REST = 0.1, 0.3, 0.5
 """Of the time that the proxy takes: of training's, of training's until it is complete, and while nothing is trained."""
 GROWING = 5.0
 """Seconds between two proxies while they are not complete."""
-GIVE_WAY = 1.0
-"""Most seconds that training waits for the thread to take its turn."""
 NONE_YET = "Preview: none yet"
 """What the panel says before there is one."""
 LINGER = 0.15
@@ -67,8 +65,6 @@ class RealTimePreview(ViewerCheckbox):
     def connect(self, viewer: Viewer) -> None:
         """There is a viewer: start making proxies as soon as a browser is connected."""
         self._viewer = viewer
-        # Not before: models can be copied, and locks cannot.
-        self._waiting, self._taken = threading.Event(), threading.Event()
         if self.gui_handle is not None and viewer.get_model().device.type != "cpu" and not self._on_gpu:
             self.gui_handle.value = False
         self._source.attach(getattr(viewer, "pipeline", None))
@@ -86,10 +82,7 @@ class RealTimePreview(ViewerCheckbox):
         viewer.stats_markdown.content = viewer.make_stats_markdown(None, "preview")
 
     def between_steps(self) -> None:
-        """Training is between two steps: let the thread have its turn, and do not wait for cameras that move, if all
-        browsers draw by themselves."""
-        if self._waiting.is_set():
-            self._taken.wait(GIVE_WAY)
+        """Training is between two steps: it does not wait for cameras that move, if all browsers draw by themselves."""
         shown = [client.shown for client in list(self._clients.values())]
         if shown and all(shown):
             self._viewer.last_move_time = 0
@@ -124,11 +117,7 @@ class RealTimePreview(ViewerCheckbox):
 
     def _portion(self, budget: Budget) -> bool:
         """Do a portion of the work while training and rendering wait."""
-        self._taken.clear()
-        self._waiting.set()
         with self._viewer.train_lock if self._viewer.train_lock is not None else nullcontext():
-            self._waiting.clear()
-            self._taken.set()
             start = time.monotonic()
             try:
                 return self._source.work()

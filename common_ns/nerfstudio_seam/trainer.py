@@ -20,6 +20,7 @@ from common_ns.data.files import require_writable, sweep, written_whole
 from common_ns.data.notes import note
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import compat, distributed, launch, runs
+from common_ns.nerfstudio_seam.fair_lock import FairLock
 from common_ns.nerfstudio_seam.model_hooks import hooks_of
 from common_ns.nerfstudio_seam.param_groups import clip_norm
 from common_ns.nerfstudio_seam.pipeline import FieldPipeline
@@ -144,14 +145,14 @@ class SafeTrainerConfig(SuiteConfig, TrainerConfig):
 
 
 class SafeTrainer(Trainer):
-    """Differs from nerfstudio's trainer in five ways.
+    """Differs from nerfstudio's trainer in six ways.
 
     Checkpoints are written whole or not at all: nerfstudio 1.1.5 writes them in place, so that a full disk leaves a
     broken file as the latest checkpoint, which the next resume or evaluation then picks. A step whose losses or
     gradients are not finite changes no parameter, is reported, and ends the run if too many follow each other. A
     learning-rate schedule that is not as long as the run is pointed out. What a datamanager has found in the data for
     later commands to use goes into config.yml. Devices part after the last step, so that none waits for a viewer that
-    stays open.
+    stays open. Training, the viewer's renders and its preview take turns in the order in which they ask.
 
     Args: those of nerfstudio's trainer. Any `TrainerConfig` will do, on one device.
     """
@@ -164,6 +165,7 @@ class SafeTrainer(Trainer):
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Set up as nerfstudio does; then look at the schedules of a run that starts anew, and save the config again if
         what was found in the data belongs into it."""
+        self.train_lock = FairLock()  # type: ignore[assignment]  # before the viewer gets it
         super().setup(test_mode)
         if getattr(self.pipeline.datamanager, "has_completed_config", False) and distributed.rank() == 0:
             write_config(self.config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from nerfstudio.viewer.utils import CameraState
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 
 from common_ns.nerfstudio_seam import preview as preview_module
+from common_ns.nerfstudio_seam.fair_lock import FairLock
 from common_ns.nerfstudio_seam.preview import NONE_YET, ClientPreview, RealTimePreview
 from common_ns.nerfstudio_seam.viewer import FieldRenders
 from common_ns.viewer_preview.proxies import PointProxy, Proxy
@@ -60,7 +60,7 @@ class Counting(Source):
     background = np.array([[[0.0, 0.5, 1.0]]])
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = FairLock()
         self.held: list[bool] = []
 
     def work(self) -> bool:
@@ -231,7 +231,6 @@ def test_a_thread_makes_it_while_training_waits_and_training_does_not_wait_for_t
         with source.lock:
             viewer.step += 1
         control.between_steps()
-        time.sleep(0.001)
     assert len(source.held) >= 2 and all(source.held), "in training's place, never beside it"
     while client.description == NONE_YET and time.monotonic() < deadline:
         time.sleep(0.01)
