@@ -130,7 +130,10 @@ class FieldRenders(RenderStateMachine):
     def _render_img(self, camera_state: Any) -> dict[str, Any]:
         preview = self.preview
         if preview is not None and preview.shown and self.state != "high":
-            raise IOChangeException  # no picture is needed
+            # No picture is needed. What was to interrupt the last one has come too late for that, and would end the next,
+            # after which nothing asks for another.
+            self.interrupt_render_flag = False
+            raise IOChangeException
         if preview is not None:
             preview.begin()
         self.shown_outputs = self._shown_now()

@@ -193,8 +193,10 @@ def test_nothing_is_rendered_while_the_page_draws_by_itself(clock):
     assert page.sees_proxy, "before the thread that renders takes notice"
     for state in ("low_move", "low_static"):
         renders.state = state
+        renders.interrupt_render_flag = True  # set when the last picture had just been finished
         with pytest.raises(IOChangeException):
             renders._render_img(state_at(1.0))
+        assert not renders.interrupt_render_flag, "the picture at rest would be given up, and no other asked for"
 
 
 @pytest.mark.parametrize("change", ["output_render", "split", "crop_viewport"])
