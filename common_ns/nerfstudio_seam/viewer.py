@@ -130,7 +130,7 @@ class FieldRenders(RenderStateMachine):
     def _render_img(self, camera_state: Any) -> dict[str, Any]:
         preview = self.preview
         if preview is not None and preview.shown and self.state != "high":
-            # No picture is needed. What was to interrupt the last one may have come too late for that, and would end the
+            # No picture is needed. What was to interrupt the last one may have come too late for that: it would end the
             # next one, after which nothing asks for another.
             self.interrupt_render_flag = False
             raise IOChangeException
