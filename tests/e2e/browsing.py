@@ -50,46 +50,38 @@ SWITCHES = (
     "--no-first-run",
     "--window-size=720,520",
 )
-DRAW_SELDOM = """
-const now = performance.now.bind(performance);
-let waiting = new Map(), handles = 0, frame = 0, time = null;
+FRAME_CLOCK = """
+const now = performance.now.bind(performance), drawn = window.requestAnimationFrame.bind(window);
+let waiting = new Map(), handles = 0, time = null;
+window.frames_drawn = 0;
 performance.now = () => time ?? now();
 function drawFrame() {
   const due = waiting;
   waiting = new Map();
-  time = frame++ * 1000 / 60;
+  time = window.frames_drawn++ * 1000 / 60;
   for (const draw of due.values()) try { draw(time); } catch (error) { reportError(error); }
   time = null;
 }
 window.requestAnimationFrame = (draw) => {
-  if (waiting.size === 0) setTimeout(drawFrame, 250);
+  if (waiting.size === 0) SCHEDULE;
   waiting.set(++handles, draw);
   return handles;
 };
 window.cancelAnimationFrame = (handle) => waiting.delete(handle);
 """
-"""The page draws as often as it is allowed to, whether something has changed or not. While it draws, its clock goes on
-by a sixtieth of a second a frame: it finds that it is fast enough, and keeps its resolution."""
-COUNT_FRAMES = """
-window.frames_drawn = 0;
-const count = () => { window.frames_drawn += 1; requestAnimationFrame(count); };
-requestAnimationFrame(count);
-const log = console.log;
-console.log = (...words) => {
-  if (String(words[0]).startsWith("[Performance]")) throw new Error("The resolution is to stay.");
-  log(...words);
-};
-"""
-"""The page counts how often it is drawn, by its own clock. It announces a change of its resolution, once it finds that it
-is slow; then it does not come to it."""
+"""While the page draws, its clock goes on by a sixtieth of a second a frame: it finds that it is fast enough, and keeps
+its resolution. Frames are counted."""
+DRAW_SELDOM = FRAME_CLOCK.replace("SCHEDULE", "setTimeout(drawFrame, 250)")
+"""The page draws as often as it is allowed to, whether something has changed or not."""
+DRAW_OFTEN = FRAME_CLOCK.replace("SCHEDULE", "drawn(drawFrame)")
+"""As often as it can."""
 HOST_ERRORS = (
     "www.googletagmanager.com",
     "docs.nerf.studio/_static/imgs/logo",
     "Computed radius is NaN",
-    "The resolution is to stay.",
 )
 """What the console says of nerfstudio's own page: of an analytics script and a logo, without a network, and of a shape
-without points; and of what keeps the page's resolution."""
+without points."""
 OTHER_ADDRESS = "127.0.0.2"
 """Of this machine; a server that listens to all addresses answers it, one that listens to 127.0.0.1 does not."""
 SCENE = (20, 60, 380, 320)
@@ -197,7 +189,7 @@ def opened_browser(profile: Path, every_frame: bool = False) -> Iterator[Any]:
     for switch in (*SWITCHES, scale, f"--user-data-dir={profile}"):
         options.add_argument(switch)
     browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-    script = COUNT_FRAMES if every_frame else DRAW_SELDOM
+    script = DRAW_OFTEN if every_frame else DRAW_SELDOM
     browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
     try:
         yield browser

@@ -51,11 +51,11 @@ class Case:
 RAYS = ("--pipeline.datamanager.train-num-rays-per-batch", "256")
 STAY = ("--viewer.quit-on-train-completion", "False")
 CASES = {
-    "mip-nerf-small": Case("blender", 100, RAYS),
-    "mip-nerf-360-small": Case("landscape", 100, RAYS),
-    "zip-nerf-small": Case("landscape", 100, RAYS),
-    "depth-hash-small": Case("nerfstudio", 100, RAYS),
-    "hash-neus-small": Case("idr", 100, RAYS),
+    "mip-nerf-small": Case("blender", 60, RAYS),
+    "mip-nerf-360-small": Case("landscape", 60, RAYS),
+    "zip-nerf-small": Case("landscape", 60, RAYS),
+    "depth-hash-small": Case("nerfstudio", 60, RAYS),
+    "hash-neus-small": Case("idr", 60, RAYS),
     "mip-splat": Case("nerfstudio", 100, ("--pipeline.model.num-start", "10000")),
     "miner-image": Case("image", 10, STAY),
     "miner-occupancy": Case("mesh", 5, STAY, ("miner-occupancy-data", "--resolution", "64")),
