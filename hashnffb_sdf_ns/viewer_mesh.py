@@ -6,15 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
 from nerfstudio.viewer.viewer_elements import ViewerButton
-from numpy.typing import NDArray
 
 from common_ns.errors import InputError
 from common_ns.meshing.extraction import extract_mesh
 from common_ns.meshing.iso_field import IsoField
 from common_ns.meshing.mesh_io import Mesh
+from common_ns.viewer_preview.unlit import linear_from_srgb
 
 NODE = "/surface"
 """Name of the mesh among the scene's nodes."""
@@ -94,8 +92,3 @@ def glb_of(mesh: Mesh) -> bytes:
     content = export_glb(scene, include_normals=mesh.normals is not None, tree_postprocessor=matte)
     assert isinstance(content, bytes)
     return content
-
-
-def linear_from_srgb(color: Float[NDArray, "*n 3"]) -> Float[NDArray, "*n 3"]:
-    """Linear intensities of sRGB values, both in [0, 1] (IEC 61966-2-1)."""
-    return np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)

@@ -46,7 +46,7 @@ def light_for(linear: Float[NDArray, "*n 3"]) -> Float[NDArray, "*n 3"]:
     return np.clip(curve_inverse(on_curve) @ np.linalg.inv(INPUT).T / EXPOSURE, 0.0, None)
 
 
-def linear_of(color: Float[NDArray, "*n 3"]) -> Float[NDArray, "*n 3"]:
+def linear_from_srgb(color: Float[NDArray, "*n 3"]) -> Float[NDArray, "*n 3"]:
     """Linear intensities of sRGB values, both in [0, 1] (IEC 61966-2-1)."""
     return np.where(color <= 0.04045, color / 12.92, ((np.maximum(color, 0.04045) + 0.055) / 1.055) ** 2.4)
 
@@ -58,7 +58,7 @@ def unlit_glb(mesh: MeshProxy) -> bytes:
     """
     parts = [
         np.ascontiguousarray(mesh.vertices, dtype="<f4"),
-        np.ascontiguousarray(light_for(linear_of(mesh.colors)), dtype="<f4"),
+        np.ascontiguousarray(light_for(linear_from_srgb(mesh.colors)), dtype="<f4"),
         np.ascontiguousarray(mesh.faces.reshape(-1), dtype="<u4"),
     ]
     views, start = [], 0

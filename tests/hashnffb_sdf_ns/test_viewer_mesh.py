@@ -131,7 +131,7 @@ def test_where_there_is_no_surface_the_browser_is_told_and_nothing_is_shown(serv
 def test_a_surface_model_has_the_button_and_showing_its_mesh_leaves_training_alone(server, sent):
     model = surface_model().train()
     found = parse_object(model, ViewerElement, "model")
-    names = ["Show all", "Show mesh", "Depth colors", "SDF slice: axis", "SDF slice: height"]
+    names = ["Show all", "Show mesh", "Real-time preview", "Depth colors", "SDF slice: axis", "SDF slice: height"]
     assert [element.name for _, element in found] == names
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random_state = torch.get_rng_state()

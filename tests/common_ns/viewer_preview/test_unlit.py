@@ -9,7 +9,7 @@ import numpy as np
 import trimesh
 
 from common_ns.viewer_preview.proxies import MeshProxy
-from common_ns.viewer_preview.unlit import curve, curve_inverse, filmed, light_for, linear_of, unlit_glb
+from common_ns.viewer_preview.unlit import curve, curve_inverse, filmed, light_for, linear_from_srgb, unlit_glb
 
 
 def srgb_of(linear: np.ndarray) -> np.ndarray:
@@ -24,7 +24,7 @@ def test_the_way_back_through_the_curve():
 def test_colors_survive_the_curve_for_film():
     levels = np.linspace(0.0, 1.0, 12)
     colors = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
-    shown = srgb_of(filmed(light_for(linear_of(colors))))
+    shown = srgb_of(filmed(light_for(linear_from_srgb(colors))))
     error = 255.0 * np.abs(shown - colors).max(axis=1)
     calm = (np.ptp(colors, axis=1) < 0.6) & (colors.max(axis=1) < 0.81)
     assert calm.sum() > 500 and error[calm].max() < 2.0, "what is not glaring is shown to two gray levels"
