@@ -38,7 +38,8 @@ def untrained(shape: tuple[int, ...], samples: np.ndarray | None = None) -> Mine
 def test_the_viewer_finds_the_controls_of_an_untrained_model(shape):
     """It reads all attributes of a model, whatever it is of and before anything is trained."""
     found = parse_object(untrained(shape), ViewerElement, "model")
-    assert [element.name for _, element in found] == ["Level of detail", "Level bias", "Show blocks", "Show all"]
+    names = ["Level of detail", "Level bias", "Real-time preview", "Show blocks", "Show all"]
+    assert [element.name for _, element in found] == names
 
 
 def test_the_viewer_redraws_when_training_has_ended():
