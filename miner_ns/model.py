@@ -131,7 +131,7 @@ class MinerModel(Model):
             facing = np.abs((normals * directions).sum(axis=1, keepdims=True))
             return np.repeat(SURFACE_COLOR * (0.25 + 0.75 * facing), 3, axis=1)
 
-        return SurfaceSource(self, self._surface, shade, suits)
+        return SurfaceSource(self, self._surface, shade, suits, with_picture=False)
 
     @property
     def fit(self) -> Fitting:

@@ -32,6 +32,8 @@ GROWING = 5.0
 """Seconds between two proxies while they are not complete."""
 NONE_YET = "Preview: none yet"
 """What the panel says before there is one."""
+AFTER_PICTURE = 1.0
+"""Seconds between two proxies, if the second is made of a new picture."""
 LINGER = 0.15
 """Seconds for which the proxy stays when the picture has been sent, which the page has to decode."""
 
@@ -237,7 +239,7 @@ class ClientPreview:
             wanted = (source.version, self.rung)
             other_rung = self._sent is not None and self._sent[1] != self.rung
             # A new picture is what the camera goes away from next.
-            every = min(every, GROWING) if self._pictured else every
+            every = min(every, AFTER_PICTURE) if self._pictured else every
             due = self._sent is None or (not self.shown and time.monotonic() > self._sent_at + every)
             if source.version == 0 or self._sent == wanted or not (due or other_rung):
                 return

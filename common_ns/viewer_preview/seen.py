@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
 
 from common_ns.viewer_preview.proxies import MeshProxy
 
@@ -64,9 +65,14 @@ class SeenPicture:
     focal: tuple[float, float]
     """In pixels, along x and y; the axis meets the middle."""
 
-    def knows(self, points: Float[NDArray, "n 3"]) -> Bool[NDArray, "n"]:
+    def knows(self, points: Float[NDArray, "n 3"], margin: int = 0) -> Bool[NDArray, "n"]:
         """Which points are where the picture shows what there is: within it, and no deeper than what is seen there.
-        What hangs before that is no part of this view, and would hide it."""
+        What hangs before that is no part of this view, and would hide it.
+
+        Args:
+            points: in scene units.
+            margin: pixels from places that show nothing within which nothing is known.
+        """
         local = (points - self.pose[:, 3]) @ self.pose[:, :3]
         height, width = self.depth.shape
         ahead = np.maximum(np.negative(local[:, 2]), 1e-9)
@@ -75,6 +81,8 @@ class SeenPicture:
         inside = (local[:, 2] < 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
         place = np.where(inside, y * width + x, 0).astype(int)
         there = self.depth.reshape(-1)[place]
+        if margin:
+            inside &= binary_erosion(self.shows, iterations=margin).reshape(-1)[place]
         return inside & (ahead < (1.0 + SAME) * there)
 
     def blurred(self, side: int) -> Float[NDArray, "side side 3"] | None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
 from numpy.typing import NDArray
+from torch import Tensor
 
 from common_ns.errors import InputError
 from common_ns.meshing.extraction import extract_mesh
@@ -23,6 +25,8 @@ from common_ns.viewer_preview.source import Rung
 
 MESH_SECONDS = 1.0
 """Time of a mesh: training stands still for it."""
+RIM = 4
+"""Pixels within which the mesh goes under the last picture, whose triangles are torn at the rim of the surface."""
 COARSEST, FINEST = 32, 160
 """Voxels along the longest side of the box."""
 
@@ -38,6 +42,7 @@ class SurfaceSource(RaySource):
         iso_field: gives the field when it is asked for.
         shade: gives colors where the field has none.
         suits: whether controls are set to what the surface shows.
+        with_picture: whether the last picture is shown where there is one: not if the mesh is as good.
         only_colors: as for `RaySource`.
     """
 
@@ -51,16 +56,26 @@ class SurfaceSource(RaySource):
         iso_field: Callable[[], IsoField],
         shade: Shade | None = None,
         suits: Callable[[], bool] = lambda: True,
+        with_picture: bool = True,
         only_colors: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         super().__init__(model, only_colors)
         self._iso_field, self._shade, self._suits = iso_field, shade, suits
+        self._with_picture = with_picture
+        self._eye: Float[NDArray, "3"] | None = None
         self._cubes = 48**3
         self._mesh: MeshProxy | None = None
         self._normals: Float[NDArray, "v 3"] | None = None
 
     def suits(self) -> bool:
         return self._suits()
+
+    def saw(self, camera: Cameras, outputs: dict[str, Tensor]) -> None:
+        self._eye = camera.camera_to_worlds.reshape(-1, 3, 4)[0, :, 3].double().cpu().numpy()
+        if self._with_picture:
+            super().saw(camera, outputs)
+        elif self._shade is not None and self.version:
+            self.version += 1  # shades go with the eye
 
     def work(self) -> bool:
         """Extract the mesh, as finely as time allows."""
@@ -83,9 +98,9 @@ class SurfaceSource(RaySource):
             return None
         vertices, faces, colors = mesh.vertices, mesh.faces, mesh.colors
         if self._shade is not None and normals is not None:
-            eye = view.pose[:, 3] if view is not None else vertices.mean(axis=0) + np.ptp(vertices, axis=0).max()
+            eye = self._eye if self._eye is not None else vertices.mean(axis=0) + np.ptp(vertices, axis=0).max()
             towards = vertices - eye
             colors = self._shade(normals, towards / np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-9))
         if view is not None:
-            faces = faces[~view.knows(vertices)[faces].all(axis=1)]
+            faces = faces[~view.knows(vertices, RIM)[faces].all(axis=1)]
         return MeshProxy(vertices, faces, colors) if len(faces) else None

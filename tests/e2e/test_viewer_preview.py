@@ -51,11 +51,11 @@ class Case:
 RAYS = ("--pipeline.datamanager.train-num-rays-per-batch", "256")
 STAY = ("--viewer.quit-on-train-completion", "False")
 CASES = {
-    "mip-nerf-small": Case("blender", 60, RAYS),
-    "mip-nerf-360-small": Case("landscape", 60, RAYS),
-    "zip-nerf-small": Case("landscape", 60, RAYS),
-    "depth-hash-small": Case("nerfstudio", 60, RAYS),
-    "hash-neus-small": Case("idr", 60, RAYS),
+    "mip-nerf-small": Case("blender", 150, RAYS),
+    "mip-nerf-360-small": Case("landscape", 150, RAYS),
+    "zip-nerf-small": Case("landscape", 150, RAYS),
+    "depth-hash-small": Case("nerfstudio", 150, RAYS),
+    "hash-neus-small": Case("idr", 150, RAYS),
     "mip-splat": Case("nerfstudio", 100, ("--pipeline.model.num-start", "10000")),
     "miner-image": Case("image", 10, STAY),
     "miner-occupancy": Case("mesh", 5, STAY, ("miner-occupancy-data", "--resolution", "64")),
@@ -143,6 +143,7 @@ def settled(page: Page, run: Run) -> np.ndarray:
         time.sleep(1.5)
         now = page.scene()
         if page.at_rest() and (np.abs(now - last).mean() < 1.0 or "Pause Training" in texts(page)):
+            time.sleep(3.0)  # the next proxy is made of it
             return now
         last = now
     page.keep("preview-failed")
