@@ -82,7 +82,8 @@ class SeenPicture:
         place = np.where(inside, y * width + x, 0).astype(int)
         there = self.depth.reshape(-1)[place]
         if margin:
-            inside &= binary_erosion(self.shows, iterations=margin).reshape(-1)[place]
+            eroded = np.asarray(binary_erosion(self.shows, iterations=margin), dtype=bool)
+            inside = inside & eroded.reshape(-1)[place]
         return inside & (ahead < (1.0 + SAME) * there)
 
     def blurred(self, side: int) -> Float[NDArray, "side side 3"] | None:
