@@ -36,6 +36,14 @@ LEAST_DISTORTION = 1e-12
 """Changes no pixel."""
 
 
+class NoRays:
+    """In the place of a sampler of pixels, where there is none."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Raises: InputError, as there are no rays."""
+        raise InputError("the run is of pictures, not of rays", "Use ns-export gaussian-splat")
+
+
 @dataclass
 class ImageDataManagerConfig(SuiteConfig, FullImageDatamanagerConfig):
     """Whole photographs, checked, without lens distortion."""
@@ -134,12 +142,9 @@ class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
         return self._order[1][step % number]
 
     @property
-    def train_pixel_sampler(self) -> None:
-        """What nerfstudio's exporters ask for before they ask for rays.
-
-        Raises: InputError, as there are none.
-        """
-        raise InputError("the run is of pictures, not of rays", "Use ns-export gaussian-splat")
+    def train_pixel_sampler(self) -> NoRays:
+        """What nerfstudio's exporters set up before they ask for rays. The viewer reads it, as all attributes."""
+        return NoRays()
 
     def train_photographs(self) -> Iterator[Tensor]:
         """All training photographs [h w 3 or 4] in [0, 1]; they are read at once."""
