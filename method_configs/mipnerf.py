@@ -9,7 +9,6 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from common_ns.hash_grid import HashGridOptions
 from common_ns.nerfstudio_seam.datamanager import FieldDataManagerConfig
 from common_ns.nerfstudio_seam.image_datamanager import ImageDataManagerConfig
 from common_ns.nerfstudio_seam.image_pipeline import ImagePipelineConfig
@@ -21,6 +20,7 @@ from mipnerf_ns.model import MipNerfModelConfig
 from mipnerf_ns.model360 import MipNerf360ModelConfig
 from mipnerf_ns.splat_model import MipSplatModelConfig
 from mipnerf_ns.zip_model import ZipNerfModelConfig
+from mipnerf_ns.zip_small import RAYS, small_model, small_optimizers
 
 _paper = SafeTrainerConfig(
     method_name="mip-nerf",
@@ -171,32 +171,11 @@ zip_nerf_small = MethodSpecification(
         steps_per_eval_image=1000,
         pipeline=FieldPipelineConfig(
             datamanager=FieldDataManagerConfig(
-                dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=1024, eval_num_rays_per_batch=1024
+                dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=RAYS, eval_num_rays_per_batch=RAYS
             ),
-            model=ZipNerfModelConfig(
-                num_proposal_samples=(32, 24),
-                num_nerf_samples=16,
-                grid=HashGridOptions(num_levels=12, log2_table_size=17, max_resolution=2048),
-                proposal_grids=(
-                    HashGridOptions(num_levels=5, features_per_level=1, log2_table_size=15, max_resolution=128),
-                    HashGridOptions(num_levels=6, features_per_level=1, log2_table_size=16, max_resolution=512),
-                ),
-                proposal_hidden_dim=16,
-                bottleneck_dim=16,
-                num_color_layers=2,
-                color_hidden_dim=64,
-                num_direction_frequencies=3,
-                color_skip=False,
-                num_multisamples=1,  # within minutes, three times as many steps are worth more than three points
-                capture_near_plane=0.2,
-                eval_num_rays_per_chunk=4096,
-            ),
+            model=small_model(),
         ),
-        optimizers={
-            "grids": adam(4e-2, 2e-3, _ZIP_SMALL_STEPS, warmup=100, ramp_from=0.1, kind=FusedAdamConfig),
-            "fields": adam(1e-2, 5e-4, _ZIP_SMALL_STEPS, warmup=100, ramp_from=0.1, kind=FusedAdamConfig),
-            "camera_opt": adam(1e-3, 1e-4, _ZIP_SMALL_STEPS, warmup=100),
-        },
+        optimizers=small_optimizers(_ZIP_SMALL_STEPS),
     ),
     description="Zip-NeRF sized for two CPU cores: a sharp capture in about five minutes.",
 )

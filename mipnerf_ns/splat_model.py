@@ -5,19 +5,17 @@ Source: Mip-Splatting (arXiv 2311.16493) on 3D Gaussian Splatting (arXiv 2308.04
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
-import tyro
 from jaxtyping import Float
-from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
+from nerfstudio.cameras.camera_optimizers import CameraOptimizer
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.viewer.viewer_elements import ViewerDropdown
 from torch import Tensor
@@ -30,21 +28,21 @@ from common_ns.data.scene_metadata import SceneMetadata
 from common_ns.depth_colors import DepthColors, depth_levels, depth_picture
 from common_ns.errors import InputError
 from common_ns.metrics import image_metrics, psnr_of_mse, valid_pixels_of
+from common_ns.nerfstudio_seam.image_datamanager import ImageDataManager
 from common_ns.nerfstudio_seam.model_hooks import ModelHooks
-from common_ns.nerfstudio_seam.renames import SuiteConfig
 from common_ns.nerfstudio_seam.viewer import ViewerAdapter
-from common_ns.splats import Implementation, Rendering, rasterize
+from common_ns.splats import Rendering, rasterize
 from common_ns.splats.harmonics import C0
+from mipnerf_ns.splat_cameras import intrinsics_of, sizes_of, viewmat_of, viewmats_of
+from mipnerf_ns.splat_config import MipSplatOptions, check_options
 from mipnerf_ns.splat_filter import sampling_intervals, smoothed
+from mipnerf_ns.splat_first import FirstGaussians, over
 from mipnerf_ns.splat_growth import BoundedStrategy, faulty
 from mipnerf_ns.splat_losses import picture_loss
-from mipnerf_ns.splat_start import camera_extent, gaussians_at, random_points_in_box, random_points_in_views
-from mipnerf_ns.splat_sweep import small_photographs, swept_points
+from mipnerf_ns.splat_start import camera_extent
 
 FARTHEST = 1000.0
 """Distance of a Gaussian, in extents of the cameras, beyond which it has left the scene."""
-NEAREST_VIEW, FARTHEST_VIEW = 0.2, 50.0
-"""Depths between which random Gaussians of captures are, in extents of the cameras."""
 NAMES = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 """Of what is trained, as in nerfstudio's splatfacto."""
 CPU_RESOLUTION = 512
@@ -52,80 +50,11 @@ CPU_RESOLUTION = 512
 
 
 @dataclass
-class MipSplatModelConfig(SuiteConfig, ModelConfig):
+class MipSplatModelConfig(MipSplatOptions):
     """Mip-Splatting with the paper's settings."""
 
     _target: type = field(default_factory=lambda: MipSplatModel)
     """target class to instantiate"""
-    enable_collider: tyro.conf.Suppress[bool] = False
-    """Unused: there are no rays."""
-    collider_params: tyro.conf.Suppress[dict[str, float] | None] = None
-    """Unused: there are no rays."""
-    loss_coefficients: tyro.conf.Suppress[dict[str, float]] = field(default_factory=dict)
-    """Unused: losses have weights with names of their own."""
-    prompt: tyro.conf.Suppress[str | None] = None
-    """Unused by this model."""
-    eval_num_rays_per_chunk: tyro.conf.Suppress[int] = 4096
-    """Unused: there are no rays."""
-    filter_3d: float = 0.2
-    """Variance of the 3D smoothing filter, in squared pixels of the photograph that sees a Gaussian from nearest; 0: no
-    filter. It keeps Gaussians from becoming thinner than photographs tell, which shows when the camera comes nearer."""
-    filter_2d: float = 0.1
-    """Variance of the 2D filter in squared pixels of the picture, which stands for a pixel's area: opacities make up
-    for what it widens, so that pictures of any size have the same brightness."""
-    filter_every: int = 100
-    """Steps after which the 3D filter's sizes are found anew; they also are when Gaussians were added or removed."""
-    sh_degree: int = 3
-    """Degree of the spherical harmonics that colors have by direction, 0 to 3."""
-    sh_degree_interval: int = 1000
-    """Steps after which a degree more counts, from degree 0 on."""
-    background_color: Literal["auto", "white", "black", "random"] = "auto"
-    """Color behind all Gaussians. auto: white for objects and for images with alpha, black for captures. random trains
-    on a new color for each photograph and so asks for opacity; it is black outside of training."""
-    ssim_weight: float = 0.2
-    """Weight of 1 − SSIM in the loss; the absolute error has the rest."""
-    start_from: Literal["auto", "points", "photographs", "random"] = "auto"
-    """Where the first Gaussians are: at the data's known points, at points that several photographs agree on (found at
-    the start), or at random places. auto: known points if there are any, else random places in the scene box for
-    objects, and photographs for captures."""
-    num_start: int = 100000
-    """Gaussians to begin with where they do not begin at known points."""
-    max_gaussians: int | None = None
-    """Largest number of Gaussians that training adds up to; None: as many as it asks for."""
-    grow_from: int = 500
-    """Step from which on Gaussians are added and removed."""
-    grow_until: int = 15000
-    """Step until which they are."""
-    grow_every: int = 100
-    """Steps between."""
-    grow_gradient: float = 0.0002
-    """Mean length of the loss's gradient with respect to a Gaussian's place in pictures, in half pictures, above which
-    it is doubled or split."""
-    grow_scale: float = 0.01
-    """Standard deviation above which it is split instead of doubled, in extents of the cameras."""
-    prune_opacity: float = 0.005
-    """Opacity below which a Gaussian is removed."""
-    prune_scale: float = 0.1
-    """Standard deviation above which it is removed, in extents of the cameras, after the first reset of opacities; of
-    objects only, as surroundings have large ones, far away."""
-    reset_every: int = 3000
-    """Steps after which opacities are brought down to twice prune_opacity, while Gaussians are added: what is needed
-    recovers."""
-    camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
-    """Refine the training cameras' poses (mode SO3xR3), for captures with imprecise ones."""
-    depth_colors: DepthColors = "log"
-    """Depth in pictures and in the viewer: even in the logarithm of distance, or in distance between the percentiles 2
-    and 98 of what is opaque (percentile), both up to ten times the distance of the nearest quarter; or in distance
-    from the nearest to the farthest (linear)."""
-    color_corrected_metrics: bool = False
-    """In evaluation, also report psnr_cc, ssim_cc and lpips_cc: of the rendering after the quadratic change of its
-    colors that brings it closest to the photograph, for captures with changing exposure or white balance."""
-    lpips_weights: Path | None = None
-    """AlexNet weights file (alexnet-owt-7be5be79.pth) for LPIPS; None: torch's hub cache, or LPIPS is left out."""
-    near_plane: float = 0.01
-    """Depth in scene units before which Gaussians are not drawn."""
-    implementation: Implementation = "auto"
-    """What draws: gsplat (CUDA), numba (CPU), torch (anything, slowly); auto: the fastest that works here."""
 
 
 class MipSplatModel(SplatfactoModel, ModelHooks):
@@ -144,7 +73,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         Raises: InputError if options do not go together, or there is nothing to begin with.
         """
         config = self.config
-        _check_options(config)
+        check_options(config)
         self.metadata: SceneMetadata = self.kwargs.get("metadata") or {}
         self.ray_bounds: RayBounds | None = self.metadata.get("ray_bounds")
         self.is_object = self.ray_bounds is not None and self.ray_bounds.bounded
@@ -152,8 +81,11 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         if poses is None or len(poses) == 0:
             raise InputError("there are no training cameras", "Give data with photographs and their poses")
         self.extent = camera_extent(poses.cpu())
-        self.start = self._choose_start()
-        first = self._first_gaussians()
+        seed = torch.initial_seed() % 2**63
+        self.first = FirstGaussians(config, self.seed_points, self.scene_box, self.is_object, self.extent, seed)
+        self.placed = not self.first.needs_photographs
+        self.start_core_seconds = 0.0
+        first = self.first.at_once(self._cameras)
         self.gauss_params = torch.nn.ParameterDict({name: Parameter(first[name]) for name in NAMES})
         self.register_buffer("intervals", torch.zeros(len(first["means"])))
         self.camera_optimizer: CameraOptimizer = config.camera_optimizer.setup(
@@ -185,77 +117,21 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         ways: list[DepthColors] = list(get_args(DepthColors))
         self.shown_depth_colors = ViewerDropdown("Depth colors", config.depth_colors, ways)
 
-    def _known_points(self) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]] | None:
-        """Known points of the scene and their colors in [0, 1], those that are finite; None: there are none."""
-        if self.seed_points is None:
-            return None
-        points, colors = (torch.as_tensor(value).detach().float().cpu() for value in self.seed_points)
-        colors = colors / 255.0 if len(colors) == len(points) else torch.full_like(points, 0.5)
-        finite = torch.isfinite(torch.cat([points, colors], dim=1)).all(dim=1)
-        if not bool(finite.all()):
-            note(f"Left out {int((~finite).sum())} of {len(finite)} points: not finite.")
-        return (points[finite], colors[finite]) if bool(finite.any()) else None
-
-    def _choose_start(self) -> str:
-        """What the first Gaussians are to be made of.
-
-        Raises: InputError if there is nothing.
-        """
-        start, number = self.config.start_from, self.config.num_start
-        known = self._known_points() if start in ("auto", "points") else None
-        if start == "points" and known is None:
-            problem = "start-from is points, and the data has none"
-            raise InputError(problem, "Leave --pipeline.model.start-from at auto, or give data with points")
-        if known is None and number < 1:
-            problem = f"no points of the scene are given, and num-start is {number}: there is nothing to begin with"
-            raise InputError(problem, "Give a positive number to --pipeline.model.num-start, or data with points")
-        if start == "auto":
-            start = "points" if known is not None else "random" if self.is_object else "photographs"
-        return start
-
-    def _first_gaussians(self) -> dict[str, Tensor]:
-        """Those at known points, or at random places: photographs are not read yet (`begin_with`)."""
-        known = self._known_points() if self.start == "points" else None
-        if known is not None:
-            return gaussians_at(*known, self.config.sh_degree)
-        number = self.config.num_start if self.start == "random" else 4
-        generator = self._generator()
-        if self.is_object:
-            points = random_points_in_box(self.scene_box.aabb.float().cpu(), number, generator)
-        else:
-            cameras = self._cameras.to("cpu")
-            views = (cameras.camera_to_worlds, _intrinsics(cameras), _sizes(cameras))
-            points = random_points_in_views(*views, *self._depths, number, generator)
-        return gaussians_at(points, torch.rand(number, 3, generator=generator), self.config.sh_degree)
-
-    def _generator(self) -> torch.Generator:
-        return torch.Generator().manual_seed(torch.initial_seed() % 2**63)
-
-    @property
-    def _depths(self) -> tuple[float, float]:
-        """Between which depths Gaussians begin, in scene units."""
-        return NEAREST_VIEW * self.extent, FARTHEST_VIEW * self.extent
-
-    @torch.no_grad()
-    def begin_with(self, photographs: Iterable[Tensor]) -> None:
-        """Place the first Gaussians where photographs agree, if that is what the config asks for.
+    def begin_with(self, datamanager: ImageDataManager) -> None:
+        """Place the first Gaussians, if that takes photographs.
 
         Args:
-            photographs: of the training cameras, [h w 3 or 4] in [0, 1].
+            datamanager: with the training photographs.
         """
-        if self.start != "photographs":
+        if self.placed:
             return
-        white = torch.full((3,), 1.0 if self.background == "white" else 0.0, device=self.device)
-        images = (self.target({"image": image}, white).cpu() for image in photographs)
-        cameras = self._cameras.to("cpu")
-        viewmats = torch.stack([viewmat_of(pose) for pose in cameras.camera_to_worlds])
-        seen = small_photographs(images, viewmats, _intrinsics(cameras))
-        found = swept_points(seen, *self._depths, self.config.num_start, self._generator())
-        first = gaussians_at(found.points, found.colors, self.config.sh_degree, found.footprints)
+        white = torch.full((3,), 1.0 if self.background == "white" else 0.0)
+        started = time.process_time()
+        first = self.first.placed_by_photographs(datamanager, white, self.device)
         for name, parameter in self.gauss_params.items():
             parameter.data = first[name].to(parameter.device)
-        self.intervals = self.intervals.new_zeros(len(found.points))
-        note(f"No points of the scene are known: {len(found.points):,} Gaussians begin where photographs agree.")
+        self.intervals = self.intervals.new_zeros(len(first["means"]))
+        self.placed, self.start_core_seconds = True, time.process_time() - started
 
     @property
     def _cameras(self) -> Cameras:
@@ -299,7 +175,9 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
 
     @property
     def active_sh_degree(self) -> int:
-        """Degree up to which harmonics count at this step."""
+        """Degree up to which harmonics count at this step: all where Gaussians begin with colors by direction."""
+        if self.first.kind in ("field", "run"):
+            return self.config.sh_degree
         return sh_degree_at(self.step, self.config.sh_degree_interval, self.config.sh_degree)
 
     def set_background(self, background_color: Tensor) -> None:
@@ -315,7 +193,8 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        optimizers = training_callback_attributes.optimizers
+        optimizers, pipeline = training_callback_attributes.optimizers, training_callback_attributes.pipeline
+        self._datamanager = None if pipeline is None else pipeline.datamanager
         assert optimizers is not None
         self.optimizers = {name: optimizers.optimizers[name] for name in NAMES}
         self._scale_learning_rate(optimizers)
@@ -336,6 +215,9 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
     def before_step(self, step: int) -> None:
         """Note the step, and find the filter's sizes where they are due."""
         self.step = step
+        if not self.placed:
+            assert self._datamanager is not None
+            self.begin_with(self._datamanager)
         if step % self.config.filter_every == 0 or (self.intervals == 0).all():
             self.find_intervals()
 
@@ -346,9 +228,8 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
             self.intervals = self.means.new_zeros(len(self.means))
             return
         cameras = self._cameras.to(self.means.device)
-        viewmats = torch.stack([viewmat_of(pose) for pose in cameras.camera_to_worlds])
         self.intervals = sampling_intervals(
-            self.means.detach(), viewmats, _intrinsics(cameras), _sizes(cameras), self.config.near_plane
+            self.means.detach(), viewmats_of(cameras), intrinsics_of(cameras), sizes_of(cameras), self.config.near_plane
         )
 
     @torch.no_grad()
@@ -400,7 +281,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
             kept = self.crop_box.within(means).reshape(-1)
             means, quats, scales, opacities = means[kept], quats[kept], scales[kept], opacities[kept]
             coefficients = coefficients[kept]
-        fx, fy, cx, cy = _intrinsics(camera)[0].tolist()
+        fx, fy, cx, cy = intrinsics_of(camera)[0].tolist()
         return rasterize(
             means,
             quats,
@@ -460,10 +341,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
 
     def target(self, batch: dict[str, Any], background: Tensor) -> Float[Tensor, "h w 3"]:
         """The photograph, over the background where it has alpha."""
-        image = batch["image"].to(self.device)
-        if image.shape[-1] == 4:
-            image = image[..., :3] * image[..., 3:] + background * (1.0 - image[..., 3:])
-        return image
+        return over(batch["image"].to(self.device), background)
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
         target, valid = self.target(batch, outputs["background"]), valid_pixels_of(batch)
@@ -532,6 +410,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
                 parameter.data = parameter.data.new_zeros((number, *parameter.shape[1:]))
                 parameter.grad = None
             self.intervals = self.intervals.new_zeros(number)
+            self.placed = True
         return torch.nn.Module.load_state_dict(self, state_dict, **kwargs)
 
 
@@ -544,35 +423,3 @@ def sh_degree_at(step: int, interval: int, degree: int) -> int:
         degree: the last.
     """
     return degree if interval == 0 else min(step // interval, degree)
-
-
-def viewmat_of(pose: Float[Tensor, "3 4"]) -> Float[Tensor, "4 4"]:
-    """World to camera in OpenCV's axes, of a camera's pose in nerfstudio's."""
-    rotation = pose[:3, :3] * pose.new_tensor([1.0, -1.0, -1.0])
-    moved = -(rotation.T @ pose[:3, 3:])
-    return torch.cat([torch.cat([rotation.T, moved], dim=1), pose.new_tensor([[0.0, 0.0, 0.0, 1.0]])])
-
-
-def _intrinsics(cameras: Cameras) -> Float[Tensor, "c 4"]:
-    parts = [getattr(cameras, name).reshape(-1, 1).float() for name in ("fx", "fy", "cx", "cy")]
-    return torch.cat(parts, dim=1)
-
-
-def _sizes(cameras: Cameras) -> Float[Tensor, "c 2"]:
-    return torch.cat([cameras.width.reshape(-1, 1), cameras.height.reshape(-1, 1)], dim=1).float()
-
-
-def _check_options(config: MipSplatModelConfig) -> None:
-    """Raises: InputError for numbers that mean nothing."""
-    if not 0 <= config.sh_degree <= 3:
-        raise InputError(f"sh-degree is {config.sh_degree}", "Give 0 to 3 to --pipeline.model.sh-degree")
-    for name in ("filter_3d", "filter_2d", "sh_degree_interval"):
-        if getattr(config, name) < 0:
-            option = name.replace("_", "-")
-            raise InputError(f"{option} is {getattr(config, name)}", f"Give 0 or more to --pipeline.model.{option}")
-    if not 0.0 <= config.ssim_weight <= 1.0:
-        raise InputError(f"ssim-weight is {config.ssim_weight}", "Give 0 to 1 to --pipeline.model.ssim-weight")
-    for name in ("filter_every", "grow_every", "reset_every"):
-        if getattr(config, name) < 1:
-            option = name.replace("_", "-")
-            raise InputError(f"{option} is {getattr(config, name)}", f"Give 1 or more to --pipeline.model.{option}")
