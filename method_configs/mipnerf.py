@@ -196,6 +196,7 @@ _paper_splat = replace(
         "features_dc": {"optimizer": FusedAdamConfig(lr=2.5e-3, eps=1e-15), "scheduler": None},
         "features_rest": {"optimizer": FusedAdamConfig(lr=2.5e-3 / 20, eps=1e-15), "scheduler": None},
         "opacities": {"optimizer": FusedAdamConfig(lr=5e-2, eps=1e-15), "scheduler": None},
+        "exposure": adam(1e-3, 1e-4, _SPLAT_STEPS, warmup=1000),
         "camera_opt": adam(1e-3, 1e-5, _SPLAT_STEPS, warmup=1000),
     },
 )
@@ -236,6 +237,7 @@ mip_splat_small = MethodSpecification(
             "features_dc": adam(1e-2, 1e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
             "features_rest": adam(1e-3, 1e-4, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
             "opacities": adam(5e-2, 5e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+            "exposure": adam(2e-3, 2e-4, _SPLAT_SMALL_STEPS, warmup=0),
             "camera_opt": adam(1e-3, 1e-4, _SPLAT_SMALL_STEPS, warmup=100),
         },
     ),

@@ -48,8 +48,18 @@ class MipSplatOptions(SuiteConfig, ModelConfig):
     background_color: Literal["auto", "white", "black", "random"] = "auto"
     """Color behind all Gaussians. auto: white for objects and for images with alpha, black for captures. random trains
     on a new color for each photograph and so asks for opacity; it is black outside of training."""
+    color_error: Literal["absolute", "squared"] = "absolute"
+    """How colors of pictures and photographs are compared, beside SSIM."""
     ssim_weight: float = 0.2
-    """Weight of 1 − SSIM in the loss; the absolute error has the rest."""
+    """Weight of 1 − SSIM in the loss; the error of colors has the rest."""
+    means_unit: Literal["extent", "pixel"] = "extent"
+    """Of the learning rate of means: the cameras' extent, the same for all; or, for each, the side of the pixel of the
+    nearest photograph that sees it, so that what is far moves as fast in pictures as what is near."""
+    exposure: bool = False
+    """Give each photograph an affine change of the colors, for captures with changing exposure or white balance. New
+    views get the mean one."""
+    exposure_weight: float = 1e-3
+    """Weight of the squared distance of these changes from none."""
     init_from: Path | None = None
     """config.yml of a trained run on the same data, of any radiance or surface method: num-start Gaussians begin where
     it sees surfaces, with its colors."""
@@ -64,8 +74,18 @@ class MipSplatOptions(SuiteConfig, ModelConfig):
     and their time is part of its first step."""
     field: tyro.conf.Suppress[ZipNerfModelConfig] = dataclasses.field(default_factory=small_model)
     """Settings of that field."""
+    strategy: Literal["default", "mcmc"] = "default"
+    """How Gaussians are added and removed: those whose places have large gradients are doubled or split, and
+    transparent ones removed (default); or transparent ones move to where opaque ones are, a twentieth is added each
+    time, and all wander at random (mcmc), for which max-gaussians is the number to be had."""
     max_gaussians: int | None = None
-    """Largest number of Gaussians that training adds up to; None: as many as it asks for."""
+    """Largest number of Gaussians that training adds up to; None: as many as it asks for, or 1,000,000 with mcmc."""
+    mcmc_noise: float = 5e5
+    """With mcmc, how far means wander: factor on their learning rate times the covariance in extents of the cameras."""
+    mcmc_opacity_weight: float = 0.01
+    """With mcmc, weight of the mean opacity in the loss."""
+    mcmc_scale_weight: float = 0.01
+    """With mcmc, weight of the mean standard deviation, in extents of the cameras, in the loss."""
     grow_from: int = 500
     """Step from which on Gaussians are added and removed."""
     grow_until: int = 15000
@@ -108,7 +128,8 @@ def check_options(config: MipSplatOptions) -> None:
     """Raises: InputError for numbers that mean nothing."""
     if not 0 <= config.sh_degree <= 3:
         raise InputError(f"sh-degree is {config.sh_degree}", "Give 0 to 3 to --pipeline.model.sh-degree")
-    for name in ("filter_3d", "filter_2d", "sh_degree_interval"):
+    weights = ("exposure_weight", "mcmc_noise", "mcmc_opacity_weight", "mcmc_scale_weight")
+    for name in ("filter_3d", "filter_2d", "sh_degree_interval", *weights):
         if getattr(config, name) < 0:
             option = name.replace("_", "-")
             raise InputError(f"{option} is {getattr(config, name)}", f"Give 0 or more to --pipeline.model.{option}")

@@ -31,14 +31,17 @@ from common_ns.metrics import image_metrics, psnr_of_mse, valid_pixels_of
 from common_ns.nerfstudio_seam.image_datamanager import ImageDataManager
 from common_ns.nerfstudio_seam.model_hooks import ModelHooks
 from common_ns.nerfstudio_seam.viewer import ViewerAdapter
+from common_ns.splat_baking.gaussians import exposed_coefficients
 from common_ns.splats import Rendering, rasterize
 from common_ns.splats.harmonics import C0
 from mipnerf_ns.splat_cameras import intrinsics_of, sizes_of, viewmat_of, viewmats_of
 from mipnerf_ns.splat_config import MipSplatOptions, check_options
+from mipnerf_ns.splat_exposure import distance_from_none, exposed, no_change
 from mipnerf_ns.splat_filter import sampling_intervals, smoothed
 from mipnerf_ns.splat_first import FirstGaussians, over
 from mipnerf_ns.splat_growth import BoundedStrategy, faulty
 from mipnerf_ns.splat_losses import picture_loss
+from mipnerf_ns.splat_mcmc import MCMCStrategy, regularizers
 from mipnerf_ns.splat_start import camera_extent
 
 FARTHEST = 1000.0
@@ -91,7 +94,10 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         self.camera_optimizer: CameraOptimizer = config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu"
         )
+        if config.exposure:
+            self.exposures = Parameter(no_change(self.num_train_data))
         self.step, self.crop_box = 0, None
+        self.means_before: Tensor | None = None
         self.removed = {"not finite": 0, "exploded": 0}
         self.info: dict[str, Any] | None = None
         self.background = config.background_color
@@ -99,6 +105,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
             has_alpha = bool(self.metadata.get("images_have_alpha", False))
             self.background = "white" if self.is_object or has_alpha else "black"
         self.background_color = torch.full((3,), 1.0 if self.background == "white" else 0.0)
+        self.mcmc = self._mcmc() if config.strategy == "mcmc" else None
         self.strategy = BoundedStrategy(  # type: ignore[assignment]
             prune_opa=config.prune_opacity,
             grow_grad2d=config.grow_gradient,
@@ -116,6 +123,18 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         self.viewer_adapter = ViewerAdapter(CPU_RESOLUTION)
         ways: list[DepthColors] = list(get_args(DepthColors))
         self.shown_depth_colors = ViewerDropdown("Depth colors", config.depth_colors, ways)
+
+    def _mcmc(self) -> MCMCStrategy:
+        config = self.config
+        return MCMCStrategy(
+            self.extent,
+            1_000_000 if config.max_gaussians is None else config.max_gaussians,
+            config.mcmc_noise,
+            config.prune_opacity,
+            config.grow_from,
+            config.grow_until,
+            config.grow_every,
+        )
 
     def begin_with(self, datamanager: ImageDataManager) -> None:
         """Place the first Gaussians, if that takes photographs.
@@ -165,13 +184,28 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         return torch.logit(self.smoothed[1][:, None], eps=1e-6)
 
     @property
+    def mean_exposure(self) -> Float[Tensor, "3 4"] | None:
+        """What changes colors in new views; None: nothing."""
+        return self.exposures.detach().mean(dim=0) if self.config.exposure else None
+
+    @property
+    def coefficients(self) -> Float[Tensor, "n k 3"]:
+        """Of the colors' harmonics, as new views show them."""
+        mean, found = self.mean_exposure, torch.cat([self.features_dc[:, None], self.features_rest], dim=1)
+        return found if mean is None else exposed_coefficients(found, mean)
+
+    @property
     def colors(self) -> Float[Tensor, "n 3"]:  # type: ignore[override]
         """Colors of degree 0."""
-        return self.features_dc * C0 + 0.5
+        return self.shs_0 * C0 + 0.5
 
     @property
     def shs_0(self) -> Float[Tensor, "n 3"]:  # type: ignore[override]
-        return self.features_dc
+        return self.coefficients[:, 0]
+
+    @property
+    def shs_rest(self) -> Float[Tensor, "n k 3"]:  # type: ignore[override]
+        return self.coefficients[:, 1:]
 
     @property
     def active_sh_degree(self) -> int:
@@ -188,6 +222,8 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         groups = {name: [self.gauss_params[name]] for name in NAMES}
         self.camera_optimizer.get_param_groups(groups)
+        if self.config.exposure:
+            groups["exposure"] = [self.exposures]
         return groups
 
     def get_training_callbacks(
@@ -203,6 +239,8 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
 
     def _scale_learning_rate(self, optimizers: Any) -> None:
         """Means move by fractions of the cameras' extent: the option's learning rate is for an extent of 1."""
+        if self.config.means_unit == "pixel":
+            return  # see `_move_by_pixels`
         rate = optimizers.config["means"]["optimizer"].lr * self.extent
         for group in self.optimizers["means"].param_groups:
             group["lr"] = group["initial_lr"] = rate
@@ -220,11 +258,13 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
             self.begin_with(self._datamanager)
         if step % self.config.filter_every == 0 or (self.intervals == 0).all():
             self.find_intervals()
+        if self.config.means_unit == "pixel":
+            self.means_before = self.means.detach().clone()
 
     @torch.no_grad()
     def find_intervals(self) -> None:
         """Find each Gaussian's sampling interval."""
-        if self.config.filter_3d == 0.0:
+        if self.config.filter_3d == 0.0 and self.config.means_unit == "extent":
             self.intervals = self.means.new_zeros(len(self.means))
             return
         cameras = self._cameras.to(self.means.device)
@@ -235,10 +275,15 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Add and remove Gaussians."""
+        if self.means_before is not None:
+            self._move_by_pixels(self.means_before)
         before, config = self.means, self.config
         info, self.info = self.info, None
         # A step that was left out has gradients that are not finite.
-        if info is not None and len(info["means2d"]) and bool(torch.isfinite(info["means2d"].grad).all()):
+        taken = info is not None and len(info["means2d"]) and bool(torch.isfinite(info["means2d"].grad).all())
+        if taken and self.mcmc is not None:
+            self.mcmc.after_step(self.gauss_params, self.optimizers, step, self._rate_of_means())
+        elif taken:
             self.strategy.step_post_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, step, info, packed=True
             )
@@ -246,6 +291,17 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
             self.remove_faulty()
         if self.means is not before:
             self.find_intervals()
+
+    def _move_by_pixels(self, before: Float[Tensor, "n 3"]) -> None:
+        """Shorten the step that Adam has just taken, which is one in scene units, by the sides of pixels. Adam's steps
+        do not depend on the unit that gradients are for."""
+        means = self.means
+        means.data = before + (means.data - before) * self.intervals[:, None]
+
+    def _rate_of_means(self) -> float | Tensor:
+        """Learning rate of means in scene units: of all, or of each."""
+        rate = self.optimizers["means"].param_groups[0]["lr"]
+        return rate * self.intervals if self.config.means_unit == "pixel" else rate
 
     @torch.no_grad()
     def remove_faulty(self) -> None:
@@ -318,6 +374,13 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         poses = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds
         drawn = self.draw(camera, poses.reshape(-1, *poses.shape[-2:])[0], background, geometry=not self.training)
         outputs = {"rgb": drawn.color, "accumulation": drawn.accumulation}
+        change = self.mean_exposure
+        if self.config.exposure and self.training:
+            change = outputs["exposure"] = self.exposures[(camera.metadata or {})["cam_idx"]]
+        if change is not None:
+            color = outputs["rgb"] = exposed(drawn.color, drawn.accumulation, background, change)
+        else:
+            color = drawn.color
         if self.training:
             if drawn.info["means2d"].requires_grad:
                 drawn.info["means2d"].retain_grad()
@@ -327,7 +390,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
             depth = drawn.median_depth if drawn.median_depth is not None else drawn.depth
             assert depth is not None
             # The viewer spreads what it shows between the extremes: what is empty is as far as the farthest.
-            outputs["rgb"] = drawn.color.clamp(0.0, 1.0)
+            outputs["rgb"] = color.clamp(0.0, 1.0)
             outputs["depth"] = torch.where(depth > 0, depth, depth.max() if bool((depth > 0).any()) else 1.0)
             outputs["normals"] = (0.5 * drawn.normals + 0.5).clamp(0.0, 1.0)
         return {**outputs, "background": background}
@@ -361,7 +424,15 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         valid = valid_pixels_of(batch)
         valid = None if valid is None else valid.to(self.device)
         target = self.target(batch, outputs["background"])
-        losses = {"rgb_loss": picture_loss(outputs["rgb"], target, valid, self.config.ssim_weight)}
+        config, squared = self.config, self.config.color_error == "squared"
+        losses = {"rgb_loss": picture_loss(outputs["rgb"], target, valid, config.ssim_weight, squared)}
+        if "exposure" in outputs:
+            losses["exposure_loss"] = config.exposure_weight * distance_from_none(outputs["exposure"])
+        if self.training and self.mcmc is not None:
+            opacities, scales = self.gauss_params["opacities"].sigmoid(), self.gauss_params["scales"].exp()
+            opacity, size = regularizers(opacities[:, 0], scales, self.extent)
+            losses["opacity_loss"] = config.mcmc_opacity_weight * opacity
+            losses["scale_loss"] = config.mcmc_scale_weight * size
         if self.training:
             self.camera_optimizer.get_loss_dict(losses)
         return losses
