@@ -14,11 +14,12 @@ import torch
 from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 
+from common_ns.nerfstudio_seam.image_datamanager import ImageDataManager
 from common_ns.nerfstudio_seam.photograph_rays import PhotographRays
 from common_ns.splat_baking.bake import Samples, bake
 from common_ns.splat_baking.gaussians import Gaussians
 from mipnerf_ns.zip_model import ZipNerfModel, ZipNerfModelConfig
-from mipnerf_ns.zip_small import small_model, small_optimizers
+from mipnerf_ns.zip_small import RAYS, small_model, small_optimizers
 
 
 class Fit(SimpleNamespace):
@@ -31,28 +32,28 @@ class Fit(SimpleNamespace):
 
 
 def fitted_field(
-    rays: PhotographRays,
+    datamanager: ImageDataManager,
     scene_box: SceneBox,
     steps: int,
     seed: int,
-    device: torch.device | str,
     config: ZipNerfModelConfig | None = None,
 ) -> Fit:
     """Fit `zip-nerf-small`'s field to photographs. The same seed gives the same field; torch's random state is left as
     it was.
 
     Args:
-        rays: of the photographs.
+        datamanager: with the training photographs.
         scene_box: of the scene.
         steps: of training; learning rates fall over them.
         seed: of the first parameters and of the pixels.
-        device: to fit on.
         config: of the field; None: as `zip-nerf-small`.
     """
     started = time.process_time()
-    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    device = torch.device(datamanager.device)
+    devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
+        rays = PhotographRays(datamanager, RAYS)
         dataset = rays.train_dataset
         config = small_model() if config is None else config
         model: ZipNerfModel = config.setup(

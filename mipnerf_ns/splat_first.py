@@ -13,7 +13,6 @@ from torch import Tensor
 from common_ns.data.notes import note
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.image_datamanager import ImageDataManager
-from common_ns.nerfstudio_seam.photograph_rays import PhotographRays
 from common_ns.splat_baking.gaussians import Gaussians
 from common_ns.splat_baking.other_run import bake_run
 from common_ns.splats.harmonics import count
@@ -22,7 +21,6 @@ from mipnerf_ns.splat_config import MipSplatOptions
 from mipnerf_ns.splat_field import baked, fitted_field
 from mipnerf_ns.splat_start import gaussians_at, random_points_in_box, random_points_in_views
 from mipnerf_ns.splat_sweep import small_photographs, swept_points
-from mipnerf_ns.zip_small import RAYS
 
 NEAREST_VIEW, FARTHEST_VIEW = 0.2, 50.0
 """Depths between which random Gaussians of captures are, in extents of the cameras."""
@@ -97,15 +95,12 @@ class FirstGaussians:
             points = random_points_in_views(*views, *self.depths, number, generator)
         return gaussians_at(points, torch.rand(number, 3, generator=generator), self.config.sh_degree)
 
-    def placed_by_photographs(
-        self, datamanager: ImageDataManager, background: Float[Tensor, "3"], device: torch.device
-    ) -> dict[str, Tensor]:
+    def placed_by_photographs(self, datamanager: ImageDataManager, background: Float[Tensor, "3"]) -> dict[str, Tensor]:
         """Those of a field, of another run, or where photographs agree, and a line that says so.
 
         Args:
             datamanager: with the training photographs.
             background: that photographs with alpha are put over.
-            device: to compute on.
         Raises: InputError about a run that does not fit.
         """
         config = self.config
@@ -121,9 +116,7 @@ class FirstGaussians:
             note(f"{len(made[0]):,} Gaussians begin where {config.init_from} sees surfaces.")
             return parameters_of(made[0], config.sh_degree)
         note(f"A field is fitted for {config.field_steps:,} steps, before the first step of Gaussians.")
-        fit = fitted_field(
-            PhotographRays(datamanager, RAYS), self.scene_box, config.field_steps, self.seed, device, config.field
-        )
+        fit = fitted_field(datamanager, self.scene_box, config.field_steps, self.seed, config.field)
         made = baked(fit, config.num_start, config.sh_degree, self.seed)
         spent = f"{config.field_steps:,} steps in {fit.seconds:.0f} core-seconds"
         note(f"{len(made[0]):,} Gaussians begin where a field sees surfaces, which was fitted by {spent}.")

@@ -146,7 +146,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
             return
         white = torch.full((3,), 1.0 if self.background == "white" else 0.0)
         started = time.process_time()
-        first = self.first.placed_by_photographs(datamanager, white, self.device)
+        first = self.first.placed_by_photographs(datamanager, white)
         for name, parameter in self.gauss_params.items():
             parameter.data = first[name].to(parameter.device)
         self.intervals = self.intervals.new_zeros(len(first["means"]))
