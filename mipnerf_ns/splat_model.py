@@ -254,7 +254,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         """Note the step, and find the filter's sizes where they are due."""
         self.step = step
         if not self.placed:
-            assert self._datamanager is not None
+            assert isinstance(self._datamanager, ImageDataManager)
             self.begin_with(self._datamanager)
         if step % self.config.filter_every == 0 or (self.intervals == 0).all():
             self.find_intervals()
@@ -280,10 +280,11 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         before, config = self.means, self.config
         info, self.info = self.info, None
         # A step that was left out has gradients that are not finite.
-        taken = info is not None and len(info["means2d"]) and bool(torch.isfinite(info["means2d"].grad).all())
-        if taken and self.mcmc is not None:
+        if info is not None and not (len(info["means2d"]) and bool(torch.isfinite(info["means2d"].grad).all())):
+            info = None
+        if info is not None and self.mcmc is not None:
             self.mcmc.after_step(self.gauss_params, self.optimizers, step, self._rate_of_means())
-        elif taken:
+        elif info is not None:
             self.strategy.step_post_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, step, info, packed=True
             )

@@ -33,7 +33,7 @@ class PhotographRays:
         cameras = without_distortion(dataset.cameras)
         metadata = {**dataset.metadata, "cameras": cameras, "widest_pixel": widest_pixel(cameras)}
         self.train_dataset = SimpleNamespace(cameras=cameras, metadata=metadata)
-        sizes = [tuple(data["image"].shape[:2]) for data in photographs]
+        sizes = [(data["image"].shape[0], data["image"].shape[1]) for data in photographs]
         store = PixelStore(lambda index: _arrays(photographs[index]), sizes, device=datamanager.device)
         if len(store) == 0:
             problem = "the masks leave no pixel to train on"

@@ -20,7 +20,7 @@ def params_of(number: int = 40, opacity: float = 0.5) -> torch.nn.ParameterDict:
     return torch.nn.ParameterDict({name: torch.nn.Parameter(value) for name, value in values.items()})
 
 
-def stepped(params: torch.nn.ParameterDict) -> dict[str, torch.optim.Optimizer]:
+def stepped(params: torch.nn.ParameterDict) -> dict[str, torch.optim.Adam]:
     """Optimizers that remember something of each number."""
     optimizers = {name: torch.optim.Adam([value], lr=1e-9) for name, value in params.items()}
     for name, optimizer in optimizers.items():
