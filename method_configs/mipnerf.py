@@ -206,7 +206,7 @@ mip_splat = MethodSpecification(
     description="Mip-Splatting (Yu et al. 2024) with the paper's settings, on any device: Gaussians from photographs.",
 )
 
-_SPLAT_SMALL_STEPS = 2000
+_SPLAT_SMALL_STEPS = 1000
 mip_splat_small = MethodSpecification(
     config=replace(
         _paper_splat,
@@ -217,25 +217,29 @@ mip_splat_small = MethodSpecification(
         steps_per_eval_image=1000,
         pipeline=ImagePipelineConfig(
             datamanager=ImageDataManagerConfig(
-                dataparser=NerfstudioDataParserConfig(load_3D_points=True), max_train_pixels=65536
+                dataparser=NerfstudioDataParserConfig(load_3D_points=True), max_train_pixels=2**18
             ),
             model=MipSplatModelConfig(
-                num_start=50000,
+                num_start=100000,
+                field_steps=600,
                 max_gaussians=100000,
                 sh_degree=2,
-                sh_degree_interval=400,
-                grow_from=200,
-                grow_until=1400,
-                grow_every=100,
+                sh_degree_interval=200,
+                color_error="squared",
+                ssim_weight=0.0,
+                means_unit="pixel",
+                grow_from=100,
+                grow_until=700,
+                grow_every=50,
                 reset_every=100000,
             ),
         ),
         optimizers={
-            "means": adam(1.6e-3, 1.6e-5, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+            "means": adam(0.15, 0.015, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),  # times a pixel's side
             "scales": adam(2e-2, 2e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
             "quats": adam(4e-3, 4e-4, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
-            "features_dc": adam(1e-2, 1e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
-            "features_rest": adam(1e-3, 1e-4, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+            "features_dc": adam(2e-2, 2e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+            "features_rest": adam(2e-3, 2e-4, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
             "opacities": adam(5e-2, 5e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
             "exposure": adam(2e-3, 2e-4, _SPLAT_SMALL_STEPS, warmup=0),
             "camera_opt": adam(1e-3, 1e-4, _SPLAT_SMALL_STEPS, warmup=100),
