@@ -117,7 +117,11 @@ class FirstGaussians:
             return parameters_of(made[0], config.sh_degree)
         note(f"A field is fitted for {config.field_steps:,} steps, before the first step of Gaussians.")
         fit = fitted_field(datamanager, self.scene_box, config.field_steps, self.seed, config.field)
-        made = baked(fit, config.num_start, config.sh_degree, self.seed)
+        try:
+            made = baked(fit, config.num_start, config.sh_degree, self.seed)
+        except InputError as error:
+            remedy = "Give more to --pipeline.model.field-steps, or another --pipeline.model.start-from"
+            raise InputError(f"the field that was fitted: {error.problem}", remedy) from error
         spent = f"{config.field_steps:,} steps in {fit.seconds:.0f} core-seconds"
         note(f"{len(made[0]):,} Gaussians begin where a field sees surfaces, which was fitted by {spent}.")
         return parameters_of(made[0], config.sh_degree)
