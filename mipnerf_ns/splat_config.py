@@ -68,7 +68,7 @@ class MipSplatOptions(SuiteConfig, ModelConfig):
     within the run (RadSplat's idea); at points that several photographs agree on; or at random places. auto: known
     points if there are any, else field."""
     num_start: int = 100000
-    """Gaussians to begin with where they do not begin at known points."""
+    """Gaussians to begin with where they do not begin at known points; no more than max-gaussians."""
     field_steps: int = 2000
     """Steps for which the field of start-from field is fitted, as zip-nerf-small is. They are none of the run's steps,
     and their time is part of its first step."""

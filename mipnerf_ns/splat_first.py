@@ -53,13 +53,16 @@ class FirstGaussians:
         seed: int,
     ) -> None:
         self.config, self.scene_box, self.is_object, self.seed = config, scene_box, is_object, seed
+        most = config.max_gaussians
+        self.number = config.num_start if most is None else min(config.num_start, most)
+        """Of Gaussians to begin with, where they do not begin at known points."""
         self.depths = NEAREST_VIEW * extent, FARTHEST_VIEW * extent
         wanted = config.init_from is None and config.start_from in ("auto", "points")
         self.known = known_points(seed_points) if wanted else None
         self.kind: Kind = self._choose()
 
     def _choose(self) -> Kind:
-        start, number = self.config.start_from, self.config.num_start
+        start, number = self.config.start_from, self.number
         if self.config.init_from is not None and start != "auto":
             problem = f"init-from names a run to begin with, and start-from is {start}"
             raise InputError(problem, "Leave out one of them")
@@ -85,7 +88,7 @@ class FirstGaussians:
         `gaussians_at`."""
         if self.known is not None:
             return gaussians_at(*self.known, self.config.sh_degree)
-        number = self.config.num_start if self.kind == "random" else PLACEHOLDERS
+        number = self.number if self.kind == "random" else PLACEHOLDERS
         generator = self._generator()
         if self.is_object:
             points = random_points_in_box(self.scene_box.aabb.float().cpu(), number, generator)
@@ -112,13 +115,13 @@ class FirstGaussians:
             assert config.init_from is not None
             data = datamanager.config.dataparser.data
             outputs = datamanager.train_dataparser_outputs
-            made = bake_run(config.init_from, outputs, data, config.num_start, config.sh_degree, self.seed)
+            made = bake_run(config.init_from, outputs, data, self.number, config.sh_degree, self.seed)
             note(f"{len(made[0]):,} Gaussians begin where {config.init_from} sees surfaces.")
             return parameters_of(made[0], config.sh_degree)
         note(f"A field is fitted for {config.field_steps:,} steps, before the first step of Gaussians.")
         fit = fitted_field(datamanager, self.scene_box, config.field_steps, self.seed, config.field)
         try:
-            made = baked(fit, config.num_start, config.sh_degree, self.seed)
+            made = baked(fit, self.number, config.sh_degree, self.seed)
         except InputError as error:
             remedy = "Give more to --pipeline.model.field-steps, or another --pipeline.model.start-from"
             raise InputError(f"the field that was fitted: {error.problem}", remedy) from error
@@ -130,7 +133,7 @@ class FirstGaussians:
         cameras = datamanager.train_dataset.cameras.to("cpu")
         images = (over(image.cpu(), background.cpu()) for image in datamanager.train_photographs())
         seen = small_photographs(images, viewmats_of(cameras), intrinsics_of(cameras))
-        found = swept_points(seen, *self.depths, self.config.num_start, self._generator())
+        found = swept_points(seen, *self.depths, self.number, self._generator())
         return gaussians_at(found.points, found.colors, self.config.sh_degree, found.footprints)
 
     def _generator(self) -> torch.Generator:

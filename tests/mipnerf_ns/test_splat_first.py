@@ -95,6 +95,13 @@ def test_what_does_not_go_together_is_refused(options, message):
         first(**options)
 
 
+def test_no_more_begin_than_there_may_be():
+    cameras = datamanager().train_dataset.cameras
+    for most, number in ((None, 60), (80, 60), (30, 30)):
+        found = first(start_from="random", num_start=60, max_gaussians=most).at_once(cameras)
+        assert len(found["means"]) == number
+
+
 @pytest.mark.parametrize("options", [{"field_steps": 0}, {"exposure_weight": -1.0}, {"mcmc_noise": -1.0}])
 def test_numbers_that_mean_nothing_are_refused(options):
     with pytest.raises(InputError, match=next(iter(options)).replace("_", "-")):
