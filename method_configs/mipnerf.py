@@ -228,6 +228,7 @@ mip_splat_small = MethodSpecification(
                 color_error="squared",
                 ssim_weight=0.0,
                 means_unit="pixel",
+                grow_gradient=2e-5,  # of squared errors, which have smaller gradients than absolute ones
                 grow_from=100,
                 grow_until=700,
                 grow_every=50,
