@@ -91,6 +91,7 @@ def test_without_cuda_it_says_so_before_it_reads_anything(benchmark: ModuleType,
         benchmark.CapturesCuda(data=tmp_path / "nothing").main()
 
 
+@pytest.mark.slow
 def test_a_trial_runs_every_section_and_keeps_nothing(benchmark: ModuleType, tmp_path: Path, capsys):
     torch.set_num_threads(1)  # threads that wait for each other take longer than what there is to compute
     (tmp_path / "images").mkdir()

@@ -155,15 +155,12 @@ def page_of(tmp_path_factory) -> Callable[[str], Page]:
     return cache(lambda name: Page(name, tmp_path_factory.mktemp("page")))
 
 
-SLOW_PAGES = ("docs/originals.md", "docs/ten-photos.md")
-"""Their commands are those of other pages in another order: slow tests."""
+def quick_or_slow(command):
+    """A newcomer's first commands are run by make test, those of all other pages by make test-slow."""
+    return command if command.page == "README.md" else pytest.param(command, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [pytest.param(each, marks=pytest.mark.slow) if each.page in SLOW_PAGES else each for each in COMMANDS],
-    ids=str,
-)
+@pytest.mark.parametrize("command", [quick_or_slow(each) for each in COMMANDS], ids=str)
 def test_it_runs_as_it_stands(command, page_of):
     reason = reason_not_to_run(command)
     if reason is not None:

@@ -47,6 +47,7 @@ def short_run(method: str, data: Path, output: Path, steps: int, **model: Any) -
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_is_evaluated_as_it_was_trained_and_meshed(method, scene, tmp_path, capsys):
     run = train(short_run(method, scene, tmp_path, STEPS))

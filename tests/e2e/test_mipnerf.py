@@ -162,6 +162,7 @@ def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(full, capture_output=True, text=True, cwd=folder, env=environment, check=False, timeout=300)
 
 
+@pytest.mark.slow
 def test_command_line_trains(scene, tmp_path):
     result = command(
         *("ns-train", "mip-nerf-small", "--data", str(scene), "--max-num-iterations", "2", "--vis", "tensorboard"),

@@ -36,6 +36,7 @@ def run(tmp_path_factory) -> Path:
     return train(config)
 
 
+@pytest.mark.slow
 def test_refined_splats_show_held_out_views_better_than_baked_ones(run, tmp_path, monkeypatch, capsys):
     file = tmp_path / "out" / "scene.ply"
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
@@ -66,6 +67,7 @@ def test_world_coordinates_are_those_of_the_data_set(run, tmp_path):
     torch.testing.assert_close(moved.scales, factor * model.scales, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_splats_of_a_surface_are_discs(tmp_path):
     scene = write_scene(tmp_path / "scene", masks=True)
     config = train(surface_config(scene / "idr", tmp_path / "runs", 60))

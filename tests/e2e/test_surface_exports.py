@@ -36,7 +36,7 @@ def idr_run(scene, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     ("which", "chamfer"),
-    [pytest.param("run", 0.08, id="neus"), pytest.param("idr_run", 0.05, id="idr", marks=pytest.mark.slow)],
+    [pytest.param("run", 0.08, id="neus"), pytest.param("idr_run", 0.05, id="idr")],
 )
 def test_mesh_is_watertight_colored_and_near_the_truth(which, chamfer, scene, tmp_path, request):
     """For so short a run; what full ones reach is measured by the benchmarks."""

@@ -79,7 +79,11 @@ def test_render_interpolated_video(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("method", "rays"), [("hash-neus-small", 100), ("hash-idr-small", 128)], ids=["hash-neus-small", "hash-idr-small"]
+    ("method", "rays"),
+    [
+        pytest.param("hash-neus-small", 100, id="hash-neus-small"),
+        pytest.param("hash-idr-small", 128, id="hash-idr-small", marks=pytest.mark.slow),
+    ],
 )
 def test_resumed_run_continues_exactly(scene, tmp_path, monkeypatch, method, rays):
     """With refined cameras, in chunks that are no divisor of the batch."""
@@ -95,6 +99,7 @@ def test_resumed_run_continues_exactly(scene, tmp_path, monkeypatch, method, ray
     assert_resumes_exactly(config, 20, tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_errors_of_rough_cameras_are_reported(scene, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
@@ -120,7 +125,10 @@ def command_line(*arguments: str):
     return tyro.cli(AnnotatedBaseConfigUnion, args=list(arguments))
 
 
-@pytest.mark.parametrize("encoding", ["posenc", "fourier", "hash", "nffb", "stylemod-nffb"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["hash", *(pytest.param(name, marks=pytest.mark.slow) for name in ("posenc", "fourier", "nffb", "stylemod-nffb"))],
+)
 def test_every_encoding_trains_from_the_command_line(scene, tmp_path, encoding):
     option = ("--pipeline.model.sdf-field.encoding", encoding)
     config = command_line("hash-neus-small", "--data", str(scene / "idr"), *option, "--vis", "tensorboard")

@@ -22,6 +22,7 @@ def miner_data(method: str, folder: Path) -> tuple[Path, int, tuple[str, ...]]:
     return folder / "ball.obj", 3, ("miner-occupancy-data", "--resolution", "32")
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("method", [pytest.param("miner-image", marks=pytest.mark.slow), "miner-occupancy"])
 def test_browser_shows_a_miner_fit_after_its_end_and_its_controls_work(method, tmp_path):

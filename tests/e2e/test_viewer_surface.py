@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 from tests.e2e.browsing import like, needs_browser, unlike, varied, viewed_run
 
@@ -13,6 +15,7 @@ QUICK = (
 )
 
 
+@pytest.mark.slow
 @needs_browser
 def test_browser_shows_a_surface_its_slice_and_its_mesh(tmp_path):
     write_sample_scene(SampleSceneConfig(tmp_path / "scene", layouts=("idr",), num_train=12, resolution=32))

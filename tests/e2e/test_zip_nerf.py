@@ -27,6 +27,7 @@ def scene(tmp_path_factory) -> Path:
     return folder / "nerfstudio"
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_at_several_scales_and_meshed(scene, tmp_path):
     config = run_config("zip-nerf-small", scene, tmp_path, 200, **TINY)
     config.pipeline.eval_scales = (1, 4)

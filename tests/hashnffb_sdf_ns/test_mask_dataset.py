@@ -135,7 +135,7 @@ def scaled(scene: Path, factor: float) -> Path:
     return scene
 
 
-@pytest.mark.parametrize("factor", [0.5, 6.0])
+@pytest.mark.parametrize("factor", [0.5, pytest.param(6.0, marks=pytest.mark.slow)])
 def test_a_bad_scale_is_fixed_refused_or_named(scene, capsys, factor):
     scaled(scene, factor)
     fixed = manager(scene, mode="val")

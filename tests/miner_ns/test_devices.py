@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -59,6 +60,7 @@ def assert_same(fitted: dict, expected: dict) -> None:
         assert torch.allclose(fitted[level]["theta"], parts["theta"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_devices_make_what_one_makes_and_each_goes_on_with_the_others_checkpoint(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

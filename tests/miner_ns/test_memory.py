@@ -95,7 +95,16 @@ def test_evaluation_needs_what_is_said(kind, own_points):
     assert 0.9 * seen.peak <= evaluation_bytes(network, 32, points, own_points) <= 2.0 * seen.peak
 
 
-@pytest.mark.parametrize("options", [{}, {"pyramid": "laplacian"}, {"architecture": "gabor"}, {"warm_start": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in ({"pyramid": "laplacian"}, {"architecture": "gabor"}, {"warm_start": True})
+        ),
+    ],
+)
 def test_a_budget_changes_chunks_and_not_what_blocks_learn(options):
     options = {**TINY, **options}
     whole = finish(Fitting(waves(64, 70), FitOptions(**options)))
@@ -160,6 +169,7 @@ def test_networks_are_evaluated_within_the_budget(monkeypatch):
     assert largest > share
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_a_smaller_budget():
     options = {**TINY, "threshold": 1e-5}
     whole = finish(Fitting(waves(64, 64), FitOptions(**options)))
@@ -182,6 +192,7 @@ def test_a_run_goes_on_with_a_smaller_budget():
         assert torch.allclose(fitting.hierarchy.levels[0].theta, whole.hierarchy.levels[0].theta, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_looking_at_a_run_that_goes_on_does_not_change_it():
     """The networks of blocks that wait to be trained further are shown, and are no part of what they have to learn."""
     options = FitOptions(**{**TINY, "threshold": 1e-5, "pyramid": "laplacian", "blocks_per_chunk": 32})

@@ -179,6 +179,7 @@ def test_denormal_numbers_are_zero_only_while_blocks_train():
         torch.set_flush_denormal(False)
 
 
+@pytest.mark.slow
 def test_code_from_disk_is_the_code_that_was_compiled(tmp_path):
     """numba stores one function, and links what it does not inline from memory: that may round in another way."""
     theta, inputs, targets = problem(NETWORK, 40)

@@ -24,6 +24,7 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DEVICE == "cuda" or triton_cuda.INTERPRETED, reason="the tests below run")
 def test_emulated():
     """triton decides at import whether it compiles or interprets."""

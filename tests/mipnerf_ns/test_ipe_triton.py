@@ -89,6 +89,7 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Ten
     return torch.load(file, weights_only=True)
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize("name", CASES)
 def test_interpreted_kernel_gives_what_torch_gives(name: str, interpreted: dict[str, torch.Tensor]):

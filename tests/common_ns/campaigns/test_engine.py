@@ -127,6 +127,7 @@ def test_evaluation_without_gpu_memory_takes_smaller_chunks(tmp_path: Path, fake
     assert not fakes.said()
 
 
+@pytest.mark.slow
 def test_without_memory_fewer_run_at_once(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(engine_module, "available_cores", lambda: 3)
     fakes.plan({"train one/fake-low/seed-42": ["MemoryError"], "train two/fake-low/seed-42": ["MemoryError"]})

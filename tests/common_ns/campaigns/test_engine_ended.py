@@ -21,6 +21,7 @@ from tests.common_ns.campaigns.tried import SLOW, campaign_of, carry_out, ends_o
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="campaigns need the locks of Unix")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, "whole group"])
 def test_an_ended_driver_leaves_no_process_and_a_state_to_go_on_from(tmp_path: Path, fakes: Fakes, how):
     campaign, folder = campaign_of(tmp_path, **SLOW), tmp_path / "out"
@@ -44,6 +45,7 @@ def test_an_ended_driver_leaves_no_process_and_a_state_to_go_on_from(tmp_path: P
     assert len(fakes.said("from 0")) == 2 and len(fakes.said("from 4")) + len(fakes.said("from 8")) == 2
 
 
+@pytest.mark.slow
 def test_of_two_drivers_none_does_a_run_twice(tmp_path: Path, fakes: Fakes):
     campaign = campaign_of(tmp_path, **SLOW, seeds=[0, 1])
     drivers = [start_driver(tmp_path, fakes) for _ in range(2)]

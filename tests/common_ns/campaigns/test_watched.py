@@ -66,9 +66,10 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_steps_are_timed_without_evaluation_and_checkpoints(file: Path):
     watch_trainings(file)
+    begin = time.monotonic()
     FewSteps(20).train()
     *others, last = read_progress(file)
-    assert len(others) <= 2  # about once a second
+    assert len(others) <= time.monotonic() - begin + 1  # about once a second
     assert (last["step"], last["total"], last["end"]) == (19, 20, True) and last["loss"] == pytest.approx(0.05)
     assert 0.19 <= last["core_seconds"] < 0.5  # 20 × 0.01 s of steps; evaluations took 1 s
     assert last["peak_memory_mb"] > 10
@@ -82,8 +83,8 @@ def test_a_resumed_training_goes_on_to_the_same_step_and_continues_the_file(file
     trainer.train()
     assert trainer.done == list(range(10, 20))
     found = read_progress(file)
-    steps = [line["step"] for line in found]
-    assert steps[:2] == [3, 7] and steps[-1] == 19 and steps == sorted(set(steps))
+    steps = [line["step"] for line in found if "end" not in line]
+    assert steps[:2] == [3, 7] and steps == sorted(set(steps)) and found[-1]["end"] and found[-1]["step"] == 19
     assert 7.09 <= found[-1]["core_seconds"] < 8.0 and 14.0 < found[-1]["seconds"] < 20.0
 
 

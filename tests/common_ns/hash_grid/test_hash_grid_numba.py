@@ -174,6 +174,7 @@ def test_a_trained_grid_fits_a_function():
     assert losses[-1] < 0.01 * losses[0]
 
 
+@pytest.mark.slow
 def test_compiled_code_is_kept_on_disk_and_gives_the_same_bits(tmp_path):
     """A later process loads what the first compiled: a resumed run must equal an uninterrupted one."""
     code = """

@@ -24,6 +24,7 @@ OPTIONS = HashGridOptions(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DEVICE == "cuda" or triton_cuda.INTERPRETED, reason="the tests below run")
 def test_emulated():
     """triton decides at import whether it compiles or interprets."""

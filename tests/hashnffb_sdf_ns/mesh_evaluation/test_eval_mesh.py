@@ -59,6 +59,7 @@ def test_options_that_do_not_fit_are_refused(options, message):
         EvalMeshCommand(Path("a.ply"), Path("b.ply"), **options).main()
 
 
+@pytest.mark.slow
 def test_a_missing_scale_mat_is_written(tmp_path, capsys):
     scene = idr_scene.write(tmp_path / "s", scale=False)
     (scene / "cameras_sphere.npz").rename(scene / "cameras.npz")
