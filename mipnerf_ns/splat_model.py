@@ -230,12 +230,18 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
         optimizers, pipeline = training_callback_attributes.optimizers, training_callback_attributes.pipeline
-        self._datamanager = None if pipeline is None else pipeline.datamanager
         assert optimizers is not None
         self.optimizers = {name: optimizers.optimizers[name] for name in NAMES}
         self._scale_learning_rate(optimizers)
         before, after = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN_ITERATION
-        return [TrainingCallback([before], self.before_step), TrainingCallback([after], self.after_step)]
+
+        def place(step: int) -> None:
+            if not self.placed:
+                assert pipeline is not None and isinstance(pipeline.datamanager, ImageDataManager)
+                self.begin_with(pipeline.datamanager)
+
+        steps = [TrainingCallback([before], each) for each in (place, self.before_step)]
+        return [*steps, TrainingCallback([after], self.after_step)]
 
     def _scale_learning_rate(self, optimizers: Any) -> None:
         """Means move by fractions of the cameras' extent: the option's learning rate is for an extent of 1."""
@@ -253,9 +259,6 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
     def before_step(self, step: int) -> None:
         """Note the step, and find the filter's sizes where they are due."""
         self.step = step
-        if not self.placed:
-            assert isinstance(self._datamanager, ImageDataManager)
-            self.begin_with(self._datamanager)
         if step % self.config.filter_every == 0 or (self.intervals == 0).all():
             self.find_intervals()
         if self.config.means_unit == "pixel":
