@@ -55,7 +55,7 @@ def run(scene, tmp_path_factory) -> Path:
 def test_a_run_is_evaluated(run, tmp_path):
     ComputePSNR(run, tmp_path / "eval.json").main()
     results = json.loads((tmp_path / "eval.json").read_text())["results"]
-    assert results["psnr"] > 15.5 and results["ssim"] > 0.3
+    assert results["psnr"] > 15.0 and results["ssim"] > 0.3
 
 
 def test_the_file_of_gaussians_holds_them_as_they_are_drawn(run, tmp_path):
