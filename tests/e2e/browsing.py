@@ -52,26 +52,32 @@ SWITCHES = (
     f"--force-device-scale-factor={1.0 if KEEP else 0.25}",
 )
 DRAW_SELDOM = """
-window.requestAnimationFrame = (draw) => setTimeout(() => draw(performance.now()), 120);
-window.cancelAnimationFrame = (handle) => clearTimeout(handle);
-"""
-"""The page draws as often as it is allowed to, whether something has changed or not."""
-KEEP_RESOLUTION = """
-const log = console.log;
-console.log = (...words) => {
-  if (String(words[0]).startsWith("[Performance]")) throw new Error("The resolution is to stay.");
-  log(...words);
+const now = performance.now.bind(performance);
+let waiting = new Map(), handles = 0, frame = 0, time = null;
+performance.now = () => time ?? now();
+function drawFrame() {
+  const due = waiting;
+  waiting = new Map();
+  time = frame++ * 1000 / 60;
+  for (const draw of due.values()) try { draw(time); } catch (error) { reportError(error); }
+  time = null;
+}
+window.requestAnimationFrame = (draw) => {
+  if (waiting.size === 0) setTimeout(drawFrame, 250);
+  waiting.set(++handles, draw);
+  return handles;
 };
+window.cancelAnimationFrame = (handle) => waiting.delete(handle);
 """
-"""viser's page announces a change of its resolution, once it finds that it is slow; then it does not come to it."""
+"""The page draws as often as it is allowed to, whether something has changed or not. While it draws, its clock goes on
+by a sixtieth of a second a frame: it finds that it is fast enough, and keeps its resolution."""
 HOST_ERRORS = (
     "www.googletagmanager.com",
     "docs.nerf.studio/_static/imgs/logo",
     "Computed radius is NaN",
-    "The resolution is to stay.",
 )
 """What the console says of nerfstudio's own page: of an analytics script and a logo, without a network, and of a shape
-without points; and of what keeps the page's resolution."""
+without points."""
 OTHER_ADDRESS = "127.0.0.2"
 """Of this machine; a server that listens to all addresses answers it, one that listens to 127.0.0.1 does not."""
 SCENE = (20, 60, 380, 320)
@@ -167,7 +173,7 @@ def opened_browser(profile: Path) -> Iterator[Any]:
     for switch in (*SWITCHES, f"--user-data-dir={profile}"):
         options.add_argument(switch)
     browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-    browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": KEEP_RESOLUTION + DRAW_SELDOM})
+    browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": DRAW_SELDOM})
     try:
         yield browser
     finally:
@@ -212,7 +218,7 @@ class Page:
             picture = self.picture()
             if until(picture):
                 return picture
-            time.sleep(0.3)
+            time.sleep(0.4)
         self.keep("failed")
         pytest.fail(f"{what} is not seen within {seconds:g} s; log: {self.run.text[-1000:]}")
 
