@@ -9,7 +9,6 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from common_ns.hash_grid import HashGridOptions
 from common_ns.nerfstudio_seam.datamanager import FieldDataManagerConfig
 from common_ns.nerfstudio_seam.image_datamanager import ImageDataManagerConfig
 from common_ns.nerfstudio_seam.image_pipeline import ImagePipelineConfig
@@ -21,6 +20,7 @@ from mipnerf_ns.model import MipNerfModelConfig
 from mipnerf_ns.model360 import MipNerf360ModelConfig
 from mipnerf_ns.splat_model import MipSplatModelConfig
 from mipnerf_ns.zip_model import ZipNerfModelConfig
+from mipnerf_ns.zip_small import RAYS, small_model, small_optimizers
 
 _paper = SafeTrainerConfig(
     method_name="mip-nerf",
@@ -171,32 +171,11 @@ zip_nerf_small = MethodSpecification(
         steps_per_eval_image=1000,
         pipeline=FieldPipelineConfig(
             datamanager=FieldDataManagerConfig(
-                dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=1024, eval_num_rays_per_batch=1024
+                dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=RAYS, eval_num_rays_per_batch=RAYS
             ),
-            model=ZipNerfModelConfig(
-                num_proposal_samples=(32, 24),
-                num_nerf_samples=16,
-                grid=HashGridOptions(num_levels=12, log2_table_size=17, max_resolution=2048),
-                proposal_grids=(
-                    HashGridOptions(num_levels=5, features_per_level=1, log2_table_size=15, max_resolution=128),
-                    HashGridOptions(num_levels=6, features_per_level=1, log2_table_size=16, max_resolution=512),
-                ),
-                proposal_hidden_dim=16,
-                bottleneck_dim=16,
-                num_color_layers=2,
-                color_hidden_dim=64,
-                num_direction_frequencies=3,
-                color_skip=False,
-                num_multisamples=1,  # within minutes, three times as many steps are worth more than three points
-                capture_near_plane=0.2,
-                eval_num_rays_per_chunk=4096,
-            ),
+            model=small_model(),
         ),
-        optimizers={
-            "grids": adam(4e-2, 2e-3, _ZIP_SMALL_STEPS, warmup=100, ramp_from=0.1, kind=FusedAdamConfig),
-            "fields": adam(1e-2, 5e-4, _ZIP_SMALL_STEPS, warmup=100, ramp_from=0.1, kind=FusedAdamConfig),
-            "camera_opt": adam(1e-3, 1e-4, _ZIP_SMALL_STEPS, warmup=100),
-        },
+        optimizers=small_optimizers(_ZIP_SMALL_STEPS),
     ),
     description="Zip-NeRF sized for two CPU cores: a sharp capture in about five minutes.",
 )
@@ -217,6 +196,7 @@ _paper_splat = replace(
         "features_dc": {"optimizer": FusedAdamConfig(lr=2.5e-3, eps=1e-15), "scheduler": None},
         "features_rest": {"optimizer": FusedAdamConfig(lr=2.5e-3 / 20, eps=1e-15), "scheduler": None},
         "opacities": {"optimizer": FusedAdamConfig(lr=5e-2, eps=1e-15), "scheduler": None},
+        "exposure": adam(1e-3, 1e-4, _SPLAT_STEPS, warmup=1000),
         "camera_opt": adam(1e-3, 1e-5, _SPLAT_STEPS, warmup=1000),
     },
 )
@@ -226,7 +206,7 @@ mip_splat = MethodSpecification(
     description="Mip-Splatting (Yu et al. 2024) with the paper's settings, on any device: Gaussians from photographs.",
 )
 
-_SPLAT_SMALL_STEPS = 2000
+_SPLAT_SMALL_STEPS = 1000
 mip_splat_small = MethodSpecification(
     config=replace(
         _paper_splat,
@@ -237,26 +217,32 @@ mip_splat_small = MethodSpecification(
         steps_per_eval_image=1000,
         pipeline=ImagePipelineConfig(
             datamanager=ImageDataManagerConfig(
-                dataparser=NerfstudioDataParserConfig(load_3D_points=True), max_train_pixels=65536
+                dataparser=NerfstudioDataParserConfig(load_3D_points=True), max_train_pixels=2**18
             ),
             model=MipSplatModelConfig(
-                num_start=50000,
+                num_start=100000,
+                field_steps=600,
                 max_gaussians=100000,
                 sh_degree=2,
-                sh_degree_interval=400,
-                grow_from=200,
-                grow_until=1400,
-                grow_every=100,
+                sh_degree_interval=200,
+                color_error="squared",
+                ssim_weight=0.0,
+                means_unit="pixel",
+                grow_gradient=2e-5,  # of squared errors, which have smaller gradients than absolute ones
+                grow_from=100,
+                grow_until=700,
+                grow_every=50,
                 reset_every=100000,
             ),
         ),
         optimizers={
-            "means": adam(1.6e-3, 1.6e-5, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+            "means": adam(0.15, 0.015, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),  # times a pixel's side
             "scales": adam(2e-2, 2e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
             "quats": adam(4e-3, 4e-4, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
-            "features_dc": adam(1e-2, 1e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
-            "features_rest": adam(1e-3, 1e-4, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+            "features_dc": adam(2e-2, 2e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+            "features_rest": adam(2e-3, 2e-4, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
             "opacities": adam(5e-2, 5e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+            "exposure": adam(2e-3, 2e-4, _SPLAT_SMALL_STEPS, warmup=0),
             "camera_opt": adam(1e-3, 1e-4, _SPLAT_SMALL_STEPS, warmup=100),
         },
     ),

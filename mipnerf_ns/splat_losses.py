@@ -45,18 +45,21 @@ def picture_loss(
     photograph: Float[Tensor, "h w 3"],
     valid: Bool[Tensor, "h w 1"] | None,
     ssim_weight: float,
+    squared: bool = False,
 ) -> Float[Tensor, ""]:
-    """(1 − λ) L₁ + λ (1 − SSIM) over the pixels that count.
+    """(1 − λ) E + λ (1 − SSIM) over the pixels that count.
 
     Args:
         picture, photograph: in [0, 1].
         valid: which pixels count; None: all. Where none does, the loss is 0. Windows of SSIM see the photograph in the
             place of others.
         ssim_weight: λ.
+        squared: E is the squared error, instead of the absolute one.
     """
     if valid is not None:
         picture = torch.where(valid, picture, photograph)
-    loss = (1.0 - ssim_weight) * (picture - photograph).abs()
+    difference = picture - photograph
+    loss = (1.0 - ssim_weight) * (difference.square() if squared else difference.abs())
     if ssim_weight > 0.0:
         loss = loss + ssim_weight * (1.0 - ssim_map(picture, photograph))
     if valid is None:

@@ -5,19 +5,17 @@ Source: Mip-Splatting (arXiv 2311.16493) on 3D Gaussian Splatting (arXiv 2308.04
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
-import tyro
 from jaxtyping import Float
-from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
+from nerfstudio.cameras.camera_optimizers import CameraOptimizer
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.viewer.viewer_elements import ViewerDropdown
 from torch import Tensor
@@ -30,23 +28,26 @@ from common_ns.data.scene_metadata import SceneMetadata
 from common_ns.depth_colors import DepthColors, depth_levels, depth_picture
 from common_ns.errors import InputError
 from common_ns.metrics import image_metrics, psnr_of_mse, valid_pixels_of
+from common_ns.nerfstudio_seam.image_datamanager import ImageDataManager
 from common_ns.nerfstudio_seam.model_hooks import ModelHooks
 from common_ns.nerfstudio_seam.preview import RealTimePreview
-from common_ns.nerfstudio_seam.renames import SuiteConfig
 from common_ns.nerfstudio_seam.viewer import ViewerAdapter
-from common_ns.splats import Implementation, Rendering, rasterize
+from common_ns.splat_baking.gaussians import exposed_coefficients
+from common_ns.splats import Rendering, rasterize
 from common_ns.splats.harmonics import C0
 from common_ns.viewer_preview.gaussians import GaussianSource
+from mipnerf_ns.splat_cameras import intrinsics_of, sizes_of, viewmat_of, viewmats_of
+from mipnerf_ns.splat_config import MipSplatOptions, check_options
+from mipnerf_ns.splat_exposure import distance_from_none, exposed, no_change
 from mipnerf_ns.splat_filter import sampling_intervals, smoothed
+from mipnerf_ns.splat_first import FirstGaussians, over
 from mipnerf_ns.splat_growth import BoundedStrategy, faulty
 from mipnerf_ns.splat_losses import picture_loss
-from mipnerf_ns.splat_start import camera_extent, gaussians_at, random_points_in_box, random_points_in_views
-from mipnerf_ns.splat_sweep import small_photographs, swept_points
+from mipnerf_ns.splat_mcmc import MCMCStrategy, regularizers
+from mipnerf_ns.splat_start import camera_extent
 
 FARTHEST = 1000.0
 """Distance of a Gaussian, in extents of the cameras, beyond which it has left the scene."""
-NEAREST_VIEW, FARTHEST_VIEW = 0.2, 50.0
-"""Depths between which random Gaussians of captures are, in extents of the cameras."""
 NAMES = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 """Of what is trained, as in nerfstudio's splatfacto."""
 CPU_RESOLUTION = 512
@@ -54,80 +55,11 @@ CPU_RESOLUTION = 512
 
 
 @dataclass
-class MipSplatModelConfig(SuiteConfig, ModelConfig):
+class MipSplatModelConfig(MipSplatOptions):
     """Mip-Splatting with the paper's settings."""
 
     _target: type = field(default_factory=lambda: MipSplatModel)
     """target class to instantiate"""
-    enable_collider: tyro.conf.Suppress[bool] = False
-    """Unused: there are no rays."""
-    collider_params: tyro.conf.Suppress[dict[str, float] | None] = None
-    """Unused: there are no rays."""
-    loss_coefficients: tyro.conf.Suppress[dict[str, float]] = field(default_factory=dict)
-    """Unused: losses have weights with names of their own."""
-    prompt: tyro.conf.Suppress[str | None] = None
-    """Unused by this model."""
-    eval_num_rays_per_chunk: tyro.conf.Suppress[int] = 4096
-    """Unused: there are no rays."""
-    filter_3d: float = 0.2
-    """Variance of the 3D smoothing filter, in squared pixels of the photograph that sees a Gaussian from nearest; 0: no
-    filter. It keeps Gaussians from becoming thinner than photographs tell, which shows when the camera comes nearer."""
-    filter_2d: float = 0.1
-    """Variance of the 2D filter in squared pixels of the picture, which stands for a pixel's area: opacities make up
-    for what it widens, so that pictures of any size have the same brightness."""
-    filter_every: int = 100
-    """Steps after which the 3D filter's sizes are found anew; they also are when Gaussians were added or removed."""
-    sh_degree: int = 3
-    """Degree of the spherical harmonics that colors have by direction, 0 to 3."""
-    sh_degree_interval: int = 1000
-    """Steps after which a degree more counts, from degree 0 on."""
-    background_color: Literal["auto", "white", "black", "random"] = "auto"
-    """Color behind all Gaussians. auto: white for objects and for images with alpha, black for captures. random trains
-    on a new color for each photograph and so asks for opacity; it is black outside of training."""
-    ssim_weight: float = 0.2
-    """Weight of 1 − SSIM in the loss; the absolute error has the rest."""
-    start_from: Literal["auto", "points", "photographs", "random"] = "auto"
-    """Where the first Gaussians are: at the data's known points, at points that several photographs agree on (found at
-    the start), or at random places. auto: known points if there are any, else random places in the scene box for
-    objects, and photographs for captures."""
-    num_start: int = 100000
-    """Gaussians to begin with where they do not begin at known points."""
-    max_gaussians: int | None = None
-    """Largest number of Gaussians that training adds up to; None: as many as it asks for."""
-    grow_from: int = 500
-    """Step from which on Gaussians are added and removed."""
-    grow_until: int = 15000
-    """Step until which they are."""
-    grow_every: int = 100
-    """Steps between."""
-    grow_gradient: float = 0.0002
-    """Mean length of the loss's gradient with respect to a Gaussian's place in pictures, in half pictures, above which
-    it is doubled or split."""
-    grow_scale: float = 0.01
-    """Standard deviation above which it is split instead of doubled, in extents of the cameras."""
-    prune_opacity: float = 0.005
-    """Opacity below which a Gaussian is removed."""
-    prune_scale: float = 0.1
-    """Standard deviation above which it is removed, in extents of the cameras, after the first reset of opacities; of
-    objects only, as surroundings have large ones, far away."""
-    reset_every: int = 3000
-    """Steps after which opacities are brought down to twice prune_opacity, while Gaussians are added: what is needed
-    recovers."""
-    camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
-    """Refine the training cameras' poses (mode SO3xR3), for captures with imprecise ones."""
-    depth_colors: DepthColors = "log"
-    """Depth in pictures and in the viewer: even in the logarithm of distance, or in distance between the percentiles 2
-    and 98 of what is opaque (percentile), both up to ten times the distance of the nearest quarter; or in distance
-    from the nearest to the farthest (linear)."""
-    color_corrected_metrics: bool = False
-    """In evaluation, also report psnr_cc, ssim_cc and lpips_cc: of the rendering after the quadratic change of its
-    colors that brings it closest to the photograph, for captures with changing exposure or white balance."""
-    lpips_weights: Path | None = None
-    """AlexNet weights file (alexnet-owt-7be5be79.pth) for LPIPS; None: torch's hub cache, or LPIPS is left out."""
-    near_plane: float = 0.01
-    """Depth in scene units before which Gaussians are not drawn."""
-    implementation: Implementation = "auto"
-    """What draws: gsplat (CUDA), numba (CPU), torch (anything, slowly); auto: the fastest that works here."""
 
 
 class MipSplatModel(SplatfactoModel, ModelHooks):
@@ -146,7 +78,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         Raises: InputError if options do not go together, or there is nothing to begin with.
         """
         config = self.config
-        _check_options(config)
+        check_options(config)
         self.metadata: SceneMetadata = self.kwargs.get("metadata") or {}
         self.ray_bounds: RayBounds | None = self.metadata.get("ray_bounds")
         self.is_object = self.ray_bounds is not None and self.ray_bounds.bounded
@@ -154,14 +86,20 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         if poses is None or len(poses) == 0:
             raise InputError("there are no training cameras", "Give data with photographs and their poses")
         self.extent = camera_extent(poses.cpu())
-        self.start = self._choose_start()
-        first = self._first_gaussians()
+        seed = torch.initial_seed() % 2**63
+        self.first = FirstGaussians(config, self.seed_points, self.scene_box, self.is_object, self.extent, seed)
+        self.placed = not self.first.needs_photographs
+        self.start_core_seconds = 0.0
+        first = self.first.at_once(self._cameras)
         self.gauss_params = torch.nn.ParameterDict({name: Parameter(first[name]) for name in NAMES})
         self.register_buffer("intervals", torch.zeros(len(first["means"])))
         self.camera_optimizer: CameraOptimizer = config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu"
         )
+        if config.exposure:
+            self.exposures = Parameter(no_change(self.num_train_data))
         self.step, self.crop_box = 0, None
+        self.means_before: Tensor | None = None
         self.removed = {"not finite": 0, "exploded": 0}
         self.info: dict[str, Any] | None = None
         self.background = config.background_color
@@ -169,6 +107,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
             has_alpha = bool(self.metadata.get("images_have_alpha", False))
             self.background = "white" if self.is_object or has_alpha else "black"
         self.background_color = torch.full((3,), 1.0 if self.background == "white" else 0.0)
+        self.mcmc = self._mcmc() if config.strategy == "mcmc" else None
         self.strategy = BoundedStrategy(  # type: ignore[assignment]
             prune_opa=config.prune_opacity,
             grow_grad2d=config.grow_gradient,
@@ -188,77 +127,33 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         ways: list[DepthColors] = list(get_args(DepthColors))
         self.shown_depth_colors = ViewerDropdown("Depth colors", config.depth_colors, ways)
 
-    def _known_points(self) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]] | None:
-        """Known points of the scene and their colors in [0, 1], those that are finite; None: there are none."""
-        if self.seed_points is None:
-            return None
-        points, colors = (torch.as_tensor(value).detach().float().cpu() for value in self.seed_points)
-        colors = colors / 255.0 if len(colors) == len(points) else torch.full_like(points, 0.5)
-        finite = torch.isfinite(torch.cat([points, colors], dim=1)).all(dim=1)
-        if not bool(finite.all()):
-            note(f"Left out {int((~finite).sum())} of {len(finite)} points: not finite.")
-        return (points[finite], colors[finite]) if bool(finite.any()) else None
+    def _mcmc(self) -> MCMCStrategy:
+        config = self.config
+        return MCMCStrategy(
+            self.extent,
+            1_000_000 if config.max_gaussians is None else config.max_gaussians,
+            config.mcmc_noise,
+            config.prune_opacity,
+            config.grow_from,
+            config.grow_until,
+            config.grow_every,
+        )
 
-    def _choose_start(self) -> str:
-        """What the first Gaussians are to be made of.
-
-        Raises: InputError if there is nothing.
-        """
-        start, number = self.config.start_from, self.config.num_start
-        known = self._known_points() if start in ("auto", "points") else None
-        if start == "points" and known is None:
-            problem = "start-from is points, and the data has none"
-            raise InputError(problem, "Leave --pipeline.model.start-from at auto, or give data with points")
-        if known is None and number < 1:
-            problem = f"no points of the scene are given, and num-start is {number}: there is nothing to begin with"
-            raise InputError(problem, "Give a positive number to --pipeline.model.num-start, or data with points")
-        if start == "auto":
-            start = "points" if known is not None else "random" if self.is_object else "photographs"
-        return start
-
-    def _first_gaussians(self) -> dict[str, Tensor]:
-        """Those at known points, or at random places: photographs are not read yet (`begin_with`)."""
-        known = self._known_points() if self.start == "points" else None
-        if known is not None:
-            return gaussians_at(*known, self.config.sh_degree)
-        number = self.config.num_start if self.start == "random" else 4
-        generator = self._generator()
-        if self.is_object:
-            points = random_points_in_box(self.scene_box.aabb.float().cpu(), number, generator)
-        else:
-            cameras = self._cameras.to("cpu")
-            views = (cameras.camera_to_worlds, _intrinsics(cameras), _sizes(cameras))
-            points = random_points_in_views(*views, *self._depths, number, generator)
-        return gaussians_at(points, torch.rand(number, 3, generator=generator), self.config.sh_degree)
-
-    def _generator(self) -> torch.Generator:
-        return torch.Generator().manual_seed(torch.initial_seed() % 2**63)
-
-    @property
-    def _depths(self) -> tuple[float, float]:
-        """Between which depths Gaussians begin, in scene units."""
-        return NEAREST_VIEW * self.extent, FARTHEST_VIEW * self.extent
-
-    @torch.no_grad()
-    def begin_with(self, photographs: Iterable[Tensor]) -> None:
-        """Place the first Gaussians where photographs agree, if that is what the config asks for.
+    def begin_with(self, datamanager: ImageDataManager) -> None:
+        """Place the first Gaussians, if that takes photographs.
 
         Args:
-            photographs: of the training cameras, [h w 3 or 4] in [0, 1].
+            datamanager: with the training photographs.
         """
-        if self.start != "photographs":
+        if self.placed:
             return
-        white = torch.full((3,), 1.0 if self.background == "white" else 0.0, device=self.device)
-        images = (self.target({"image": image}, white).cpu() for image in photographs)
-        cameras = self._cameras.to("cpu")
-        viewmats = torch.stack([viewmat_of(pose) for pose in cameras.camera_to_worlds])
-        seen = small_photographs(images, viewmats, _intrinsics(cameras))
-        found = swept_points(seen, *self._depths, self.config.num_start, self._generator())
-        first = gaussians_at(found.points, found.colors, self.config.sh_degree, found.footprints)
+        white = torch.full((3,), 1.0 if self.background == "white" else 0.0)
+        started = time.process_time()
+        first = self.first.placed_by_photographs(datamanager, white)
         for name, parameter in self.gauss_params.items():
             parameter.data = first[name].to(parameter.device)
-        self.intervals = self.intervals.new_zeros(len(found.points))
-        note(f"No points of the scene are known: {len(found.points):,} Gaussians begin where photographs agree.")
+        self.intervals = self.intervals.new_zeros(len(first["means"]))
+        self.placed, self.start_core_seconds = True, time.process_time() - started
 
     @property
     def _cameras(self) -> Cameras:
@@ -292,17 +187,34 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         return torch.logit(self.smoothed[1][:, None], eps=1e-6)
 
     @property
+    def mean_exposure(self) -> Float[Tensor, "3 4"] | None:
+        """What changes colors in new views; None: nothing."""
+        return self.exposures.detach().mean(dim=0) if self.config.exposure else None
+
+    @property
+    def coefficients(self) -> Float[Tensor, "n k 3"]:
+        """Of the colors' harmonics, as new views show them."""
+        mean, found = self.mean_exposure, torch.cat([self.features_dc[:, None], self.features_rest], dim=1)
+        return found if mean is None else exposed_coefficients(found, mean)
+
+    @property
     def colors(self) -> Float[Tensor, "n 3"]:  # type: ignore[override]
         """Colors of degree 0."""
-        return self.features_dc * C0 + 0.5
+        return self.shs_0 * C0 + 0.5
 
     @property
     def shs_0(self) -> Float[Tensor, "n 3"]:  # type: ignore[override]
-        return self.features_dc
+        return self.coefficients[:, 0]
+
+    @property
+    def shs_rest(self) -> Float[Tensor, "n k 3"]:  # type: ignore[override]
+        return self.coefficients[:, 1:]
 
     @property
     def active_sh_degree(self) -> int:
-        """Degree up to which harmonics count at this step."""
+        """Degree up to which harmonics count at this step: all where Gaussians begin with colors by direction."""
+        if self.first.kind in ("field", "run"):
+            return self.config.sh_degree
         return sh_degree_at(self.step, self.config.sh_degree_interval, self.config.sh_degree)
 
     def set_background(self, background_color: Tensor) -> None:
@@ -313,20 +225,31 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         groups = {name: [self.gauss_params[name]] for name in NAMES}
         self.camera_optimizer.get_param_groups(groups)
+        if self.config.exposure:
+            groups["exposure"] = [self.exposures]
         return groups
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        optimizers = training_callback_attributes.optimizers
+        optimizers, pipeline = training_callback_attributes.optimizers, training_callback_attributes.pipeline
         assert optimizers is not None
         self.optimizers = {name: optimizers.optimizers[name] for name in NAMES}
         self._scale_learning_rate(optimizers)
         before, after = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN_ITERATION
-        return [TrainingCallback([before], self.before_step), TrainingCallback([after], self.after_step)]
+
+        def place(step: int) -> None:
+            if not self.placed:
+                assert pipeline is not None and isinstance(pipeline.datamanager, ImageDataManager)
+                self.begin_with(pipeline.datamanager)
+
+        steps = [TrainingCallback([before], each) for each in (place, self.before_step)]
+        return [*steps, TrainingCallback([after], self.after_step)]
 
     def _scale_learning_rate(self, optimizers: Any) -> None:
         """Means move by fractions of the cameras' extent: the option's learning rate is for an extent of 1."""
+        if self.config.means_unit == "pixel":
+            return  # see `_move_by_pixels`
         rate = optimizers.config["means"]["optimizer"].lr * self.extent
         for group in self.optimizers["means"].param_groups:
             group["lr"] = group["initial_lr"] = rate
@@ -341,26 +264,33 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         self.step = step
         if step % self.config.filter_every == 0 or (self.intervals == 0).all():
             self.find_intervals()
+        if self.config.means_unit == "pixel":
+            self.means_before = self.means.detach().clone()
 
     @torch.no_grad()
     def find_intervals(self) -> None:
         """Find each Gaussian's sampling interval."""
-        if self.config.filter_3d == 0.0:
+        if self.config.filter_3d == 0.0 and self.config.means_unit == "extent":
             self.intervals = self.means.new_zeros(len(self.means))
             return
         cameras = self._cameras.to(self.means.device)
-        viewmats = torch.stack([viewmat_of(pose) for pose in cameras.camera_to_worlds])
         self.intervals = sampling_intervals(
-            self.means.detach(), viewmats, _intrinsics(cameras), _sizes(cameras), self.config.near_plane
+            self.means.detach(), viewmats_of(cameras), intrinsics_of(cameras), sizes_of(cameras), self.config.near_plane
         )
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Add and remove Gaussians."""
+        if self.means_before is not None:
+            self._move_by_pixels(self.means_before)
         before, config = self.means, self.config
         info, self.info = self.info, None
         # A step that was left out has gradients that are not finite.
-        if info is not None and len(info["means2d"]) and bool(torch.isfinite(info["means2d"].grad).all()):
+        if info is not None and not (len(info["means2d"]) and bool(torch.isfinite(info["means2d"].grad).all())):
+            info = None
+        if info is not None and self.mcmc is not None:
+            self.mcmc.after_step(self.gauss_params, self.optimizers, step, self._rate_of_means())
+        elif info is not None:
             self.strategy.step_post_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, step, info, packed=True
             )
@@ -368,6 +298,17 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
             self.remove_faulty()
         if self.means is not before:
             self.find_intervals()
+
+    def _move_by_pixels(self, before: Float[Tensor, "n 3"]) -> None:
+        """Shorten the step that Adam has just taken, which is one in scene units, by the sides of pixels. Adam's steps
+        do not depend on the unit that gradients are for."""
+        means = self.means
+        means.data = before + (means.data - before) * self.intervals[:, None]
+
+    def _rate_of_means(self) -> float | Tensor:
+        """Learning rate of means in scene units: of all, or of each."""
+        rate = self.optimizers["means"].param_groups[0]["lr"]
+        return rate * self.intervals if self.config.means_unit == "pixel" else rate
 
     @torch.no_grad()
     def remove_faulty(self) -> None:
@@ -403,7 +344,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
             kept = self.crop_box.within(means).reshape(-1)
             means, quats, scales, opacities = means[kept], quats[kept], scales[kept], opacities[kept]
             coefficients = coefficients[kept]
-        fx, fy, cx, cy = _intrinsics(camera)[0].tolist()
+        fx, fy, cx, cy = intrinsics_of(camera)[0].tolist()
         return rasterize(
             means,
             quats,
@@ -440,6 +381,13 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         poses = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds
         drawn = self.draw(camera, poses.reshape(-1, *poses.shape[-2:])[0], background, geometry=not self.training)
         outputs = {"rgb": drawn.color, "accumulation": drawn.accumulation}
+        change = self.mean_exposure
+        if self.config.exposure and self.training:
+            change = outputs["exposure"] = self.exposures[(camera.metadata or {})["cam_idx"]]
+        if change is not None:
+            color = outputs["rgb"] = exposed(drawn.color, drawn.accumulation, background, change)
+        else:
+            color = drawn.color
         if self.training:
             if drawn.info["means2d"].requires_grad:
                 drawn.info["means2d"].retain_grad()
@@ -449,7 +397,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
             depth = drawn.median_depth if drawn.median_depth is not None else drawn.depth
             assert depth is not None
             # The viewer spreads what it shows between the extremes: what is empty is as far as the farthest.
-            outputs["rgb"] = drawn.color.clamp(0.0, 1.0)
+            outputs["rgb"] = color.clamp(0.0, 1.0)
             outputs["depth"] = torch.where(depth > 0, depth, depth.max() if bool((depth > 0).any()) else 1.0)
             outputs["normals"] = (0.5 * drawn.normals + 0.5).clamp(0.0, 1.0)
         return {**outputs, "background": background}
@@ -463,10 +411,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
 
     def target(self, batch: dict[str, Any], background: Tensor) -> Float[Tensor, "h w 3"]:
         """The photograph, over the background where it has alpha."""
-        image = batch["image"].to(self.device)
-        if image.shape[-1] == 4:
-            image = image[..., :3] * image[..., 3:] + background * (1.0 - image[..., 3:])
-        return image
+        return over(batch["image"].to(self.device), background)
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
         target, valid = self.target(batch, outputs["background"]), valid_pixels_of(batch)
@@ -486,7 +431,15 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         valid = valid_pixels_of(batch)
         valid = None if valid is None else valid.to(self.device)
         target = self.target(batch, outputs["background"])
-        losses = {"rgb_loss": picture_loss(outputs["rgb"], target, valid, self.config.ssim_weight)}
+        config, squared = self.config, self.config.color_error == "squared"
+        losses = {"rgb_loss": picture_loss(outputs["rgb"], target, valid, config.ssim_weight, squared)}
+        if "exposure" in outputs:
+            losses["exposure_loss"] = config.exposure_weight * distance_from_none(outputs["exposure"])
+        if self.training and self.mcmc is not None:
+            opacities, scales = self.gauss_params["opacities"].sigmoid(), self.gauss_params["scales"].exp()
+            opacity, size = regularizers(opacities[:, 0], scales, self.extent)
+            losses["opacity_loss"] = config.mcmc_opacity_weight * opacity
+            losses["scale_loss"] = config.mcmc_scale_weight * size
         if self.training:
             self.camera_optimizer.get_loss_dict(losses)
         return losses
@@ -535,6 +488,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
                 parameter.data = parameter.data.new_zeros((number, *parameter.shape[1:]))
                 parameter.grad = None
             self.intervals = self.intervals.new_zeros(number)
+            self.placed = True
         return torch.nn.Module.load_state_dict(self, state_dict, **kwargs)
 
 
@@ -547,35 +501,3 @@ def sh_degree_at(step: int, interval: int, degree: int) -> int:
         degree: the last.
     """
     return degree if interval == 0 else min(step // interval, degree)
-
-
-def viewmat_of(pose: Float[Tensor, "3 4"]) -> Float[Tensor, "4 4"]:
-    """World to camera in OpenCV's axes, of a camera's pose in nerfstudio's."""
-    rotation = pose[:3, :3] * pose.new_tensor([1.0, -1.0, -1.0])
-    moved = -(rotation.T @ pose[:3, 3:])
-    return torch.cat([torch.cat([rotation.T, moved], dim=1), pose.new_tensor([[0.0, 0.0, 0.0, 1.0]])])
-
-
-def _intrinsics(cameras: Cameras) -> Float[Tensor, "c 4"]:
-    parts = [getattr(cameras, name).reshape(-1, 1).float() for name in ("fx", "fy", "cx", "cy")]
-    return torch.cat(parts, dim=1)
-
-
-def _sizes(cameras: Cameras) -> Float[Tensor, "c 2"]:
-    return torch.cat([cameras.width.reshape(-1, 1), cameras.height.reshape(-1, 1)], dim=1).float()
-
-
-def _check_options(config: MipSplatModelConfig) -> None:
-    """Raises: InputError for numbers that mean nothing."""
-    if not 0 <= config.sh_degree <= 3:
-        raise InputError(f"sh-degree is {config.sh_degree}", "Give 0 to 3 to --pipeline.model.sh-degree")
-    for name in ("filter_3d", "filter_2d", "sh_degree_interval"):
-        if getattr(config, name) < 0:
-            option = name.replace("_", "-")
-            raise InputError(f"{option} is {getattr(config, name)}", f"Give 0 or more to --pipeline.model.{option}")
-    if not 0.0 <= config.ssim_weight <= 1.0:
-        raise InputError(f"ssim-weight is {config.ssim_weight}", "Give 0 to 1 to --pipeline.model.ssim-weight")
-    for name in ("filter_every", "grow_every", "reset_every"):
-        if getattr(config, name) < 1:
-            option = name.replace("_", "-")
-            raise InputError(f"{option} is {getattr(config, name)}", f"Give 1 or more to --pipeline.model.{option}")

@@ -27,7 +27,8 @@ PROGRESS = "FIELDSUITE_PROGRESS"
 """Environment variable: the file that lines are appended to."""
 CALIBRATION = "FIELDSUITE_CALIBRATION"
 """Environment variable: training ends when so many core-seconds were spent after the first steps, and the last line has
-core_seconds_per_step."""
+core_seconds_per_step, and core_seconds_start: those that a model says it spent once, before its first step
+(`start_core_seconds`)."""
 FIRST_STEPS = 10
 """Steps that are not timed: compilers and caches work in them."""
 
@@ -121,12 +122,17 @@ class Watch:
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def end(self) -> None:
-        """The training has come to its end."""
+    def end(self, start: float = 0.0) -> None:
+        """The training has come to its end.
+
+        Args:
+            start: core-seconds that went into what was done once, within the first step.
+        """
         more: dict[str, Any] = {"end": True, "peak_memory_mb": peak_memory()}
         if self.calibration is not None and len(self._steps) > 2 * FIRST_STEPS:
             # Over the later half: memory has been allocated and what is compiled is compiled.
             middle = len(self._steps) // 2
+            more["core_seconds_start"] = start
             more["core_seconds_per_step"] = (self._steps[-1] - self._steps[middle]) / (len(self._steps) - 1 - middle)
         self.write(**more)
 
@@ -188,7 +194,7 @@ def watch_trainings(file: Path, calibration: float | None = None) -> None:
         for name in ("eval_iteration", "save_checkpoint"):
             setattr(trainer, name, not_counted(getattr(trainer, name)))
         original(trainer)
-        watch.end()
+        watch.end(getattr(getattr(getattr(trainer, "pipeline", None), "model", None), "start_core_seconds", 0.0))
 
     Trainer.train = train  # pyright: ignore[reportAttributeAccessIssue]
 

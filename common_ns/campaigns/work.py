@@ -256,6 +256,17 @@ def _budget_key(campaign: Campaign, run: Run, contents: Contents) -> str:
     return json.dumps([parts, campaign.budget.core_seconds, campaign.resources.cores])
 
 
+def steps_within(budget: float, timed: dict[str, Any]) -> int:
+    """How many steps a budget is enough for, at least one.
+
+    Args:
+        budget: core-seconds.
+        timed: last line of a run that was timed: core_seconds_per_step and, where something is done once before the
+            first step, core_seconds_start.
+    """
+    return max(1, round((budget - timed.get("core_seconds_start", 0.0)) / timed["core_seconds_per_step"]))
+
+
 @dataclass
 class Work:
     """A run that is being carried out."""
@@ -351,7 +362,7 @@ class Work:
                 raise InputError(problem, "Read the end of the log", self.folder / LOG)
         shutil.rmtree(scratch.folder, ignore_errors=True)
         del self.record.stages["timing"]
-        steps = max(1, round(budget / seconds))
+        steps = steps_within(budget, lines[-1])
         return {"core_seconds": budget, "core_seconds_per_step": seconds, "steps": steps}
 
     def _stage(self, stage: str, verdict: Verdict) -> str:

@@ -28,8 +28,6 @@ class ImagePipelineConfig(FieldPipelineConfig):
 class ImagePipeline(FieldPipeline):
     """Differs from `FieldPipeline` in the step: its batch is one photograph, on one device.
 
-    A model with `begin_with` is given the training photographs before the first step.
-
     Raises: InputError if there are several devices.
     """
 
@@ -42,10 +40,7 @@ class ImagePipeline(FieldPipeline):
             raise InputError(problem, "Leave out --machine.num-devices and --machine.num-machines")
         super().__init__(*args, world_size=world_size, **kwargs)
         if self.test_mode == "val":  # a run that trains: bad photographs are found before anything else is set up
-            photographs = self.datamanager.train_photographs()
-            begin = getattr(self.model, "begin_with", None)
-            if begin is not None:
-                begin(photographs)
+            self.datamanager.train_photographs()
 
     @profiler.time_function
     def get_train_loss_dict(self, step: int) -> tuple[dict, dict[str, Tensor], dict[str, Tensor]]:

@@ -65,12 +65,17 @@ class Gaussians:
 
     def exposed(self, affine: Float[Tensor, "3 4"]) -> Gaussians:
         """The Gaussians with all colors c replaced by A c + b, given as [A | b]; exact where colors are above 0."""
-        linear, shift = affine[:, :3], affine[:, 3]
-        coefficients = self.coefficients @ linear.T
-        # Harmonics give a color less ½.
-        constant = (linear.sum(dim=1) * 0.5 + shift - 0.5) / C0
-        coefficients[:, 0] += constant
+        coefficients = exposed_coefficients(self.coefficients, affine)
         return Gaussians(self.means, self.quats, self.scales, self.opacities, coefficients)
+
+
+def exposed_coefficients(coefficients: Float[Tensor, "n k 3"], affine: Float[Tensor, "3 4"]) -> Float[Tensor, "n k 3"]:
+    """Coefficients of harmonics with all colors c replaced by A c + b, given as [A | b]."""
+    linear, shift = affine[:, :3], affine[:, 3]
+    changed = coefficients @ linear.T
+    # Harmonics give a color less ½.
+    changed[:, 0] += (linear.sum(dim=1) * 0.5 + shift - 0.5) / C0
+    return changed
 
 
 def multiplied(left: Float[Tensor, "*n 4"], right: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,17 @@ from nerfstudio.scripts.render import DatasetRender
 from nerfstudio.utils.eval_utils import eval_setup
 
 from common_ns.errors import InputError
+from common_ns.hash_grid import HashGridOptions
 from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 from tests.e2e.running import assert_resumes_exactly, run_config, train
 
-TINY = {"num_start": 1500, "max_gaussians": 2500, "grow_from": 2, "grow_every": 5, "sh_degree_interval": 8}
+GRID = HashGridOptions(num_levels=6, log2_table_size=12, max_resolution=256)
+PROPOSALS = 2 * (HashGridOptions(num_levels=4, features_per_level=1, log2_table_size=11, max_resolution=64),)
+FIELD = {"grid": GRID, "proposal_grids": PROPOSALS, "num_proposal_samples": (16, 12), "num_nerf_samples": 12}
+TINY = {
+    **{"num_start": 1500, "max_gaussians": 2500, "grow_from": 2, "grow_every": 5, "sh_degree_interval": 8},
+    **{"start_from": "photographs", "grow_until": 1000, "strategy": "default"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +38,24 @@ def scene(tmp_path_factory) -> Path:
 
 
 def tiny(scene: Path, output: Path, steps: int, method: str = "mip-splat-small", **model: Any) -> Any:
-    return run_config(method, scene, output, steps, rays=None, **{**TINY, **model})
+    config = run_config(method, scene, output, steps, rays=None, **{**TINY, **model})
+    config.pipeline.model.field = replace(config.pipeline.model.field, **FIELD)
+    return config
 
 
 @pytest.fixture(scope="module")
 def run(scene, tmp_path_factory) -> Path:
-    return train(tiny(scene, tmp_path_factory.mktemp("run"), 120, grow_from=40, grow_every=20))
+    # The paper's loss and rates: 120 steps on pictures this small are too few for means that move by their pixels.
+    loss = {"color_error": "absolute", "ssim_weight": 0.2, "means_unit": "extent", "grow_gradient": 2e-4}
+    config = tiny(scene, tmp_path_factory.mktemp("run"), 120, grow_from=40, grow_every=20, **loss)
+    config.optimizers["means"]["optimizer"].lr, config.optimizers["means"]["scheduler"].lr_final = 1.6e-3, 1.6e-5
+    return train(config)
 
 
 def test_a_run_is_evaluated(run, tmp_path):
     ComputePSNR(run, tmp_path / "eval.json").main()
     results = json.loads((tmp_path / "eval.json").read_text())["results"]
-    assert results["psnr"] > 15.5 and results["ssim"] > 0.3
+    assert results["psnr"] > 15.0 and results["ssim"] > 0.3
 
 
 def test_the_file_of_gaussians_holds_them_as_they_are_drawn(run, tmp_path):
@@ -86,9 +100,64 @@ def test_the_papers_method_trains(scene, tmp_path):
     train(tiny(scene, tmp_path, 2, "mip-splat"))
 
 
+@pytest.mark.slow
+def test_a_field_is_fitted_once_and_a_resumed_run_goes_on_without_it(scene, tmp_path, monkeypatch, capsys):
+    def config(output: Path, steps: int):
+        made = tiny(scene, output, steps, start_from="auto", field_steps=30, grow_from=10**9, exposure=True)
+        made.pipeline.model.means_unit, made.pipeline.model.color_error = "pixel", "squared"
+        return made
+
+    assert_resumes_exactly(config, 8, tmp_path, monkeypatch)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("1,500 Gaussians begin where a field sees surfaces, which was fitted by 30 steps in") == 2
+
+
+@pytest.mark.slow
+def test_mcmc_keeps_its_bound_and_resumes(scene, tmp_path, monkeypatch):
+    def config(output: Path, steps: int):
+        return tiny(scene, output, steps, strategy="mcmc", max_gaussians=1600)
+
+    assert_resumes_exactly(config, 24, tmp_path, monkeypatch)
+    state = torch.load(tmp_path / "whole/sample/mip-splat-small/run/nerfstudio_models/step-000000023.ckpt")
+    assert len(state["pipeline"]["_model.gauss_params.means"]) == 1600
+
+
+@pytest.mark.slow
+def test_a_run_of_another_method_is_begun_from(scene, tmp_path, capsys):
+    field = run_config("zip-nerf-small", scene, tmp_path / "field", 100, **FIELD)
+    for group in ("grids", "fields"):
+        field.optimizers[group]["scheduler"].max_steps = 100
+    file = train(field)
+    train(tiny(scene, tmp_path, 2, start_from="auto", init_from=file))
+    assert f"1,500 Gaussians begin where {file} sees surfaces" in " ".join(capsys.readouterr().out.split())
+    other = tmp_path / "other"
+    options = {"layouts": ("nerfstudio",), "num_train": 12, "num_val": 2, "num_test": 2, "resolution": 40}
+    write_sample_scene(SampleSceneConfig(other, overwrite=True, **options))
+    with pytest.raises(InputError, match=r"config\.yml: the run's coordinates are not those of this run on .*other"):
+        train(tiny(other / "nerfstudio", tmp_path / "wrong", 2, start_from="auto", init_from=file))
+    missing = tmp_path / "none" / "config.yml"
+    with pytest.raises(InputError, match="no such file"):
+        train(tiny(scene, tmp_path / "missing", 2, start_from="auto", init_from=missing))
+
+
+@pytest.mark.slow
+def test_a_fit_that_is_broken_off_leaves_the_gaussians_as_they_were(scene, tmp_path, monkeypatch):
+    pipeline = tiny(scene, tmp_path, 2, start_from="field").pipeline.setup(device="cpu", test_mode="val")
+    before = pipeline.model.means.detach().clone()
+
+    def broken_off(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mipnerf_ns.splat_field._train", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.model.begin_with(pipeline.datamanager)
+    assert torch.equal(pipeline.model.means, before) and not pipeline.model.placed
+
+
 def test_broken_gaussians_are_removed_and_counted(scene, tmp_path, capsys):
     pipeline = tiny(scene, tmp_path, 2).pipeline.setup(device="cpu", test_mode="val")
     model = pipeline.model
+    model.begin_with(pipeline.datamanager)
     model.optimizers = {name: torch.optim.Adam([value]) for name, value in model.gauss_params.items()}
     with torch.no_grad():
         model.means[3] = torch.nan

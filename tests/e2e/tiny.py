@@ -42,7 +42,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "bottleneck-dim": 16,
         "color-hidden-dim": 16,
     },
-    "mip-splat": {"num-start": 2000, "max-gaussians": 3000, "sh-degree-interval": 20},
+    "mip-splat": {"num-start": 2000, "max-gaussians": 3000, "start-from": "photographs", "sh-degree-interval": 20},
     "depth-mip-nerf": {
         "num-proposal-samples": (12,),
         "num-nerf-samples": 10,

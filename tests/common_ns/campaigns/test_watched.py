@@ -18,7 +18,7 @@ from nerfstudio.engine.trainer import Trainer
 
 from common_ns.campaigns import watched
 from common_ns.campaigns.watched import Watch, core_seconds, read_progress, watch_trainings
-from common_ns.campaigns.work import _text, end_of
+from common_ns.campaigns.work import _text, end_of, steps_within
 
 
 def burn(seconds: float) -> None:
@@ -99,9 +99,14 @@ def test_a_training_that_had_ended_is_left_as_it_is(file: Path):
 def test_calibration_ends_the_training_and_finds_the_time_of_a_step(file: Path):
     watch_trainings(file, calibration=0.3)
     trainer = FewSteps(10_000)
+    trainer.pipeline = SimpleNamespace(model=SimpleNamespace(start_core_seconds=100.0))  # type: ignore[assignment]
     trainer.train()
     last = read_progress(file)[-1]
     assert 25 <= len(trainer.done) < 60 and 0.009 < last["core_seconds_per_step"] < 0.02
+    # What a model does once, before its first step, is told apart.
+    assert last["core_seconds_start"] == 100.0
+    assert steps_within(300.0, last) == round(200.0 / last["core_seconds_per_step"])
+    assert steps_within(50.0, last) == 1 and steps_within(10.0, {"core_seconds_per_step": 0.5}) == 20
 
 
 def test_losses_that_are_no_numbers_can_be_read_again(file: Path):
