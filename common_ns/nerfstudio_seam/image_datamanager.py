@@ -51,6 +51,15 @@ class ImageDataManagerConfig(SuiteConfig, FullImageDatamanagerConfig):
     at full size. Test images keep theirs."""
 
 
+class NoRays:
+    """Stands where nerfstudio's exporters set the number of rays that they want. Its viewer reads every attribute, so
+    that there has to be one."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raises: InputError, as there are none."""
+        raise InputError("the run is of pictures, not of rays", "Use ns-export gaussian-splat")
+
+
 class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
     """Differs from nerfstudio's as the top of this file says.
 
@@ -133,13 +142,8 @@ class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
             self._order = (epoch, order)
         return self._order[1][step % number]
 
-    @property
-    def train_pixel_sampler(self) -> None:
-        """What nerfstudio's exporters ask for before they ask for rays.
-
-        Raises: InputError, as there are none.
-        """
-        raise InputError("the run is of pictures, not of rays", "Use ns-export gaussian-splat")
+    train_pixel_sampler = NoRays()
+    """There is none to draw rays from."""
 
     def train_photographs(self) -> Iterator[Tensor]:
         """All training photographs [h w 3 or 4] in [0, 1]; they are read at once."""
