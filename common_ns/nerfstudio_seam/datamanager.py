@@ -39,7 +39,7 @@ from common_ns.data.gate import check_outputs
 from common_ns.data.masks import check_mask_sizes, empty_masks_warning, valid_pixels
 from common_ns.data.notes import note
 from common_ns.data.pixel_file import PixelFile, pixels_folder
-from common_ns.data.pixels import PixelStore
+from common_ns.data.pixels import PixelRuns, PixelStore
 from common_ns.data.scene_bounds import ray_bounds
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import distributed
@@ -163,6 +163,7 @@ class StorePixelSampler(PixelSampler):
         alpha_color: color that images with alpha are composited on; None: they keep their alpha.
         num_rays_per_batch: pixels of a batch.
         from_one_image: take all pixels of a batch from one image.
+        object_share: share of a batch's pixels that is drawn from those which are not transparent, others from all.
     """
 
     def __init__(
@@ -171,11 +172,13 @@ class StorePixelSampler(PixelSampler):
         alpha_color: Tensor | None,
         num_rays_per_batch: int,
         from_one_image: bool = False,
+        object_share: float = 0.0,
     ) -> None:
         super().__init__(PixelSamplerConfig(), num_rays_per_batch=num_rays_per_batch)
         self._fill = fill
         self.alpha_color = alpha_color
         self.from_one_image = from_one_image
+        self.object_share = object_share
 
     @cached_property
     def store(self) -> PixelStore:
@@ -188,7 +191,20 @@ class StorePixelSampler(PixelSampler):
 
     def sample_part(self, num_rays: int, part: slice) -> dict[str, Tensor]:
         """Draw a batch of `num_rays`, and return a part of it: the random numbers are those of the whole."""
-        return self.finish(*self.store.sample(num_rays, part, self.from_one_image))
+        if self._object is None:
+            return self.finish(*self.store.sample(num_rays, part, self.from_one_image))
+        number = round(self.object_share * num_rays)
+        drawn = [self._object.draw(number), self.store.draw(num_rays - number)]
+        return self.finish(*self.store.at(torch.cat(drawn)[part]))
+
+    @cached_property
+    def _object(self) -> PixelRuns | None:
+        """Pixels that are not transparent; None: they are drawn as all others are."""
+        image = self.store.arrays["image"]
+        if self.object_share == 0.0 or image.shape[-1] != 4:
+            return None
+        visible = self.store.runs_of(image[:, 3] > 0)
+        return visible if len(visible) else None
 
     def finish(self, batch: dict[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
         """A batch of pixels as they are stored, with colors in [0, 1] and "indices"."""
@@ -220,6 +236,9 @@ class FieldDataManagerConfig(SuiteConfig, VanillaDataManagerConfig):
     is anywhere in an image, its color is the mean, and its ray is as wide. 1 2 4 8: a quarter of the rays sees the
     photographs at full size, a quarter each at a half, a quarter and an eighth; a number that is there twice gets twice
     as many."""
+    object_share: float = 0.0
+    """Share of a training batch's rays that is drawn from pixels which are not transparent, where images have alpha;
+    the others are drawn from all pixels. Most of an object's photographs is empty, and empty pixels teach little."""
     pixels_on_disk: bool = False
     """Keep decoded pixels in a memory-mapped file instead of in memory, for captures larger than the memory. The file
     stays, and later runs on the same images begin with it."""
@@ -317,6 +336,7 @@ class FieldDataManager(CheckedInput, VanillaDataManager[FieldDataset]):
     def setup_train(self) -> None:
         total, world_size = self.config.train_num_rays_per_batch, distributed.world_size()
         check_scales(self.config.train_scales)
+        self._check_object_share()
         if not self.uses_pixel_store:
             if set(self.config.train_scales) != {1}:
                 problem = (
@@ -329,7 +349,7 @@ class FieldDataManager(CheckedInput, VanillaDataManager[FieldDataset]):
             return
         self.train_part = distributed.share(total, distributed.rank(), world_size)
         num_rays = self.train_part.stop - self.train_part.start
-        self.train_pixel_sampler = self._store_sampler(self.train_dataset, num_rays)
+        self.train_pixel_sampler = self._store_sampler(self.train_dataset, num_rays, self.config.object_share)
         scales = torch.tensor(self.config.train_scales, device=self.device if self.config.images_on_gpu else "cpu")
         self._train_sides = scales.repeat(total // len(scales) + 1)[:total]
         if self.test_mode == "val":  # a run that trains: bad images are found before anything else is set up
@@ -350,7 +370,7 @@ class FieldDataManager(CheckedInput, VanillaDataManager[FieldDataset]):
         )
         self.eval_dataloader = RandIndicesEvalDataloader(input_dataset=self.eval_dataset, device=self.device)
 
-    def _store_sampler(self, dataset: FieldDataset, num_rays: int) -> StorePixelSampler:
+    def _store_sampler(self, dataset: FieldDataset, num_rays: int, object_share: float = 0.0) -> StorePixelSampler:
         def fill() -> PixelStore:
             cameras = dataset.cameras
             sizes = torch.cat([cameras.height, cameras.width], dim=-1).reshape(-1, 2).tolist()
@@ -375,7 +395,16 @@ class FieldDataManager(CheckedInput, VanillaDataManager[FieldDataset]):
             return store
 
         alpha_color = dataset._dataparser_outputs.alpha_color
-        return StorePixelSampler(fill, alpha_color, num_rays, self.config.single_image_batches)
+        return StorePixelSampler(fill, alpha_color, num_rays, self.config.single_image_batches, object_share)
+
+    def _check_object_share(self) -> None:
+        """Raises: InputError if the share is none, or batches are drawn in a way that leaves no place for it."""
+        share, option = self.config.object_share, "--pipeline.datamanager.object-share"
+        if not 0.0 <= share <= 1.0:
+            raise InputError(f"object-share is {share:g}", f"Give 0 to 1 to {option}")
+        if share > 0.0 and (self.config.single_image_batches or not self.uses_pixel_store):
+            problem = "object-share needs single pixels of all images, and others were asked for"
+            raise InputError(problem, f"Give {option} 0, or drop single-image-batches, patches and partial caching")
 
     def _pixel_file(self, dataset: FieldDataset) -> PixelFile:
         """Where the pixels of a data set are kept on disk."""
