@@ -163,7 +163,6 @@ class StorePixelSampler(PixelSampler):
         alpha_color: color that images with alpha are composited on; None: they keep their alpha.
         num_rays_per_batch: pixels of a batch.
         from_one_image: take all pixels of a batch from one image.
-        object_share: share of a batch's pixels that is drawn from those which are not transparent, others from all.
     """
 
     def __init__(
@@ -172,13 +171,13 @@ class StorePixelSampler(PixelSampler):
         alpha_color: Tensor | None,
         num_rays_per_batch: int,
         from_one_image: bool = False,
-        object_share: float = 0.0,
     ) -> None:
         super().__init__(PixelSamplerConfig(), num_rays_per_batch=num_rays_per_batch)
         self._fill = fill
         self.alpha_color = alpha_color
         self.from_one_image = from_one_image
-        self.object_share = object_share
+        self.object_share = 0.0
+        """Share of a batch's pixels that is drawn from those which are not transparent; the others are from all."""
 
     @cached_property
     def store(self) -> PixelStore:
@@ -349,7 +348,8 @@ class FieldDataManager(CheckedInput, VanillaDataManager[FieldDataset]):
             return
         self.train_part = distributed.share(total, distributed.rank(), world_size)
         num_rays = self.train_part.stop - self.train_part.start
-        self.train_pixel_sampler = self._store_sampler(self.train_dataset, num_rays, self.config.object_share)
+        self.train_pixel_sampler = self._store_sampler(self.train_dataset, num_rays)
+        self.train_pixel_sampler.object_share = self.config.object_share
         scales = torch.tensor(self.config.train_scales, device=self.device if self.config.images_on_gpu else "cpu")
         self._train_sides = scales.repeat(total // len(scales) + 1)[:total]
         if self.test_mode == "val":  # a run that trains: bad images are found before anything else is set up
@@ -370,7 +370,7 @@ class FieldDataManager(CheckedInput, VanillaDataManager[FieldDataset]):
         )
         self.eval_dataloader = RandIndicesEvalDataloader(input_dataset=self.eval_dataset, device=self.device)
 
-    def _store_sampler(self, dataset: FieldDataset, num_rays: int, object_share: float = 0.0) -> StorePixelSampler:
+    def _store_sampler(self, dataset: FieldDataset, num_rays: int) -> StorePixelSampler:
         def fill() -> PixelStore:
             cameras = dataset.cameras
             sizes = torch.cat([cameras.height, cameras.width], dim=-1).reshape(-1, 2).tolist()
@@ -395,7 +395,7 @@ class FieldDataManager(CheckedInput, VanillaDataManager[FieldDataset]):
             return store
 
         alpha_color = dataset._dataparser_outputs.alpha_color
-        return StorePixelSampler(fill, alpha_color, num_rays, self.config.single_image_batches, object_share)
+        return StorePixelSampler(fill, alpha_color, num_rays, self.config.single_image_batches)
 
     def _check_object_share(self) -> None:
         """Raises: InputError if the share is none, or batches are drawn in a way that leaves no place for it."""
