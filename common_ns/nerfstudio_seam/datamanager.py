@@ -9,8 +9,9 @@ it carries the footprint of its pixels.
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -246,12 +247,30 @@ class FieldDataManagerConfig(SuiteConfig, VanillaDataManagerConfig):
     user's cache where that cannot be written."""
 
 
+@contextlib.contextmanager
+def reading(config: Any) -> Iterator[None]:
+    """Within it, a datamanager's config is set up: photographs of any kind are opened, and errors name the data.
+
+    Raises: InputError if the data is not there or cannot be read.
+    """
+    data = Path(config.data if config.data is not None else config.dataparser.data)
+    checks.require_path(data)
+
+    def if_missing() -> str | None:
+        return suggestion(data, name_of(config.dataparser))
+
+    with checks.explained(data, if_missing), images.parsers_open_any_photo(data), own_readers(config.dataparser):
+        yield
+
+
 class CheckedInput:
-    """What datamanagers of this suite do with a dataparser's outputs before they read an image."""
+    """What datamanagers of this suite do with a dataparser's outputs before they read an image, and tell models."""
 
     config: Any
     dataparser: Any
     test_mode: str
+    train_dataparser_outputs: DataparserOutputs
+    train_dataset: FieldDataset
     dataset_class: type[FieldDataset] = FieldDataset
     """Reads the images, and whatever else a batch needs of a pixel."""
 
@@ -270,6 +289,12 @@ class CheckedInput:
         warnings = check_outputs(outputs, Path(self.config.dataparser.data), split)
         for warning in warnings if self.test_mode == "val" and distributed.rank() == 0 else ():
             note(warning)
+
+    def _describe_scene(self) -> None:
+        """Put what models ask of the scene into the metadata that they get."""
+        metadata, cameras = self.train_dataset.metadata, self.train_dataset.cameras
+        metadata.setdefault("ray_bounds", ray_bounds(self.train_dataparser_outputs, self.config.dataparser))
+        metadata["cameras"], metadata["camera_to_worlds"] = cameras, cameras.camera_to_worlds
 
     def _dataset(self, outputs: DataparserOutputs) -> FieldDataset:
         scale = self.config.camera_res_scale_factor
@@ -299,21 +324,13 @@ class FieldDataManager(CheckedInput, VanillaDataManager[FieldDataset]):
     def __init__(self, config: FieldDataManagerConfig, *args, **kwargs) -> None:
         # Taken before anything is drawn: machine.seed + rank, when a run is started by ns-train. Rank 0's counts.
         seed = distributed.gather(torch.initial_seed())[0]
-        data = Path(config.data if config.data is not None else config.dataparser.data)
-        checks.require_path(data)
-
-        def if_missing() -> str | None:
-            return suggestion(data, name_of(config.dataparser))
-
-        with checks.explained(data, if_missing), images.parsers_open_any_photo(data), own_readers(config.dataparser):
+        with reading(config):
             super().__init__(config, *args, **kwargs)
         self.seed = seed
-        bounds = ray_bounds(self.train_dataparser_outputs, config.dataparser)
-        self.train_dataset.metadata.setdefault("ray_bounds", bounds)
-        cameras = self.train_dataset.metadata["cameras"] = self.train_dataset.cameras
+        self._describe_scene()
+        cameras = self.train_dataset.cameras
         if not any(kind in WHOLE_VIEWS for kind in cameras.camera_type.flatten().tolist()):
             self.train_dataset.metadata["widest_pixel"] = widest_pixel(cameras) * max(config.train_scales, default=1)
-        self.train_dataset.metadata["camera_to_worlds"] = self.train_dataset.cameras.camera_to_worlds
 
     @property
     def uses_pixel_store(self) -> bool:
