@@ -149,6 +149,9 @@ class SdfDataManager(FieldDataManager):
         fraction = self.config.mask_ray_fraction
         if fraction is None or dataset is not self.train_dataset or not dataset.metadata.get("has_masks", False):
             return sampler
+        if self.config.object_share > 0.0:
+            problem = "object-share and mask-ray-fraction both say where rays go"
+            raise InputError(problem, "Drop --pipeline.datamanager.object-share")
         return MaskBalancedSampler(sampler, fraction)
 
     def _choose_sphere(self, outputs: DataparserOutputs) -> Similarity:

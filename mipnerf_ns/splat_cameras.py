@@ -7,12 +7,7 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-
-def viewmat_of(pose: Float[Tensor, "3 4"]) -> Float[Tensor, "4 4"]:
-    """World to camera in OpenCV's axes, of a camera's pose in nerfstudio's."""
-    rotation = pose[:3, :3] * pose.new_tensor([1.0, -1.0, -1.0])
-    moved = -(rotation.T @ pose[:3, 3:])
-    return torch.cat([torch.cat([rotation.T, moved], dim=1), pose.new_tensor([[0.0, 0.0, 0.0, 1.0]])])
+from common_ns.splat_baking.photographs import viewmat_of
 
 
 def viewmats_of(cameras: Cameras) -> Float[Tensor, "c 4 4"]:

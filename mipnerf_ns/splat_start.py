@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from common_ns.splat_baking import shapes
+from common_ns.splat_baking import bake, shapes
 from common_ns.splats.harmonics import C0, count
 
 FIRST_OPACITY, SURE_OPACITY = 0.1, 0.5
@@ -97,6 +97,5 @@ def random_points_in_views(
 def camera_extent(camera_to_worlds: Float[Tensor, "c 3 4"]) -> float:
     """1.1 times the greatest distance of a camera from the mean of all, in scene units: what 3D Gaussian Splatting's
     code measures the scene by. 1 if all are in one place."""
-    origins = camera_to_worlds[:, :3, 3]
-    extent = 1.1 * float((origins - origins.mean(dim=0)).norm(dim=-1).max())
+    extent = bake.camera_extent(camera_to_worlds)
     return extent if extent > 0 and np.isfinite(extent) else 1.0

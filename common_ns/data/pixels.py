@@ -292,13 +292,14 @@ class PixelStore:
             from_one_image: all of them from one image, which is drawn first.
         Returns: the arrays' values [n, channels], and (image, row, column) of each pixel of the part.
         """
+        return self.at(self.draw(num_pixels, part, from_one_image))
+
+    def draw(self, num_pixels: int, part: slice = slice(None), from_one_image: bool = False) -> Int[Tensor, " n"]:
+        """Flat positions of pixels that are drawn as `sample` does."""
         start, stop = self.draw_image() if from_one_image else (0, len(self))
-        if self._runs is not None:
-            runs = self._runs.within(start, stop) if from_one_image else self._runs
-            flat = runs.draw(num_pixels, part)
-        else:
-            flat = start + uniform_numbers(stop - start, num_pixels, self.device)[part]
-        return self.at(flat)
+        if self._runs is None:
+            return start + uniform_numbers(stop - start, num_pixels, self.device)[part]
+        return (self._runs.within(start, stop) if from_one_image else self._runs).draw(num_pixels, part)
 
     def can_be_drawn(self, flat: Int[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
         """Whether pixels at positions are not masked out."""

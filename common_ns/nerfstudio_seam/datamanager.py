@@ -9,8 +9,9 @@ it carries the footprint of its pixels.
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +40,7 @@ from common_ns.data.gate import check_outputs
 from common_ns.data.masks import check_mask_sizes, empty_masks_warning, valid_pixels
 from common_ns.data.notes import note
 from common_ns.data.pixel_file import PixelFile, pixels_folder
-from common_ns.data.pixels import PixelStore
+from common_ns.data.pixels import PixelRuns, PixelStore
 from common_ns.data.scene_bounds import ray_bounds
 from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import distributed
@@ -176,6 +177,8 @@ class StorePixelSampler(PixelSampler):
         self._fill = fill
         self.alpha_color = alpha_color
         self.from_one_image = from_one_image
+        self.object_share = 0.0
+        """Share of a batch's pixels that is drawn from those which are not transparent; the others are from all."""
 
     @cached_property
     def store(self) -> PixelStore:
@@ -188,7 +191,20 @@ class StorePixelSampler(PixelSampler):
 
     def sample_part(self, num_rays: int, part: slice) -> dict[str, Tensor]:
         """Draw a batch of `num_rays`, and return a part of it: the random numbers are those of the whole."""
-        return self.finish(*self.store.sample(num_rays, part, self.from_one_image))
+        if self._object is None:
+            return self.finish(*self.store.sample(num_rays, part, self.from_one_image))
+        number = round(self.object_share * num_rays)
+        drawn = [self._object.draw(number), self.store.draw(num_rays - number)]
+        return self.finish(*self.store.at(torch.cat(drawn)[part]))
+
+    @cached_property
+    def _object(self) -> PixelRuns | None:
+        """Pixels that are not transparent; None: they are drawn as all others are."""
+        image = self.store.arrays["image"]
+        if self.object_share == 0.0 or image.shape[-1] != 4:
+            return None
+        visible = self.store.runs_of(image[:, 3] > 0)
+        return visible if len(visible) else None
 
     def finish(self, batch: dict[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
         """A batch of pixels as they are stored, with colors in [0, 1] and "indices"."""
@@ -220,6 +236,9 @@ class FieldDataManagerConfig(SuiteConfig, VanillaDataManagerConfig):
     is anywhere in an image, its color is the mean, and its ray is as wide. 1 2 4 8: a quarter of the rays sees the
     photographs at full size, a quarter each at a half, a quarter and an eighth; a number that is there twice gets twice
     as many."""
+    object_share: float = 0.0
+    """Share of a training batch's rays that is drawn from pixels which are not transparent, where images have alpha;
+    the others are drawn from all pixels. Most of an object's photographs is empty, and empty pixels teach little."""
     pixels_on_disk: bool = False
     """Keep decoded pixels in a memory-mapped file instead of in memory, for captures larger than the memory. The file
     stays, and later runs on the same images begin with it."""
@@ -228,12 +247,30 @@ class FieldDataManagerConfig(SuiteConfig, VanillaDataManagerConfig):
     user's cache where that cannot be written."""
 
 
+@contextlib.contextmanager
+def reading(config: Any) -> Iterator[None]:
+    """Within it, a datamanager's config is set up: photographs of any kind are opened, and errors name the data.
+
+    Raises: InputError if the data is not there or cannot be read.
+    """
+    data = Path(config.data if config.data is not None else config.dataparser.data)
+    checks.require_path(data)
+
+    def if_missing() -> str | None:
+        return suggestion(data, name_of(config.dataparser))
+
+    with checks.explained(data, if_missing), images.parsers_open_any_photo(data), own_readers(config.dataparser):
+        yield
+
+
 class CheckedInput:
-    """What datamanagers of this suite do with a dataparser's outputs before they read an image."""
+    """What datamanagers of this suite do with a dataparser's outputs before they read an image, and tell models."""
 
     config: Any
     dataparser: Any
     test_mode: str
+    train_dataparser_outputs: DataparserOutputs
+    train_dataset: FieldDataset
     dataset_class: type[FieldDataset] = FieldDataset
     """Reads the images, and whatever else a batch needs of a pixel."""
 
@@ -252,6 +289,12 @@ class CheckedInput:
         warnings = check_outputs(outputs, Path(self.config.dataparser.data), split)
         for warning in warnings if self.test_mode == "val" and distributed.rank() == 0 else ():
             note(warning)
+
+    def _describe_scene(self) -> None:
+        """Put what models ask of the scene into the metadata that they get."""
+        metadata, cameras = self.train_dataset.metadata, self.train_dataset.cameras
+        metadata.setdefault("ray_bounds", ray_bounds(self.train_dataparser_outputs, self.config.dataparser))
+        metadata["cameras"], metadata["camera_to_worlds"] = cameras, cameras.camera_to_worlds
 
     def _dataset(self, outputs: DataparserOutputs) -> FieldDataset:
         scale = self.config.camera_res_scale_factor
@@ -281,21 +324,13 @@ class FieldDataManager(CheckedInput, VanillaDataManager[FieldDataset]):
     def __init__(self, config: FieldDataManagerConfig, *args, **kwargs) -> None:
         # Taken before anything is drawn: machine.seed + rank, when a run is started by ns-train. Rank 0's counts.
         seed = distributed.gather(torch.initial_seed())[0]
-        data = Path(config.data if config.data is not None else config.dataparser.data)
-        checks.require_path(data)
-
-        def if_missing() -> str | None:
-            return suggestion(data, name_of(config.dataparser))
-
-        with checks.explained(data, if_missing), images.parsers_open_any_photo(data), own_readers(config.dataparser):
+        with reading(config):
             super().__init__(config, *args, **kwargs)
         self.seed = seed
-        bounds = ray_bounds(self.train_dataparser_outputs, config.dataparser)
-        self.train_dataset.metadata.setdefault("ray_bounds", bounds)
-        cameras = self.train_dataset.metadata["cameras"] = self.train_dataset.cameras
+        self._describe_scene()
+        cameras = self.train_dataset.cameras
         if not any(kind in WHOLE_VIEWS for kind in cameras.camera_type.flatten().tolist()):
             self.train_dataset.metadata["widest_pixel"] = widest_pixel(cameras) * max(config.train_scales, default=1)
-        self.train_dataset.metadata["camera_to_worlds"] = self.train_dataset.cameras.camera_to_worlds
 
     @property
     def uses_pixel_store(self) -> bool:
@@ -317,6 +352,7 @@ class FieldDataManager(CheckedInput, VanillaDataManager[FieldDataset]):
     def setup_train(self) -> None:
         total, world_size = self.config.train_num_rays_per_batch, distributed.world_size()
         check_scales(self.config.train_scales)
+        self._check_object_share()
         if not self.uses_pixel_store:
             if set(self.config.train_scales) != {1}:
                 problem = (
@@ -330,6 +366,7 @@ class FieldDataManager(CheckedInput, VanillaDataManager[FieldDataset]):
         self.train_part = distributed.share(total, distributed.rank(), world_size)
         num_rays = self.train_part.stop - self.train_part.start
         self.train_pixel_sampler = self._store_sampler(self.train_dataset, num_rays)
+        self.train_pixel_sampler.object_share = self.config.object_share
         scales = torch.tensor(self.config.train_scales, device=self.device if self.config.images_on_gpu else "cpu")
         self._train_sides = scales.repeat(total // len(scales) + 1)[:total]
         if self.test_mode == "val":  # a run that trains: bad images are found before anything else is set up
@@ -376,6 +413,15 @@ class FieldDataManager(CheckedInput, VanillaDataManager[FieldDataset]):
 
         alpha_color = dataset._dataparser_outputs.alpha_color
         return StorePixelSampler(fill, alpha_color, num_rays, self.config.single_image_batches)
+
+    def _check_object_share(self) -> None:
+        """Raises: InputError if the share is none, or batches are drawn in a way that leaves no place for it."""
+        share, option = self.config.object_share, "--pipeline.datamanager.object-share"
+        if not 0.0 <= share <= 1.0:
+            raise InputError(f"object-share is {share:g}", f"Give 0 to 1 to {option}")
+        if share > 0.0 and (self.config.single_image_batches or not self.uses_pixel_store):
+            problem = "object-share needs single pixels of all images, and others were asked for"
+            raise InputError(problem, f"Give {option} 0, or drop single-image-batches, patches and partial caching")
 
     def _pixel_file(self, dataset: FieldDataset) -> PixelFile:
         """Where the pixels of a data set are kept on disk."""

@@ -11,7 +11,6 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,12 +20,8 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from torch import Tensor
 
 from common_ns.cameras.smaller import smaller_view
-from common_ns.data import checks, images
-from common_ns.data.formats import suggestion
-from common_ns.data.scene_bounds import ray_bounds
 from common_ns.errors import InputError
-from common_ns.nerfstudio_seam.datamanager import CheckedInput, FieldDataset, seed_step
-from common_ns.nerfstudio_seam.dataparsers import name_of, own_readers
+from common_ns.nerfstudio_seam.datamanager import CheckedInput, FieldDataset, reading, seed_step
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 from common_ns.nerfstudio_seam.versions import in_training
 
@@ -34,14 +29,6 @@ CAMERAS = (CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value)
 """Camera models whose photographs are brought into a pinhole camera's form."""
 LEAST_DISTORTION = 1e-12
 """Changes no pixel."""
-
-
-class NoRays:
-    """In the place of a sampler of pixels, where there is none."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        """Raises: InputError, as there are no rays."""
-        raise InputError("the run is of pictures, not of rays", "Use ns-export gaussian-splat")
 
 
 @dataclass
@@ -57,6 +44,15 @@ class ImageDataManagerConfig(SuiteConfig, FullImageDatamanagerConfig):
     max_train_pixels: int | None = None
     """Train on photographs averaged over squares of pixels, so large that no more than so many are left of each; None:
     at full size. Test images keep theirs."""
+
+
+class NoRays:
+    """Stands where nerfstudio's exporters set the number of rays that they want. Its viewer reads every attribute, so
+    that there has to be one."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raises: InputError, as there are none."""
+        raise InputError("the run is of pictures, not of rays", "Use ns-export gaussian-splat")
 
 
 class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
@@ -77,20 +73,11 @@ class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
             raise InputError(problem, "Give a positive number to --pipeline.datamanager.max-train-pixels")
         if config.data is None and getattr(config.dataparser, "data", None) is None:
             raise InputError("there is no data", "Give --data")
-        data = Path(config.data if config.data is not None else config.dataparser.data)
-        checks.require_path(data)
         config.cache_images = "gpu"  # on this machine's device, whichever it is; "cpu" pins memory, which needs CUDA
-
-        def if_missing() -> str | None:
-            return suggestion(data, name_of(config.dataparser))
-
-        with checks.explained(data, if_missing), images.parsers_open_any_photo(data), own_readers(config.dataparser):
+        with reading(config):
             super().__init__(config, *args, **kwargs)
         self.seed = seed
-        bounds = ray_bounds(self.train_dataparser_outputs, config.dataparser)
-        self.train_dataset.metadata.setdefault("ray_bounds", bounds)
-        self.train_dataset.metadata["cameras"] = self.train_dataset.cameras
-        self.train_dataset.metadata["camera_to_worlds"] = self.train_dataset.cameras.camera_to_worlds
+        self._describe_scene()
         self._order: tuple[int, list[int]] = (-1, [])
 
     def create_train_dataset(self) -> FieldDataset:
@@ -141,10 +128,8 @@ class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
             self._order = (epoch, order)
         return self._order[1][step % number]
 
-    @property
-    def train_pixel_sampler(self) -> NoRays:
-        """What nerfstudio's exporters set up before they ask for rays. The viewer reads it, as all attributes."""
-        return NoRays()
+    train_pixel_sampler = NoRays()
+    """There is none to draw rays from."""
 
     def train_photographs(self) -> Iterator[Tensor]:
         """All training photographs [h w 3 or 4] in [0, 1]; they are read at once."""

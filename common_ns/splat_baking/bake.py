@@ -75,9 +75,9 @@ def is_surface(model: Any) -> bool:
     return not field.inside_above
 
 
-def camera_extent(cameras: Cameras) -> float:
+def camera_extent(camera_to_worlds: Float[Tensor, "c 3 4"]) -> float:
     """1.1 times the largest distance of a camera from their mean, in scene units, as in 3D Gaussian Splatting."""
-    positions = cameras.camera_to_worlds[:, :3, 3].double().cpu()
+    positions = camera_to_worlds[:, :3, 3].double().cpu()
     return 1.1 * float((positions - positions.mean(dim=0)).norm(dim=-1).max())
 
 
@@ -99,7 +99,7 @@ def sample_rays(pipeline: Any, count: int, on_progress: Callable[[float], None] 
         config.compute_normals = surface  # gradients of a density take long, and are no good normals
     bounds = getattr(model, "ray_bounds", None)
     open_scene = not (bounds.bounded if bounds is not None else True)
-    extent = camera_extent(datamanager.train_dataset.cameras)
+    extent = camera_extent(datamanager.train_dataset.cameras.camera_to_worlds)
     datamanager.train_pixel_sampler.num_rays_per_batch = RAYS_PER_BATCH
     parts: list[dict[str, Tensor]] = []
     found = drawn = 0
@@ -172,7 +172,7 @@ def follow_views(
         fx, fy, cx, cy = (float(getattr(cameras, name)[index]) for name in ("fx", "fy", "cx", "cy"))
         K = torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
         size = (int(cameras.width[index]), int(cameras.height[index]))
-        choice.offer(index, visible(samples.points, viewmat_of(poses[index]), K, size))
+        choice.offer(index, visible(samples.points, viewmat_of(poses[index].double()).float(), K, size))
     chosen = choice.chosen
     towards = samples.points[:, None] - poses[chosen.clamp_min(0), :3, 3]
     directions = torch.cat([samples.directions[:, None], torch.nn.functional.normalize(towards, dim=-1)], dim=1)

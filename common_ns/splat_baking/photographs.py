@@ -49,12 +49,11 @@ class Photograph:
 
 
 def viewmat_of(camera_to_world: Float[Tensor, "3 4"]) -> Float[Tensor, "4 4"]:
-    """World to camera in OpenCV's axes, of a pose in nerfstudio's."""
-    rotation = camera_to_world[:3, :3].double() * torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64)
-    viewmat = torch.eye(4, dtype=torch.float64)
-    viewmat[:3, :3] = rotation.T
-    viewmat[:3, 3] = -rotation.T @ camera_to_world[:3, 3].double()
-    return viewmat.float()
+    """World to camera in OpenCV's axes, of a pose in nerfstudio's. Derivatives pass through."""
+    rotation = camera_to_world[:3, :3] * camera_to_world.new_tensor([1.0, -1.0, -1.0])
+    moved = -(rotation.T @ camera_to_world[:3, 3:])
+    last = camera_to_world.new_tensor([[0.0, 0.0, 0.0, 1.0]])
+    return torch.cat([torch.cat([rotation.T, moved], dim=1), last])
 
 
 def pinhole_cameras(cameras: Cameras) -> bool:
@@ -132,6 +131,6 @@ def photographs_of(
             image=(image.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8),
             valid=valid,
             source=None if source is None else source.float(),
-            viewmat=viewmat_of(stands[index]),
+            viewmat=viewmat_of(stands[index].double()).float(),
             K=torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]),
         )

@@ -155,12 +155,8 @@ def page_of(tmp_path_factory) -> Callable[[str], Page]:
     return cache(lambda name: Page(name, tmp_path_factory.mktemp("page")))
 
 
-def quick_or_slow(command):
-    """A newcomer's first commands are run by make test, those of all other pages by make test-slow."""
-    return command if command.page == "README.md" else pytest.param(command, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("command", [quick_or_slow(each) for each in COMMANDS], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_it_runs_as_it_stands(command, page_of):
     reason = reason_not_to_run(command)
     if reason is not None:

@@ -51,6 +51,7 @@ def run(scene, tmp_path_factory) -> Path:
     return train(config)
 
 
+@pytest.mark.slow
 def test_training_learns_the_scene_and_eval_reports_it(run, tmp_path):
     ComputePSNR(run, tmp_path / "eval.json", tmp_path / "pictures").main()
     results = json.loads((tmp_path / "eval.json").read_text())["results"]
@@ -59,6 +60,7 @@ def test_training_learns_the_scene_and_eval_reports_it(run, tmp_path):
     assert {"eval_img", "eval_depth", "eval_accumulation", "eval_distortion", "eval_normals"} == pictures
 
 
+@pytest.mark.slow
 def test_render_dataset_and_interpolated_video(run, tmp_path):
     names = ["rgb", "depth", "expected_depth", "accumulation", "normals", "distortion", "depth_proposal_1"]
     render.DatasetRender(run, output_path=tmp_path, rendered_output_names=names, image_format="png").main()
@@ -70,6 +72,7 @@ def test_render_dataset_and_interpolated_video(run, tmp_path):
     assert_video(video)
 
 
+@pytest.mark.slow
 def test_export_pointcloud_and_cameras(run, tmp_path):
     exporter.ExportPointCloud(run, tmp_path, num_points=1500, num_rays_per_batch=2048).main()
     assert len(trimesh.load(tmp_path / "point_cloud.ply").vertices) >= 1000
@@ -77,6 +80,7 @@ def test_export_pointcloud_and_cameras(run, tmp_path):
     assert len(json.loads((tmp_path / "transforms_train.json").read_text())) == 20
 
 
+@pytest.mark.slow
 def test_export_poisson_with_texture(run, tmp_path):
     with coarse_poisson():
         exporter.ExportPoissonMesh(
@@ -85,12 +89,14 @@ def test_export_poisson_with_texture(run, tmp_path):
     assert np.asarray(Image.open(tmp_path / "material_0.png")).std() > 5
 
 
+@pytest.mark.slow
 def test_mesh_is_watertight(run, tmp_path):
     MeshCommand(load_config=run, output_path=tmp_path / "mesh.ply", resolution=40, level=2.0).main()
     mesh = trimesh.load(tmp_path / "mesh.ply")
     assert mesh.is_watertight and len(mesh.faces) > 200
 
 
+@pytest.mark.slow
 def test_resumed_run_continues_exactly(scene, tmp_path, monkeypatch):
     def config(output: Path, steps: int):
         # Chunks, appearance codes and camera refinement all take part.

@@ -53,6 +53,7 @@ def test_refined_splats_show_held_out_views_better_than_baked_ones(run, tmp_path
     assert figures["baked"] > 12 and figures["refined"] > figures["baked"] + 1
 
 
+@pytest.mark.slow
 def test_world_coordinates_are_those_of_the_data_set(run, tmp_path):
     files = [tmp_path / "model.ply", tmp_path / "world.ply"]
     for file, world in zip(files, (False, True)):

@@ -18,6 +18,8 @@ from hashnffb_sdf_ns.scripts.eval_mesh import EvalMeshCommand
 from tests.e2e.running import train
 from tests.e2e.surface_runs import surface_config, write_scene
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory) -> Path:

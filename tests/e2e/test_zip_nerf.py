@@ -42,6 +42,7 @@ def test_a_run_is_evaluated_at_several_scales_and_meshed(scene, tmp_path):
     assert mesh.is_watertight and len(mesh.faces) > 200
 
 
+@pytest.mark.slow
 def test_resumed_run_continues_exactly(scene, tmp_path, monkeypatch):
     def config(output: Path, steps: int):
         # Turned points, chunks, appearance codes and camera refinement all take part.

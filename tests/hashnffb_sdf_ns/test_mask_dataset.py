@@ -193,6 +193,11 @@ def test_nerfstudios_patches_are_refused_with_masks(scene):
         manager(scene, patch_size=4)
 
 
+def test_two_ways_to_draw_where_the_object_is_exclude_each_other(scene):
+    with pytest.raises(InputError, match="object-share and mask-ray-fraction"):
+        manager(scene, object_share=0.5, mask_ray_fraction=0.5)
+
+
 def test_renormalized_moves_everything_alike(scene):
     outputs = IdrDataParserConfig(data=scene, eval_mode="all").setup().get_dataparser_outputs("train")
     outputs.metadata["points3D_xyz"] = outputs.cameras.camera_to_worlds[:, :, 3].clone()

@@ -96,6 +96,7 @@ def test_interpreted_kernel_gives_what_torch_gives(name: str, interpreted: dict[
     check(name, interpreted[name], bfloat16_rounding=2**-8)  # the interpreter cuts off where a GPU rounds
 
 
+@pytest.mark.slow
 @needs_triton
 def test_kernel_counts_as_available_where_it_is_interpreted(interpreted: dict[str, torch.Tensor]):
     assert interpreted["available"].item() == 1

@@ -653,6 +653,7 @@ IDR_ROWS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", IDR_ROWS, ids=ids(IDR_ROWS))
 def test_files_that_belong_together(row, base_scene, tmp_path, capsys):
     folder = base_scene.copy("idr", tmp_path)

@@ -42,6 +42,7 @@ def test_a_campaign_is_carried_out_and_not_again(tmp_path: Path, fakes: Fakes):
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()} == before
 
 
+@pytest.mark.slow
 def test_what_is_damaged_killed_or_changed_is_done_again_and_nothing_else(tmp_path: Path, fakes: Fakes):
     """The proof that campaigns are for: figures are those of a campaign that nobody has disturbed."""
 

@@ -16,6 +16,7 @@ from common_ns.errors import InputError
 from common_ns.nerfstudio_seam import distributed
 from common_ns.nerfstudio_seam.datamanager import FieldDataManagerConfig, seed_step
 from common_ns.nerfstudio_seam.versions import set_training
+from tests.conftest import write_tiny_blender
 
 
 def manager(data: Path, **options):
@@ -300,3 +301,42 @@ def test_models_learn_how_wide_the_trained_pixels_are(tiny_blender):
     expected = 2 / np.sqrt(12) / float(cameras.fx.min())
     assert one.train_dataset.metadata["widest_pixel"] == pytest.approx(expected, rel=0.01)
     assert four.train_dataset.metadata["widest_pixel"] == pytest.approx(4 * expected, rel=0.01)
+
+
+def test_a_share_of_the_rays_goes_where_the_object_is(tmp_path):
+    """An eighth of the pixels is not transparent: half of the batch hits them, and an eighth of the other half."""
+    data = write_tiny_blender(tmp_path / "tiny")
+    for file in data.glob("train/*.png"):
+        pixels = np.asarray(Image.open(file)).copy()
+        pixels[..., 3] = 0
+        pixels[:8, :4, 3] = 1 + pixels[:8, :4, 0] // 2
+        Image.fromarray(pixels).save(file)
+    drawn = manager(data, object_share=0.5)
+    drawn.config.train_num_rays_per_batch = 8192
+    drawn.setup_train()
+    _, batch = drawn.next_train(0)
+    row, column = batch["indices"][:, 1:].unbind(dim=-1)
+    on_object = (row < 8) & (column < 4)
+    assert bool(on_object[:4096].all())
+    assert float(on_object[4096:].float().mean()) == pytest.approx(0.125, abs=0.02)
+    assert len({tuple(place) for place in batch["indices"][:4096].tolist()}) == 4 * 32  # all of it
+    plain = manager(data).next_eval(0)[1], manager(data, object_share=0.5).next_eval(0)[1]
+    assert len(plain[0]["indices"]) == len(plain[1]["indices"])
+    assert not bool((plain[1]["indices"][:32, 1] < 8).all())  # evaluation sees pixels as they are
+
+
+def test_devices_share_a_batch_on_the_object(tiny_blender, monkeypatch):
+    whole = manager(tiny_blender, object_share=0.5).next_train(3)[1]["indices"]
+    parts = []
+    for rank in range(3):
+        be_device(monkeypatch, rank, 3)
+        parts.append(manager(tiny_blender, object_share=0.5).next_train(3)[1]["indices"])
+    assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize(
+    "options", [{"object_share": 1.5}, {"object_share": 0.5, "single_image_batches": True}], ids=["number", "images"]
+)
+def test_shares_that_mean_nothing_are_refused(tiny_blender, options):
+    with pytest.raises(InputError, match="object-share"):
+        manager(tiny_blender, **options)

@@ -279,6 +279,7 @@ def run(rank: int, devices: int, data: Path, output: Path) -> Path:
     return config.get_base_dir()
 
 
+@pytest.mark.slow
 def test_two_devices_with_chunks_train_as_one_without(tiny_blender, tmp_path):
     arguments = [sys.executable, __file__, str(tiny_blender), str(tmp_path)]
     devices = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -208,7 +208,7 @@ def test_rays_to_infinity_end_on_a_shell_where_the_scene_is_open():
     gaussians, samples = bake(run, 2000, 2)
     far = gaussians.means[samples.far]
     assert 0.2 < samples.far.float().mean() < 0.9
-    size = max(camera_extent(run.datamanager.train_dataset.cameras), 1.5)
+    size = max(camera_extent(run.datamanager.train_dataset.cameras.camera_to_worlds), 1.5)
     torch.testing.assert_close(far.norm(dim=-1) / (SHELL * size), torch.ones(len(far)), atol=0.1, rtol=0)
     shown = colors(torch.randn(len(far), 3), gaussians.coefficients[samples.far], 2)
     torch.testing.assert_close(shown, torch.full_like(shown, 0.2), atol=0.15, rtol=0)
