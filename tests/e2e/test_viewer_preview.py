@@ -7,6 +7,9 @@ machine takes frames away: they are counted over the time of the CPU that the br
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,24 +44,26 @@ class Case:
     data: str
     """A layout of the sample scene, `landscape`, or `image` or `mesh`."""
     steps: int
-    """Steps after which there is something to be seen."""
+    """Steps of training before the viewer is opened: pictures are to be sharper than 45×30 pixels; 0: none."""
     options: tuple[str, ...] = ()
-    """Of ns-train."""
+    """Of ns-train, with the viewer."""
     parser: tuple[str, ...] = ()
     """The data parser and its options."""
 
 
+SHARP = 0.7
+"""Of the sharpness of the model's first picture at rest, what each later one has at least."""
 RAYS = ("--pipeline.datamanager.train-num-rays-per-batch", "256")
 STAY = ("--viewer.quit-on-train-completion", "False")
 CASES = {
-    "mip-nerf-small": Case("blender", 150, RAYS),
-    "mip-nerf-360-small": Case("landscape", 150, RAYS),
-    "zip-nerf-small": Case("landscape", 150, RAYS),
-    "depth-hash-small": Case("nerfstudio", 150, RAYS),
-    "hash-neus-small": Case("idr", 150, RAYS),
-    "mip-splat": Case("nerfstudio", 100, ("--pipeline.model.num-start", "10000")),
-    "miner-image": Case("image", 10, STAY),
-    "miner-occupancy": Case("mesh", 5, STAY, ("miner-occupancy-data", "--resolution", "64")),
+    "mip-nerf-small": Case("blender", 400, RAYS),
+    "mip-nerf-360-small": Case("landscape", 400, RAYS),
+    "zip-nerf-small": Case("landscape", 400, RAYS),
+    "depth-hash-small": Case("nerfstudio", 400, RAYS),
+    "hash-neus-small": Case("idr", 400, RAYS),
+    "mip-splat-small": Case("nerfstudio", 400),
+    "miner-image": Case("image", 0, STAY),
+    "miner-occupancy": Case("mesh", 0, STAY, ("miner-occupancy-data", "--resolution", "64")),
 }
 
 
@@ -74,9 +79,24 @@ def written(case: Case, folder: Path) -> Path:
     unbounded = case.data == "landscape"
     layout: Any = "nerfstudio" if unbounded else case.data
     write_sample_scene(
-        SampleSceneConfig(folder / "scene", layouts=(layout,), num_train=20, resolution=100, unbounded=unbounded)
+        SampleSceneConfig(folder / "scene", layouts=(layout,), num_train=20, resolution=200, unbounded=unbounded)
     )
     return folder / "scene" / layout
+
+
+def trained_before(method: str, data: Path, steps: int, folder: Path) -> tuple[str, ...]:
+    """Train without the viewer.
+
+    Returns: options of ns-train to go on from there.
+    """
+    command = [str(Path(sys.executable).parent / "ns-train"), method, "--data", str(data), "--vis", "tensorboard"]
+    command += ["--max-num-iterations", str(steps), "--output-dir", str(folder / "before"), "--timestamp", "run"]
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (checkpoints,) = (folder / "before").glob("*/*/run/nerfstudio_models")
+    return ("--load-dir", str(checkpoints), "--max-num-iterations", "100000")
 
 
 @dataclass(frozen=True)
@@ -100,8 +120,12 @@ class Drag:
         return float(10.0 * np.log10(255.0**2 / max(np.square(self.pictures[1] - self.own).mean(), 1e-9)))
 
 
-def drag(page: Page, run: Run, speed: float) -> Drag:
-    """Drag for five seconds, at so many CSS pixels a second, and let go."""
+def drag(page: Page, run: Run, speed: float, sharpness: float) -> Drag:
+    """Drag for five seconds, at so many CSS pixels a second, and let go.
+
+    Args:
+        sharpness: of the model's first picture at rest.
+    """
     x, y = 200.0, 250.0
     page.mouse("mousePressed", (x, y))
     step, frames, seconds, cpu = page.step() or 0, 0, 0.0, 0.0
@@ -125,7 +149,8 @@ def drag(page: Page, run: Run, speed: float) -> Drag:
                 pytest.fail("the camera moves, and the model's own pictures are shown")
     steps = (page.step() or 0) - step
     page.mouse("mouseReleased", (x, y))
-    return Drag(frames / seconds, frames / max(cpu, 1e-3), steps, (pictures[0], pictures[1]), settled(page, run))
+    own = settled(page, run, sharpness)
+    return Drag(frames / seconds, frames / max(cpu, 1e-3), steps, (pictures[0], pictures[1]), own)
 
 
 def cpu_seconds(page: Page) -> float:
@@ -134,20 +159,31 @@ def cpu_seconds(page: Page) -> float:
     return sum(each.user + each.system for each in times)
 
 
-def settled(page: Page, run: Run) -> np.ndarray:
-    """The model's own picture, when it has come. While the model is trained, it is a new one every few seconds."""
-    time.sleep(1.5)
-    last = page.scene()
+def settled(page: Page, run: Run, sharpness: float = 0.0) -> np.ndarray:
+    """The model's own picture, when it has come: as sharp as the first one, or nearly. The panel tells of its size as
+    soon as it is begun. While the model is trained, it is a new one every few seconds.
+
+    Args:
+        sharpness: of the model's first picture at rest; 0: this is that.
+    """
+    still, last = 0, page.scene()
     deadline = time.monotonic() + 120.0
     while time.monotonic() < deadline:
         time.sleep(1.5)
         now = page.scene()
-        if page.at_rest() and (np.abs(now - last).mean() < 1.0 or "Pause Training" in texts(page)):
+        same = np.abs(now - last).mean() < 1.0 or "Pause Training" in texts(page)
+        still = still + 1 if page.at_rest() and same and sharpness_of(now) >= SHARP * sharpness else 0
+        if still >= (1 if sharpness else 10):
             time.sleep(3.0)  # the next proxy is made of it
             return now
         last = now
     page.keep("preview-failed")
     pytest.fail(f"no picture at rest: {page.stat('Resolution')}; log: {run.text[-1000:]}")
+
+
+def sharpness_of(picture: np.ndarray) -> float:
+    """Mean difference of pixels side by side, in 255ths."""
+    return float(np.abs(np.diff(picture, axis=1)).mean())
 
 
 def texts(page: Page) -> str:
@@ -160,24 +196,25 @@ def texts(page: Page) -> str:
 def test_browser_draws_by_itself_while_the_camera_moves_and_training_goes_on(method, tmp_path):
     case = CASES[method]
     data = written(case, tmp_path)
-    with viewed_run(method, data, tmp_path, case.options, case.parser, every_frame=True) as (run, page):
+    trained = trained_before(method, data, case.steps, tmp_path) if case.steps else ()
+    with viewed_run(method, data, tmp_path, (*case.options, *trained), case.parser, every_frame=True) as (run, page):
         page.limit(RESOLUTION)
         page.press("Hide Train Cams")
         finished = "Training Finished"
-        run.wait_for("training", lambda: (page.step() or 0) >= case.steps or finished in run.text, 400.0)
+        run.wait_for("training", lambda: (page.step() or 0) >= case.steps + 10 or finished in run.text, 400.0)
         run.wait_for("a picture at rest", page.at_rest)
         run.wait_for("the preview", lambda: "Preview: detail" in texts(page))
-        settled(page, run)
-        training = drag(page, run, SPEED)  # and the page's speed becomes known
+        sharpness = sharpness_of(settled(page, run))
+        training = drag(page, run, SPEED, sharpness)  # and the page's speed becomes known
         went_on = training.steps > 0 or finished in run.text
         if finished not in run.text:
             page.press("Pause Training")  # only the camera changes the picture from here on
             page.press("Show all")
-            settled(page, run)
-        own = drag(page, run, SPEED)
+            settled(page, run, sharpness)
+        own = drag(page, run, SPEED, sharpness)
         page.click(page.control("Real-time preview"))
-        settled(page, run)
-        without = drag(page, run, -SPEED)
+        settled(page, run, sharpness)
+        without = drag(page, run, -SPEED, sharpness)
         for name, each in (("training", training), ("preview", own), ("without", without)):
             print(
                 f"{method}, {name}: {each.rate:.1f} frames/s, {each.rate_of_core:.1f} for each second of a core, "
