@@ -37,28 +37,31 @@ class ProxyNode:
         """Put proxies in place of those before."""
         self.remove()
         self._root = self.scene.add_frame(NODE, show_axes=False, visible=visible)
-        for layer in layers:
+        for index, layer in enumerate(layers):
+            name = f"{NODE}/{index}"
             match layer:
                 case PointProxy():
-                    self._put_points(layer)
+                    self._put_points(name, layer)
                 case SplatProxy():
-                    self._put_splats(layer)
+                    self._put_splats(name, layer)
                 case MeshProxy():
-                    self.scene.add_glb(f"{NODE}/mesh", unlit_glb(layer), scale=self.ratio)
+                    self.scene.add_glb(name, unlit_glb(layer), scale=self.ratio)
                 case TileProxy():
-                    for index, tile in enumerate(layer.tiles):
-                        self._put_tile(f"{NODE}/tile{index}", tile)
+                    for number, tile in enumerate(layer.tiles):
+                        self._put_tile(f"{name}/tile{number}", tile)
 
-    def _put_splats(self, proxy: SplatProxy) -> None:
+    def _put_splats(self, name: str, proxy: SplatProxy) -> None:
         means, covariances = proxy.means * self.ratio, proxy.covariances * self.ratio**2
-        self.scene._add_gaussian_splats(f"{NODE}/splats", means, covariances, proxy.colors, proxy.opacities[:, None])
+        self.scene._add_gaussian_splats(name, means, covariances, proxy.colors, proxy.opacities[:, None])
 
-    def _put_points(self, proxy: PointProxy) -> None:
+    def _put_points(self, name: str, proxy: PointProxy) -> None:
         groups = size_groups(proxy.radii * self.ratio)
-        for index, (radius, places) in enumerate(groups.items()):
+        for number, (radius, places) in enumerate(groups.items()):
             points, colors = proxy.points[places] * self.ratio, proxy.colors[places]
             # viser's size is a radius: its shader makes the point twice as wide.
-            self.scene.add_point_cloud(f"{NODE}/points{index}", points, colors, point_size=radius, point_shape="circle")
+            self.scene.add_point_cloud(
+                f"{name}/points{number}", points, colors, point_size=radius, point_shape="circle"
+            )
 
     def _put_tile(self, name: str, tile: Tile) -> None:
         from viser.transforms import SO3
