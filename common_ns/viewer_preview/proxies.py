@@ -48,6 +48,20 @@ class MeshProxy:
 
 
 @dataclass(frozen=True)
+class PictureProxy:
+    """Triangles with a picture on them, without light and shade but what is in that, seen from both sides."""
+
+    vertices: Float[NDArray, "v 3"]
+    """Places."""
+    faces: Int[NDArray, "f 3"]
+    """Vertices of each triangle."""
+    places: Float[NDArray, "v 2"]
+    """Where in the picture vertices are: from its left and from its upper edge, over its width and height."""
+    picture: Float[NDArray, "h w 3"]
+    """In [0, 1]."""
+
+
+@dataclass(frozen=True)
 class Tile:
     """A rectangle with a picture on it."""
 
@@ -69,7 +83,7 @@ class TileProxy:
     """In any order."""
 
 
-Proxy = PointProxy | SplatProxy | MeshProxy | TileProxy
+Proxy = PointProxy | SplatProxy | MeshProxy | PictureProxy | TileProxy
 
 
 def balls(

@@ -1,7 +1,7 @@
 """What rays of a radiance field or a surface have met, as the proxy of its model.
 
 Two kinds of rays are there. The viewer's last picture at rest has been rendered anyway, and is what the camera moves
-away from: its pixels become the vertices of a mesh at the depths that were rendered, torn where depth jumps. Rays of
+away from: it is put on triangles at the depths that were rendered, torn where depth jumps. Rays of
 the training cameras show what that picture does not; they are rendered a portion at a time, and the oldest make place
 for new ones. These are drawn as discs that face the camera on slow pages, as blending Gaussians costs a software
 renderer several times as much for each, and as Gaussians on fast ones.
@@ -37,6 +37,9 @@ SHELL = 20.0
 COVER, COVER_ALONE = 0.7, 1.2
 """Radius of discs, as a multiple of the mean distance to the three nearest: around a picture, which larger ones would
 reach into, and where they are everything that is seen."""
+HIDDEN, RIM = 0.5, 0.05
+"""Factor of the radii of discs within the picture's frame, which lie behind what it shows and would reach out from
+there; and how far around the frame that goes, over the picture's width."""
 DEVIATION = 0.5
 """Standard deviation of a Gaussian over the radius that a disc would have there."""
 OPACITY = 0.9
@@ -56,12 +59,12 @@ class RaySource(Source):
     """
 
     rungs = (
-        Rung("points", 1000, 15000),
-        Rung("points", 4000, 60000),
-        Rung("points", 10000, 100000),
-        Rung("points", 20000, 300000),
-        Rung("splats", 20000, 300000),
-        Rung("splats", 100000, 300000),
+        Rung("points", 1000, 2000),
+        Rung("points", 4000, 8000),
+        Rung("points", 10000, 20000),
+        Rung("points", 20000, 60000),
+        Rung("splats", 20000, 60000),
+        Rung("splats", 100000, 200000),
     )
     first_rung = 1
 
@@ -185,7 +188,7 @@ class RaySource(Source):
 
     def proxy(self, rung: Rung) -> tuple[Proxy, ...]:
         view = self._view
-        mesh = view.mesh(rung.pixels) if view is not None else None
+        mesh = view.mesh(rung.corners) if view is not None else None
         rest = self._rest(view if mesh is not None else None, rung)
         return tuple(layer for layer in (mesh, rest) if layer is not None)
 
@@ -231,4 +234,6 @@ def _unseen(
     each = pixels / sum(len(part) for part in parts) * before / len(rest)
     most = np.minimum(2.0 * cover * max(each, 1.0) ** 0.5 * rest.footprints, WIDEST * rest.distances)
     radii = np.minimum(cover * spacings(rest.points), most)
+    if view is not None:
+        radii = np.where(view.frames(rest.points, RIM * view.depth.shape[1]), HIDDEN * radii, radii)
     return rest, np.maximum(np.maximum(radii, 0.5 * rest.footprints), 1e-6)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from common_ns.viewer_preview.proxies import MeshProxy, PointProxy, Proxy, SplatProxy, Tile, TileProxy
+from common_ns.viewer_preview.proxies import MeshProxy, PictureProxy, PointProxy, Proxy, SplatProxy, Tile, TileProxy
 from common_ns.viewer_preview.thinning import size_groups
 from common_ns.viewer_preview.unlit import unlit_glb
 
@@ -44,7 +44,7 @@ class ProxyNode:
                     self._put_points(name, layer)
                 case SplatProxy():
                     self._put_splats(name, layer)
-                case MeshProxy():
+                case MeshProxy() | PictureProxy():
                     self.scene.add_glb(name, unlit_glb(layer), scale=self.ratio)
                 case TileProxy():
                     for number, tile in enumerate(layer.tiles):

@@ -1,4 +1,4 @@
-"""What rays have met: points, and pictures whose pixels are the corners of a mesh."""
+"""What rays have met: points, and pictures, which are put on triangles."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from common_ns.viewer_preview.proxies import MeshProxy
+from common_ns.viewer_preview.proxies import PictureProxy
+from common_ns.viewer_preview.relief import triangles
 
 SAME = 0.15
 """Relative difference of depths up to which a point is as deep as what a picture shows there."""
-TEAR = 1.2
-"""Ratio of the depths of a triangle's corners above which it is no part of a surface,"""
-NEAR = 0.1
-"""if their inverse depths differ by more than this as well, over the depth that a quarter of the picture is within: far
-away, depth is uncertain, and the camera would have to move a long way until one saw a gap."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +69,35 @@ class SeenPicture:
             points: in scene units.
             margin: pixels from places that show nothing within which nothing is known.
         """
-        local = (points - self.pose[:, 3]) @ self.pose[:, :3]
+        x, y, ahead = self._projected(points)
         height, width = self.depth.shape
-        ahead = np.maximum(np.negative(local[:, 2]), 1e-9)
-        x = np.floor(self.focal[0] * local[:, 0] / ahead + 0.5 * width)
-        y = np.floor(-self.focal[1] * local[:, 1] / ahead + 0.5 * height)
-        inside = (local[:, 2] < 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        place = np.where(inside, y * width + x, 0).astype(int)
+        inside = (ahead > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        place = np.where(inside, np.floor(y) * width + np.floor(x), 0).astype(int)
         there = self.depth.reshape(-1)[place]
         if margin:
             eroded = np.asarray(binary_erosion(self.shows, iterations=margin), dtype=bool)
             inside = inside & eroded.reshape(-1)[place]
         return inside & (ahead < (1.0 + SAME) * there)
+
+    def frames(self, points: Float[NDArray, "n 3"], margin: float) -> Bool[NDArray, "n"]:
+        """Which points are within the picture's frame, whether they are seen there or hidden.
+
+        Args:
+            points: in scene units.
+            margin: pixels around the frame that count as well.
+        """
+        x, y, ahead = self._projected(points)
+        height, width = self.depth.shape
+        return (ahead > 0) & (x > -margin) & (x < width + margin) & (y > -margin) & (y < height + margin)
+
+    def _projected(self, points: Float[NDArray, "n 3"]) -> tuple[Float[NDArray, "n"], ...]:
+        """Where points are in the picture, in pixels from its left and its upper edge, and how far along the axis."""
+        local = (points - self.pose[:, 3]) @ self.pose[:, :3]
+        height, width = self.depth.shape
+        ahead = np.negative(local[:, 2])
+        distance = np.maximum(ahead, 1e-9)
+        x = self.focal[0] * local[:, 0] / distance + 0.5 * width
+        return x, -self.focal[1] * local[:, 1] / distance + 0.5 * height, ahead
 
     def blurred(self, side: int) -> Float[NDArray, "side side 3"] | None:
         """The picture in so few pixels along each side, means of squares of it; None: not all of it shows something."""
@@ -97,24 +110,15 @@ class SeenPicture:
         counts = np.diff(rows, append=height)[:, None] * np.diff(columns, append=width)
         return sums / counts[..., None]
 
-    def mesh(self, count: int) -> MeshProxy | None:
-        """A mesh through about so many of its pixels, of a regular grid of them; None: it shows nothing."""
-        height, width = self.depth.shape
-        step = max(1.0, (height * width / count) ** 0.5)
-        rows, columns = (
-            np.linspace(0, side - 1, max(round(side / step), 2)).round().astype(int) for side in (height, width)
-        )
-        number = np.full(self.depth.shape, -1)
-        number[self.shows] = np.arange(len(self.seen.points))
-        grid = number[np.ix_(rows, columns)]
-        corners = np.stack([grid[:-1, :-1], grid[1:, :-1], grid[:-1, 1:], grid[1:, 1:]], axis=-1).reshape(-1, 4)
-        faces = np.concatenate([corners[:, [0, 1, 2]], corners[:, [3, 2, 1]]])
-        faces = faces[(faces >= 0).all(axis=1)]
-        depth = self.depth[self.shows]
-        nearest, farthest = depth[faces].min(axis=1, initial=np.inf), depth[faces].max(axis=1, initial=0.0)
-        gap = NEAR / np.quantile(depth, 0.25) if len(depth) else 0.0
-        faces = faces[(farthest <= TEAR * nearest) | (1.0 / nearest - 1.0 / farthest <= gap)]
+    def mesh(self, most: int) -> PictureProxy | None:
+        """The picture on triangles with at most about so many corners; None: it shows nothing."""
+        rows, columns, faces = triangles(self.depth, self.shows, most)
         if not len(faces):
             return None
-        used, faces = np.unique(faces, return_inverse=True)
-        return MeshProxy(self.seen.points[used], faces.reshape(-1, 3), self.seen.colors[used])
+        height, width = self.depth.shape
+        number = np.cumsum(self.shows).reshape(height, width) - 1
+        # Between corners there may be pixels that show nothing: they get the color of those beside them.
+        nearest = distance_transform_edt(~self.shows, return_distances=False, return_indices=True)
+        picture = self.seen.colors[number[tuple(nearest)]]
+        places = np.stack([(columns + 0.5) / width, (rows + 0.5) / height], axis=-1)
+        return PictureProxy(self.seen.points[number[rows, columns]], faces, places, picture)

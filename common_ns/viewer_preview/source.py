@@ -21,8 +21,8 @@ class Rung(NamedTuple):
     """Of what."""
     count: int
     """How many, or for a mesh voxels along a side, or for tiles most pixels along a side."""
-    pixels: int = 0
-    """Of the last picture, as vertices of a mesh beside that."""
+    corners: int = 0
+    """Corners of the triangles that the last picture is put on, beside that, at most about."""
 
 
 class Source(ABC):

@@ -6,14 +6,17 @@ light. Here colors are taken backwards through it; the brightest come to within 
 
 from __future__ import annotations
 
+import io
 import json
 import struct
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
+from PIL import Image
 
-from common_ns.viewer_preview.proxies import MeshProxy
+from common_ns.viewer_preview.proxies import MeshProxy, PictureProxy
 
 EXPOSURE = 1.0 / 0.6
 """Factor before the curve."""
@@ -51,43 +54,65 @@ def linear_from_srgb(color: Float[NDArray, "*n 3"]) -> Float[NDArray, "*n 3"]:
     return np.where(color <= 0.04045, color / 12.92, ((np.maximum(color, 0.04045) + 0.055) / 1.055) ** 2.4)
 
 
-def unlit_glb(mesh: MeshProxy) -> bytes:
+def srgb_from_linear(light: Float[NDArray, "*n 3"]) -> Float[NDArray, "*n 3"]:
+    """The other way round."""
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 0.0031308) ** (1.0 / 2.4) - 0.055)
+
+
+def unlit_glb(mesh: MeshProxy | PictureProxy) -> bytes:
     """The mesh as a binary glTF file whose material knows no light (KHR_materials_unlit).
 
-    Source: glTF 2.0, sections 3.6, 3.7 and 4.
+    A picture is an 8-bit image of the light over its maximum, by which the material multiplies it.
+
+    Source: glTF 2.0, sections 3.6 to 3.9 and 4.
     """
-    parts = [
-        np.ascontiguousarray(mesh.vertices, dtype="<f4"),
-        np.ascontiguousarray(light_for(linear_from_srgb(mesh.colors)), dtype="<f4"),
-        np.ascontiguousarray(mesh.faces.reshape(-1), dtype="<u4"),
-    ]
-    views, start = [], 0
-    for part, target in zip(parts, (34962, 34962, 34963)):
-        views.append({"buffer": 0, "byteOffset": start, "byteLength": part.nbytes, "target": target})
-        start += part.nbytes
-    real, whole, vertices = 5126, 5125, parts[0]
+    real, whole, vertices = 5126, 5125, np.ascontiguousarray(mesh.vertices, dtype="<f4")
+    parts: list[tuple[bytes, int | None]] = [(vertices.tobytes(), 34962)]
+    material: dict[str, Any] = {"doubleSided": True, "extensions": {"KHR_materials_unlit": {}}}
+    tree: dict[str, Any] = {"asset": {"version": "2.0"}, "extensionsUsed": ["KHR_materials_unlit"], "scene": 0}
+    if isinstance(mesh, PictureProxy):
+        light = light_for(linear_from_srgb(mesh.picture))
+        most = max(float(light.max()), 1e-3)
+        pixels = np.round(255.0 * srgb_from_linear(light / most)).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "png", compress_level=1)
+        parts += [(_bytes(mesh.places), 34962), (_bytes(mesh.faces, "<u4"), 34963), (file.getvalue(), None)]
+        name, kind = "TEXCOORD_0", "VEC2"
+        color = {"baseColorTexture": {"index": 0}, "baseColorFactor": [most, most, most, 1.0]}
+        tree["images"] = [{"bufferView": 3, "mimeType": "image/png"}]
+        clamped, linear = 33071, 9729
+        tree["samplers"] = [{"magFilter": linear, "minFilter": linear, "wrapS": clamped, "wrapT": clamped}]
+        tree["textures"] = [{"source": 0, "sampler": 0}]
+    else:
+        parts += [(_bytes(light_for(linear_from_srgb(mesh.colors))), 34962), (_bytes(mesh.faces, "<u4"), 34963)]
+        name, kind, color = "COLOR_0", "VEC3", {}
+    views, content = [], b""
+    for part, target in parts:
+        view = {"buffer": 0, "byteOffset": len(content), "byteLength": len(part)}
+        views.append(view if target is None else {**view, "target": target})
+        content += part + bytes(-len(part) % 4)
     places = {"bufferView": 0, "componentType": real, "count": len(vertices), "type": "VEC3"}
     places |= {"min": vertices.min(axis=0).tolist(), "max": vertices.max(axis=0).tolist()}
-    tree = {
-        "asset": {"version": "2.0"},
-        "extensionsUsed": ["KHR_materials_unlit"],
-        "scene": 0,
+    tree |= {
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0}],
-        "materials": [{"pbrMetallicRoughness": {}, "doubleSided": True, "extensions": {"KHR_materials_unlit": {}}}],
-        "meshes": [{"primitives": [{"attributes": {"POSITION": 0, "COLOR_0": 1}, "indices": 2, "material": 0}]}],
+        "materials": [{"pbrMetallicRoughness": color, **material}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0, name: 1}, "indices": 2, "material": 0}]}],
         "accessors": [
             places,
-            {"bufferView": 1, "componentType": real, "count": len(vertices), "type": "VEC3"},
-            {"bufferView": 2, "componentType": whole, "count": len(parts[2]), "type": "SCALAR"},
+            {"bufferView": 1, "componentType": real, "count": len(vertices), "type": kind},
+            {"bufferView": 2, "componentType": whole, "count": mesh.faces.size, "type": "SCALAR"},
         ],
         "bufferViews": views,
-        "buffers": [{"byteLength": start}],
+        "buffers": [{"byteLength": len(content)}],
     }
     words = json.dumps(tree, separators=(",", ":")).encode()
     words += b" " * (-len(words) % 4)
-    content = b"".join(part.tobytes() for part in parts)
     head = struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(words) + 8 + len(content))
     return (
         head + struct.pack("<I4s", len(words), b"JSON") + words + struct.pack("<I4s", len(content), b"BIN\0") + content
     )
+
+
+def _bytes(numbers: NDArray, kind: str = "<f4") -> bytes:
+    return np.ascontiguousarray(numbers, dtype=kind).tobytes()

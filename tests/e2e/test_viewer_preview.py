@@ -60,7 +60,7 @@ CASES = {
     "mip-nerf-360-small": Case("landscape", 400, RAYS),
     "zip-nerf-small": Case("landscape", 400, RAYS),
     "depth-hash-small": Case("nerfstudio", 400, RAYS),
-    "hash-neus-small": Case("idr", 400, RAYS),
+    "hash-neus-small": Case("idr", 1200, RAYS),
     "mip-splat-small": Case("nerfstudio", 400),
     "miner-image": Case("image", 0, STAY),
     "miner-occupancy": Case("mesh", 0, STAY, ("miner-occupancy-data", "--resolution", "64")),

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from common_ns.meshing.iso_field import IsoField
 from common_ns.viewer_preview.gaussians import GaussianSource
-from common_ns.viewer_preview.proxies import MeshProxy, PointProxy, SplatProxy, Tile, TileProxy
+from common_ns.viewer_preview.proxies import MeshProxy, PictureProxy, PointProxy, SplatProxy, Tile, TileProxy
 from common_ns.viewer_preview.scene import ProxyNode
 from common_ns.viewer_preview.source import Rung
 from common_ns.viewer_preview.surfaces import SurfaceSource
@@ -42,7 +42,7 @@ def test_a_surface_is_a_mesh_that_makes_place_for_the_last_picture():
     assert np.allclose(mesh.colors, 0.5 + 0.4 * mesh.vertices, atol=0.01)
     look(source, model, (3.0, 0.0, 0.0))
     picture, rest = source.proxy(source.rungs[1])
-    assert isinstance(picture, MeshProxy) and isinstance(rest, MeshProxy)
+    assert isinstance(picture, PictureProxy) and isinstance(rest, MeshProxy)
     assert picture.vertices[:, 0].min() > 0.2
     places = rest.vertices[rest.faces].mean(axis=1)[:, 0]
     assert places.max() < 0.95, "in the middle they would shimmer through each other"
@@ -181,7 +181,7 @@ def test_pictures_of_gaussians_have_depth_along_the_axis():
     ones = torch.ones(20, 30, 1)
     source.saw(camera, {"rgb": ones.expand(20, 30, 3), "depth": 2.0 * ones, "accumulation": ones})
     (mesh,) = source.proxy(Rung("points", 5, 10000))
-    assert isinstance(mesh, MeshProxy) and np.allclose(mesh.vertices[:, 2], -2.0, atol=1e-5)
+    assert isinstance(mesh, PictureProxy) and np.allclose(mesh.vertices[:, 2], -2.0, atol=1e-5)
 
 
 class Scene:
