@@ -118,7 +118,7 @@ class SeenPicture:
         height, width = self.depth.shape
         number = np.cumsum(self.shows).reshape(height, width) - 1
         # Between corners there may be pixels that show nothing: they get the color of those beside them.
-        nearest = distance_transform_edt(~self.shows, return_distances=False, return_indices=True)
-        picture = self.seen.colors[number[tuple(nearest)]]
+        nearest = np.asarray(distance_transform_edt(~self.shows, return_distances=False, return_indices=True))
+        picture = self.seen.colors[number[nearest[0], nearest[1]]]
         places = np.stack([(columns + 0.5) / width, (rows + 0.5) / height], axis=-1)
         return PictureProxy(self.seen.points[number[rows, columns]], faces, places, picture)

@@ -207,11 +207,18 @@ class Page:
 
     def picture(self) -> Picture:
         """What the scene looks like now."""
+        size = ((SCENE[2] - SCENE[0]) // CELL, (SCENE[3] - SCENE[1]) // CELL)
+        return np.asarray(self._cut_out().resize(size, Image.Resampling.BOX)).astype(np.float64)
+
+    def scene(self) -> Float[NDArray, "h w 3"]:
+        """The scene as it is now, pixel by pixel, in [0, 255]."""
+        return np.asarray(self._cut_out()).astype(np.float64)
+
+    def _cut_out(self) -> Image.Image:
         page = Image.open(io.BytesIO(self.png())).convert("RGB")
         scale = page.width / self.browser.execute_script("return window.innerWidth")
-        scene = page.crop(tuple(round(scale * edge) for edge in SCENE))
-        size = ((SCENE[2] - SCENE[0]) // CELL, (SCENE[3] - SCENE[1]) // CELL)
-        return np.asarray(scene.resize(size, Image.Resampling.BOX)).astype(np.float64)
+        left, top, right, bottom = (round(scale * edge) for edge in SCENE)
+        return page.crop((left, top, right, bottom))
 
     def png(self) -> bytes:
         """The whole page, as a file. A browser that draws something large does not answer for a while."""
@@ -221,13 +228,6 @@ class Page:
             with suppress(TimeoutException):
                 return self.browser.get_screenshot_as_png()
         pytest.fail("the browser does not answer")
-
-    def scene(self) -> Float[NDArray, "h w 3"]:
-        """The scene as it is now, pixel by pixel, in [0, 255]."""
-        page = Image.open(io.BytesIO(self.png())).convert("RGB")
-        scale = page.width / self.browser.execute_script("return window.innerWidth")
-        left, top, right, bottom = (round(scale * edge) for edge in SCENE)
-        return np.asarray(page.crop((left, top, right, bottom))).astype(np.float64)
 
     def frames(self) -> int:
         """How often the page has been drawn, if it counts."""

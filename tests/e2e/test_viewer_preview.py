@@ -61,7 +61,7 @@ CASES = {
     "zip-nerf-small": Case("landscape", 400, RAYS),
     "depth-hash-small": Case("nerfstudio", 400, RAYS),
     "hash-neus-small": Case("idr", 1200, RAYS),
-    "mip-splat-small": Case("nerfstudio", 400),
+    "mip-splat-small": Case("landscape", 400),
     "miner-image": Case("image", 0, STAY),
     "miner-occupancy": Case("mesh", 0, STAY, ("miner-occupancy-data", "--resolution", "64")),
 }
@@ -173,7 +173,7 @@ def settled(page: Page, run: Run, sharpness: float = 0.0) -> np.ndarray:
         now = page.scene()
         same = np.abs(now - last).mean() < 1.0 or "Pause Training" in texts(page)
         still = still + 1 if page.at_rest() and same and sharpness_of(now) >= SHARP * sharpness else 0
-        if still >= (1 if sharpness else 10):
+        if still >= (1 if sharpness else 6):
             time.sleep(3.0)  # the next proxy is made of it
             return now
         last = now
