@@ -13,13 +13,15 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from common_ns.viewer_preview.proxies import PointProxy, Proxy, SplatProxy
-from common_ns.viewer_preview.rays import RaySource
+from common_ns.viewer_preview.rays import RaySource, less_where_hidden
 from common_ns.viewer_preview.seen import SeenPicture
 from common_ns.viewer_preview.source import Rung
 from common_ns.viewer_preview.thinning import contributions, growth, largest
 
 OPAQUE = 0.5
 """Opacity above which a Gaussian may stand as a disc."""
+DEVIATIONS = 1.5
+"""Radius of its disc, over its standard deviation."""
 
 
 class GaussianSource(RaySource):
@@ -82,7 +84,9 @@ class GaussianSource(RaySource):
             return None
         radii = growth(weights, kept) * np.sort(self._scales[places[kept]], axis=1)[:, 1:].prod(axis=1) ** 0.5
         chosen = places[kept]
-        return PointProxy(self._means[chosen], self._colors[chosen], np.maximum(1.5 * radii, 1e-6))
+        if view is not None:
+            radii = less_where_hidden(radii, self._means[chosen], view)
+        return PointProxy(self._means[chosen], self._colors[chosen], np.maximum(DEVIATIONS * radii, 1e-6))
 
     def _learn_background(self, outputs: dict[str, Tensor], shows: NDArray) -> None:
         """Nothing: the model knows its own."""

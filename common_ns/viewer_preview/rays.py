@@ -235,5 +235,12 @@ def _unseen(
     most = np.minimum(2.0 * cover * max(each, 1.0) ** 0.5 * rest.footprints, WIDEST * rest.distances)
     radii = np.minimum(cover * spacings(rest.points), most)
     if view is not None:
-        radii = np.where(view.frames(rest.points, RIM * view.depth.shape[1]), HIDDEN * radii, radii)
+        radii = less_where_hidden(radii, rest.points, view)
     return rest, np.maximum(np.maximum(radii, 0.5 * rest.footprints), 1e-6)
+
+
+def less_where_hidden(
+    radii: Float[NDArray, "n"], points: Float[NDArray, "n 3"], view: SeenPicture
+) -> Float[NDArray, "n"]:
+    """Smaller radii of discs that are within the picture's frame, or at its rim."""
+    return np.where(view.frames(points, RIM * view.depth.shape[1]), HIDDEN * radii, radii)

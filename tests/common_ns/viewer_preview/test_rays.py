@@ -15,7 +15,7 @@ from nerfstudio.cameras.rays import RayBundle
 from common_ns.cameras.geometry import normalize
 from common_ns.viewer_preview import rays as rays_module
 from common_ns.viewer_preview.proxies import PictureProxy, PointProxy, SplatProxy
-from common_ns.viewer_preview.rays import RaySource
+from common_ns.viewer_preview.rays import HIDDEN, RaySource, less_where_hidden
 from common_ns.viewer_preview.source import Rung
 
 SIDE = 40
@@ -138,6 +138,16 @@ def test_points_fill_in_what_the_picture_does_not_show_and_nothing_else():
     assert isinstance(points, PointProxy) and len(points.points) > 100
     assert points.points[:, 0].max() < 0.55, "the side that it shows, but for its rim"
     assert points.points[:, 0].min() < -0.8
+
+
+def test_discs_that_the_picture_hides_are_small():
+    model = Ball()
+    source = source_of(model)
+    look(source, model, (3.0, 0.0, 0.0))
+    assert source._view is not None
+    hidden, beside, behind_the_camera = (-1.0, 0.0, 0.0), (0.0, 5.0, 0.0), (6.0, 0.0, 0.0)
+    radii = less_where_hidden(np.ones(3), np.array([hidden, beside, behind_the_camera]), source._view)
+    assert radii.tolist() == [HIDDEN, 1.0, 1.0]
 
 
 def area(mesh: PictureProxy) -> float:
