@@ -22,6 +22,7 @@ from common_ns.nerfstudio_seam.runs import load_run
 from common_ns.scripts.mesh import model_to_world
 from common_ns.splat_baking.bake import bake, is_surface
 from common_ns.splat_baking.field_psnr import PIXELS, field_psnr
+from common_ns.splat_baking.files import check_splat_path, save_gaussians
 from common_ns.splat_baking.gaussians import Gaussians
 from common_ns.splat_baking.photographs import (
     Photograph,
@@ -30,7 +31,6 @@ from common_ns.splat_baking.photographs import (
     refined_poses,
     require_pinhole,
 )
-from common_ns.splat_baking.ply import check_ply_path, save_ply
 from common_ns.splat_baking.refine import RefineOptions, refine, splat_psnr
 
 MOST_GAUSSIANS = 20_000_000
@@ -57,7 +57,7 @@ class SplatCommand:
     load_config: Path
     """The run's config.yml."""
     output_path: Path = Path("scene.ply")
-    """File to write, a PLY in the layout of 3D Gaussian Splatting."""
+    """File to write: a .ply in the layout of 3D Gaussian Splatting, or a slightly coarser .spz, a seventh as large."""
     num_gaussians: int = 100_000
     """Gaussians to bake. Refining moves them and removes some; it adds none."""
     refine: float = 0.0
@@ -68,7 +68,7 @@ class SplatCommand:
     """While refining, give each photograph an affine change of its colors, for captures with changing exposure."""
     antialiased: bool = True
     """Refine for viewers that draw small Gaussians fainter (Mip-Splatting's 2D filter; "antialiased" in gsplat); else
-    for those that draw them at full opacity, as the first ones did."""
+    for those that draw them at full opacity, as the first ones did. An .spz says which."""
     ssim: bool = False
     """Refine by absolute error and SSIM instead of the squared error: slower, and for more texture in less light."""
     world_coordinates: bool = False
@@ -82,7 +82,7 @@ class SplatCommand:
 
     def check(self) -> None:
         """Raises InputError about options that cannot work, before the run is loaded, which takes a while."""
-        require_writable(check_ply_path(self.output_path))
+        require_writable(check_splat_path(self.output_path))
         if not 2 <= self.num_gaussians <= MOST_GAUSSIANS:
             problem = f"--num-gaussians is {self.num_gaussians}"
             raise InputError(problem, f"Give 2 to {MOST_GAUSSIANS:,}; 100000 is usual")
@@ -132,7 +132,7 @@ class SplatCommand:
                 self.note_psnr("refined", splat_psnr(gaussians, held_out, background, self.antialiased))
         if self.world_coordinates:
             gaussians = in_world(gaussians, pipeline, self.load_config)
-        save_ply(gaussians, self.output_path)
+        save_gaussians(gaussians, self.output_path, self.antialiased)
         self.report(gaussians, removed, seconds, len(held_out), background)
         return self.output_path
 
@@ -170,7 +170,7 @@ class SplatCommand:
             figures = ", ".join(f"{name} {value:.2f}" for name, value in self.psnr.items())
             lines.append(f"PSNR         {figures} dB over {num_held_out} held-out photographs")
         color = {0.0: "black", 1.0: "white"}.get(float(background.mean()), "as trained")
-        lines.append(f"background   {color}; a PLY has none, so choose it in the viewer")
+        lines.append(f"background   {color}; the file has none, so choose it in the viewer")
         print("\n".join(["Splats", *(f"  {line}" for line in lines), f"Written to {self.output_path}"]))
 
 
