@@ -171,7 +171,10 @@ zip_nerf_small = MethodSpecification(
         steps_per_eval_image=1000,
         pipeline=FieldPipelineConfig(
             datamanager=FieldDataManagerConfig(
-                dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=RAYS, eval_num_rays_per_batch=RAYS
+                dataparser=NerfstudioDataParserConfig(),
+                train_num_rays_per_batch=RAYS,
+                eval_num_rays_per_batch=RAYS,
+                train_scales=(1, 1, 1, 2, 4, 8),  # half of the rays are of pixels, and what is small or far is learned
             ),
             model=small_model(),
         ),

@@ -36,11 +36,12 @@ from common_ns.splat_baking.gaussians import exposed_coefficients
 from common_ns.splat_baking.photographs import viewmat_of
 from common_ns.splats import Rendering, rasterize
 from common_ns.splats.harmonics import C0
+from common_ns.splats.sampling import sampling_intervals
 from common_ns.viewer_preview.gaussians import GaussianSource
 from mipnerf_ns.splat_cameras import intrinsics_of, sizes_of, viewmats_of
 from mipnerf_ns.splat_config import MipSplatOptions, check_options
 from mipnerf_ns.splat_exposure import distance_from_none, exposed, no_change
-from mipnerf_ns.splat_filter import sampling_intervals, smoothed
+from mipnerf_ns.splat_filter import smoothed
 from mipnerf_ns.splat_first import FirstGaussians, over
 from mipnerf_ns.splat_growth import BoundedStrategy, faulty
 from mipnerf_ns.splat_losses import picture_loss

@@ -358,7 +358,8 @@ class FieldDataManager(CheckedInput, VanillaDataManager[FieldDataset]):
                 problem = (
                     "train-scales needs single pixels of all images, and patches or a part of the images were asked for"
                 )
-                raise InputError(problem, "Drop --pipeline.datamanager.train-scales, or the option that asks for them")
+                remedy = "Give --pipeline.datamanager.train-scales 1, or drop the option that asks for them"
+                raise InputError(problem, remedy)
             super().setup_train()
             assert self.train_pixel_sampler is not None
             self.train_pixel_sampler.set_num_rays_per_batch(total // world_size)

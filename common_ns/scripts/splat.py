@@ -22,6 +22,7 @@ from common_ns.nerfstudio_seam.runs import load_run
 from common_ns.scripts.mesh import model_to_world
 from common_ns.splat_baking.bake import bake, is_surface
 from common_ns.splat_baking.field_psnr import PIXELS, field_psnr
+from common_ns.splat_baking.files import check_splat_path, save_gaussians
 from common_ns.splat_baking.gaussians import Gaussians
 from common_ns.splat_baking.photographs import (
     Photograph,
@@ -30,11 +31,14 @@ from common_ns.splat_baking.photographs import (
     refined_poses,
     require_pinhole,
 )
-from common_ns.splat_baking.ply import check_ply_path, save_ply
 from common_ns.splat_baking.refine import RefineOptions, refine, splat_psnr
+from common_ns.splat_baking.trained import has_gaussians, pixel_sides, trained_gaussians
+from common_ns.splats.harmonics import degree_of
 
 MOST_GAUSSIANS = 20_000_000
 """Above which files have gigabytes."""
+NUM_GAUSSIANS, SH_DEGREE = 100_000, 2
+"""Of what is baked, where nothing else is asked for."""
 
 
 def load_pipeline(load_config: Path) -> Any:
@@ -48,73 +52,77 @@ def load_pipeline(load_config: Path) -> Any:
 
 @dataclass
 class SplatCommand:
-    """Write a trained field as Gaussian splats, and how well they show the held-out photographs.
+    """Write a trained run as Gaussian splats, and how well they show the held-out photographs.
 
-    Gaussians are baked from what rays of the training cameras see and, on request, refined on the photographs. Works on
-    runs of radiance and surface methods, on the CPU as well as on a GPU.
+    Gaussians are baked from what rays of the training cameras see, or are those of a run that trained Gaussians; on
+    request they are refined on the photographs. Works on runs of radiance, surface and splatting methods, on the CPU as
+    well as on a GPU.
     """
 
     load_config: Path
     """The run's config.yml."""
     output_path: Path = Path("scene.ply")
-    """File to write, a PLY in the layout of 3D Gaussian Splatting."""
-    num_gaussians: int = 100_000
-    """Gaussians to bake. Refining moves them and removes some; it adds none."""
+    """File to write: a .ply in the layout of 3D Gaussian Splatting, or a slightly coarser .spz, a seventh as large."""
+    num_gaussians: int | None = None
+    """Gaussians to bake. Refining moves them and removes some; it adds none. Default: 100,000; of a run that trained
+    Gaussians all, and no other number."""
     refine: float = 0.0
     """Seconds of processor time to fit the Gaussians to the training photographs. 0: leave them as they were baked."""
-    sh_degree: int = 2
-    """Degree of the harmonics by which colors depend on the view, 0 to 3: 14, 23, 38 or 59 numbers a Gaussian."""
+    sh_degree: int | None = None
+    """Degree of the harmonics by which colors depend on the view, 0 to 3: 14, 23, 38 or 59 numbers a Gaussian. Default:
+    2; of a run that trained Gaussians its own, which a lower one cuts."""
     exposure: bool = False
     """While refining, give each photograph an affine change of its colors, for captures with changing exposure."""
     antialiased: bool = True
     """Refine for viewers that draw small Gaussians fainter (Mip-Splatting's 2D filter; "antialiased" in gsplat); else
-    for those that draw them at full opacity, as the first ones did."""
+    for those that draw them at full opacity, as the first ones did. An .spz says which."""
     ssim: bool = False
     """Refine by absolute error and SSIM instead of the squared error: slower, and for more texture in less light."""
     world_coordinates: bool = False
     """Write the Gaussians in the coordinates of the data set: undo the dataparser's scale, rotation and shift."""
     held_out: bool = True
-    """Print the PSNR of held-out photographs: of the field at some of their pixels, of what was baked, of what was
-    refined."""
+    """Print the PSNR of held-out photographs: of the field at some of their pixels, of what was baked or trained, of
+    what was refined."""
     seed: int = 0
     """Of drawn pixels, and of the photographs' order. The same seed bakes the same Gaussians."""
     psnr: dict[str, float] = field(init=False, default_factory=dict)
 
     def check(self) -> None:
         """Raises InputError about options that cannot work, before the run is loaded, which takes a while."""
-        require_writable(check_ply_path(self.output_path))
-        if not 2 <= self.num_gaussians <= MOST_GAUSSIANS:
+        require_writable(check_splat_path(self.output_path))
+        if self.num_gaussians is not None and not 2 <= self.num_gaussians <= MOST_GAUSSIANS:
             problem = f"--num-gaussians is {self.num_gaussians}"
             raise InputError(problem, f"Give 2 to {MOST_GAUSSIANS:,}; 100000 is usual")
         if not 0 <= self.refine < math.inf:
             raise InputError(f"--refine is {self.refine}", "Give a number of seconds, 0 or more")
-        if not 0 <= self.sh_degree <= 3:
+        if self.sh_degree is not None and not 0 <= self.sh_degree <= 3:
             raise InputError(f"--sh-degree is {self.sh_degree}", "Give 0, 1, 2 or 3")
 
     def main(self) -> Path:
         """Bake, refine and write, print what came of it, and return where it is."""
         self.check()
         pipeline = load_pipeline(self.load_config)
-        model = pipeline.model
-        try:
-            surface = is_surface(model)
-        except InputError as error:
-            raise InputError(error.problem, error.remedy, self.load_config) from error
-        datamanager = pipeline.datamanager
+        model, datamanager = pipeline.model, pipeline.datamanager
+        surface = self.is_surface(model)
         if self.refine:
             require_pinhole(datamanager.train_dataset.cameras)
         background = background_of(model)
         object_only = surface and getattr(model, "background", None) is None
         held_out = self.held_out_photographs(datamanager.eval_dataset, background, object_only)
-        if held_out:
+        if held_out and not has_gaussians(model):
             self.note_psnr("field", field_psnr(model, datamanager.eval_dataset.cameras, held_out))
 
-        started = time.process_time()
-        gaussians, samples = bake(pipeline, self.num_gaussians, self.sh_degree, self.seed, progress("Baking"))
-        seconds = {"baking": time.process_time() - started}
-        gaussians, footprint = gaussians.to(model.device), samples.footprint
+        started, footprint = time.process_time(), None
+        if has_gaussians(model):
+            gaussians, source = trained_gaussians(model, self.sh_degree), "trained"
+        else:
+            numbers = (self.num_gaussians or NUM_GAUSSIANS, SH_DEGREE if self.sh_degree is None else self.sh_degree)
+            gaussians, samples = bake(pipeline, *numbers, self.seed, progress("Baking"))
+            footprint, source = samples.footprint, "baked"
+        seconds = {} if source == "trained" else {"baking": time.process_time() - started}
+        gaussians = gaussians.to(model.device)
         if held_out:
-            self.note_psnr("baked", splat_psnr(gaussians, held_out, background, self.antialiased))
+            self.note_psnr(source, splat_psnr(gaussians, held_out, background, self.antialiased))
         removed: dict[str, int] = {}
         if self.refine:
             poses = refined_poses(model, datamanager.train_dataset.cameras.camera_to_worlds.cpu())
@@ -122,6 +130,7 @@ class SplatCommand:
             options = RefineOptions(self.refine, self.exposure, self.ssim, self.antialiased)
             started = time.process_time()
             show = progress("Refining")
+            footprint = pixel_sides(gaussians, photographs) if footprint is None else footprint
             found = refine(gaussians, footprint, photographs, background, options, self.seed, show)
             seconds["refining"] = time.process_time() - started
             gaussians, removed = found.gaussians, found.removed
@@ -132,9 +141,24 @@ class SplatCommand:
                 self.note_psnr("refined", splat_psnr(gaussians, held_out, background, self.antialiased))
         if self.world_coordinates:
             gaussians = in_world(gaussians, pipeline, self.load_config)
-        save_ply(gaussians, self.output_path)
+        save_gaussians(gaussians, self.output_path, self.antialiased)
         self.report(gaussians, removed, seconds, len(held_out), background)
         return self.output_path
+
+    def is_surface(self, model: Any) -> bool:
+        """Whether the run is of a surface.
+
+        Raises: InputError if it has nothing to make Gaussians of, or has them already and another number is asked for.
+        """
+        if has_gaussians(model):
+            if self.num_gaussians is not None:
+                problem = f"--num-gaussians is {self.num_gaussians}, and the run has Gaussians, {len(model.means):,}"
+                raise InputError(problem, "Leave it out", self.load_config)
+            return False
+        try:
+            return is_surface(model)
+        except InputError as error:
+            raise InputError(error.problem, error.remedy, self.load_config) from error
 
     def held_out_photographs(self, dataset: Any, background: Float[Tensor, "3"], object_only: bool) -> list[Photograph]:
         """The photographs to compare with; none where they cannot be drawn."""
@@ -161,22 +185,22 @@ class SplatCommand:
         gone = ", ".join(f"{number:,} {reason}" for reason, number in removed.items() if number)
         taken = ", ".join(f"{value:.1f} {name}" for name, value in seconds.items())
         lines = [
-            f"gaussians    {len(gaussians):,} with colors of degree {self.sh_degree}"
+            f"gaussians    {len(gaussians):,} with colors of degree {degree_of(gaussians.coefficients.shape[1])}"
             + (f"; removed: {gone}" if gone else ""),
             f"file         {self.output_path.stat().st_size / 1e6:.1f} MB",
-            f"CPU seconds  {taken}",
+            *([f"CPU seconds  {taken}"] if taken else []),
         ]
         if self.psnr:
             figures = ", ".join(f"{name} {value:.2f}" for name, value in self.psnr.items())
             lines.append(f"PSNR         {figures} dB over {num_held_out} held-out photographs")
         color = {0.0: "black", 1.0: "white"}.get(float(background.mean()), "as trained")
-        lines.append(f"background   {color}; a PLY has none, so choose it in the viewer")
+        lines.append(f"background   {color}; the file has none, so choose it in the viewer")
         print("\n".join(["Splats", *(f"  {line}" for line in lines), f"Written to {self.output_path}"]))
 
 
 def background_of(model: Any) -> Float[Tensor, "3"]:
     """The color behind all that a model shows: its own where it is one color, else black."""
-    name = getattr(getattr(model, "renderer_rgb", None), "background_color", None)
+    name = getattr(getattr(model, "renderer_rgb", model), "background_color", None)
     if isinstance(name, Tensor):
         return name.detach().float().cpu()
     return torch.ones(3) if name == "white" else torch.zeros(3)

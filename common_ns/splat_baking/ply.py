@@ -29,18 +29,6 @@ _TYPES |= {"char": "i1", "int8": "i1", "short": "<i2", "int16": "<i2", "ushort":
 _TYPES |= {"int": "<i4", "int32": "<i4", "uint": "<u4", "uint32": "<u4"}
 
 
-def check_ply_path(path: Path | str) -> Path:
-    """Return `path` as a Path if it ends in .ply.
-
-    Raises: InputError if not.
-    """
-    path = Path(path)
-    if path.suffix.lower() != ".ply":
-        problem = f"the suffix {path.suffix!r} is not .ply" if path.suffix else "the file name has no suffix"
-        raise InputError(problem, "Gaussians are written as .ply: give the file that ending", path)
-    return path
-
-
 def _names(coefficients: int) -> list[str]:
     """The columns of a file, in order."""
     names = ["x", "y", "z", "nx", "ny", "nz", *(f"f_dc_{i}" for i in range(3))]
@@ -48,15 +36,14 @@ def _names(coefficients: int) -> list[str]:
     return [*names, "opacity", *(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
 
 
-def save_ply(gaussians: Gaussians, path: Path | str) -> Path:
+def save_ply(gaussians: Gaussians, path: Path) -> Path:
     """Write Gaussians, whole or not at all.
 
     Args:
         gaussians: to write.
         path: of the file; its folder is made if need be.
-    Raises: InputError if the path does not end in .ply or cannot be written.
+    Raises: InputError if it cannot be written.
     """
-    path = check_ply_path(path)
     each = gaussians.to("cpu")
     normals = shortest_axes(each.quats, each.scales)
     # Channels outermost, as the files have it.

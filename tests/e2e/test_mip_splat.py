@@ -17,7 +17,12 @@ from nerfstudio.utils.eval_utils import eval_setup
 
 from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
+from common_ns.nerfstudio_seam.runs import load_run
 from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
+from common_ns.scripts.splat import SplatCommand
+from common_ns.splat_baking.photographs import photographs_of
+from common_ns.splat_baking.ply import read_ply
+from common_ns.splat_baking.refine import splat_psnr
 from tests.e2e.running import assert_resumes_exactly, run_config, train
 
 GRID = HashGridOptions(num_levels=6, log2_table_size=12, max_resolution=256)
@@ -56,6 +61,29 @@ def test_a_run_is_evaluated(run, tmp_path):
     ComputePSNR(run, tmp_path / "eval.json").main()
     results = json.loads((tmp_path / "eval.json").read_text())["results"]
     assert results["psnr"] > 15.0 and results["ssim"] > 0.3
+
+
+@pytest.mark.slow
+def test_ns_splat_writes_the_gaussians_of_the_run_and_refines_them_for_viewers(run, tmp_path, capsys):
+    trained = SplatCommand(run, tmp_path / "trained.ply")
+    trained.main()
+    gaussians = read_ply(tmp_path / "trained.ply")
+    ExportGaussianSplat(run, tmp_path).main()
+    exported = read_ply(tmp_path / "splat.ply")
+    # nerfstudio leaves out what nobody sees.
+    assert 0.5 * len(gaussians) < len(exported) <= len(gaussians)
+    nearest = torch.cdist(exported.means, gaussians.means).argmin(dim=1)
+    torch.testing.assert_close(exported.means, gaussians.means[nearest], atol=1e-5, rtol=0)
+    torch.testing.assert_close(exported.scales, gaussians.scales[nearest], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(exported.coefficients, gaussians.coefficients[nearest], atol=1e-4, rtol=0)
+    SplatCommand(run, tmp_path / "refined.ply", refine=2.0, sh_degree=1).main()
+    refined = read_ply(tmp_path / "refined.ply")
+    assert refined.coefficients.shape[1] == 4 and trained.psnr["trained"] > 14
+    photographs = list(photographs_of(load_run(run, test_mode="test").datamanager.train_dataset, torch.zeros(3)))
+    before, after = (splat_psnr(each, photographs, torch.zeros(3)) for each in (gaussians, refined))
+    assert after > before + 1
+    with pytest.raises(InputError, match=r"--num-gaussians is 500, and the run has Gaussians, .*Leave it out"):
+        SplatCommand(run, tmp_path / "fewer.ply", num_gaussians=500).main()
 
 
 def test_the_file_of_gaussians_holds_them_as_they_are_drawn(run, tmp_path):

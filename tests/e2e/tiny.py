@@ -182,4 +182,7 @@ def command_words(command: str, method: str = "", level: str = "1") -> list[str]
         level: of the density that ns-mesh takes for a surface; after so few steps, there may be none at its own.
     """
     radiance = command == "ns-mesh" and method and family_of(method) not in ("neus", "idr", "miner-occupancy")
-    return words_of(COMMANDS.get(command, {})) + (["--level", level] if radiance else [])
+    options = dict(COMMANDS.get(command, {}))
+    if command == "ns-splat" and method and family_of(method) == "mip-splat":
+        del options["num-gaussians"]  # the run's own are all there are
+    return words_of(options) + (["--level", level] if radiance else [])

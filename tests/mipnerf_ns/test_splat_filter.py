@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from common_ns.splats.covariance import covariances
-from mipnerf_ns.splat_filter import MARGIN, sampling_intervals, smoothed
+from common_ns.splats.sampling import MARGIN, sampling_intervals
+from mipnerf_ns.splat_filter import smoothed
 
 
 def cameras(number: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -160,10 +160,3 @@ def test_other_files_are_refused_in_one_line(tmp_path, change, message):
     with pytest.raises(InputError, match=message) as error:
         read_ply(file)
     assert str(file) in str(error.value) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["scene.splat", "scene"])
-def test_other_suffixes_are_refused(tmp_path, name):
-    with pytest.raises(InputError, match="suffix"):
-        save_ply(cloud(2), tmp_path / name)
-    assert not list(tmp_path.iterdir())
