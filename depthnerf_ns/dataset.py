@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from torch import Tensor
@@ -145,13 +146,21 @@ class DepthDataset(FieldDataset):
 
     def get_metadata(self, data: dict) -> dict:
         """Adds depth, and σ and normals where there are any, to an evaluation image, [height, width, channels]."""
-        index = int(data["image_idx"])
-        arrays = self.depth_arrays(index)
+        return {**super().get_metadata(data), **self.maps(int(data["image_idx"]), self.cameras)}
+
+    def maps(self, image_idx: int, cameras: Cameras) -> dict[str, Float[Tensor, "h w c"]]:
+        """The maps of an image in scene units, by their names in a batch.
+
+        Args:
+            image_idx: which.
+            cameras: those that took the images, with their distortion.
+        """
+        arrays = self.depth_arrays(image_idx)
         stored = {name: as_tensor(arrays[key]) for name, key in STORED.items() if key in arrays}
         factor = torch.full((), self._scene_per_step)
         if self.contract.kind == "z":
-            factor = factor * image_ray_per_z(self.cameras, index)
-        return {**super().get_metadata(data), **self._in_scene(stored, factor, torch.tensor(index))}
+            factor = factor * image_ray_per_z(cameras, image_idx)
+        return self._in_scene(stored, factor, torch.tensor(image_idx))
 
     def _in_scene(
         self, stored: dict[str, Tensor], factor: Float[Tensor, "*#n 1"] | Float[Tensor, ""], camera: Int[Tensor, "*#n"]

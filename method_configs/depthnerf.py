@@ -1,4 +1,4 @@
-"""Depth-supervised methods: `depth-mip-nerf`, `depth-hash`, and each with `-small` for two CPU cores."""
+"""Depth-supervised methods: `depth-mip-nerf`, `depth-hash`, `depth-splat`, each with `-small` for two CPU cores."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from dataclasses import replace
 from nerfstudio.plugins.types import MethodSpecification
 
 from common_ns.hash_grid import HashGridOptions
+from common_ns.nerfstudio_seam.image_pipeline import ImagePipelineConfig
 from common_ns.nerfstudio_seam.param_groups import adam
 from common_ns.nerfstudio_seam.pipeline import FieldPipelineConfig
 from common_ns.nerfstudio_seam.trainer import SafeTrainerConfig
 from depthnerf_ns.datamanager import DepthDataManagerConfig
 from depthnerf_ns.dataparser import RgbdDataParserConfig
 from depthnerf_ns.hash_model import DepthHashModelConfig
+from depthnerf_ns.image_datamanager import DepthImageDataManagerConfig
 from depthnerf_ns.mipnerf_model import DepthMipNerfModelConfig
+from depthnerf_ns.splat_model import DepthSplatModelConfig
+from method_configs.mipnerf import PAPER_SPLAT, SMALL_SPLAT, small_splat_optimizers
 
 _mip = SafeTrainerConfig(
     method_name="depth-mip-nerf",
@@ -118,4 +122,35 @@ depth_hash_small = MethodSpecification(
         },
     ),
     description="depth-hash sized for two CPU cores: a room from a few views in minutes.",
+)
+
+_splat = replace(
+    PAPER_SPLAT,
+    method_name="depth-splat",
+    pipeline=ImagePipelineConfig(
+        datamanager=DepthImageDataManagerConfig(dataparser=RgbdDataParserConfig()),
+        model=DepthSplatModelConfig(),
+    ),
+)
+
+depth_splat = MethodSpecification(
+    config=_splat,
+    description="Gaussian splats that begin at measured depth and are supervised by it; needs depth maps.",
+)
+
+depth_splat_small = MethodSpecification(
+    config=replace(
+        _splat,
+        method_name="depth-splat-small",
+        max_num_iterations=1000,
+        steps_per_save=1000,
+        steps_per_eval_batch=500,
+        steps_per_eval_image=1000,
+        pipeline=ImagePipelineConfig(
+            datamanager=DepthImageDataManagerConfig(dataparser=RgbdDataParserConfig(), max_train_pixels=2**18),
+            model=DepthSplatModelConfig(**SMALL_SPLAT, depth_loss_mult=1e-3),
+        ),
+        optimizers=small_splat_optimizers(),
+    ),
+    description="depth-splat sized for two CPU cores: a room from a few views in minutes.",
 )

@@ -4,6 +4,7 @@ for two CPU cores."""
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
@@ -184,7 +185,7 @@ zip_nerf_small = MethodSpecification(
 )
 
 _SPLAT_STEPS = 30000
-_paper_splat = replace(
+PAPER_SPLAT = replace(
     _paper,
     method_name="mip-splat",
     max_num_iterations=_SPLAT_STEPS,
@@ -205,14 +206,46 @@ _paper_splat = replace(
 )
 
 mip_splat = MethodSpecification(
-    config=_paper_splat,
+    config=PAPER_SPLAT,
     description="Mip-Splatting (Yu et al. 2024) with the paper's settings, on any device: Gaussians from photographs.",
 )
 
 _SPLAT_SMALL_STEPS = 1000
+SMALL_SPLAT: dict[str, Any] = {
+    "num_start": 100000,
+    "field_steps": 600,
+    "max_gaussians": 100000,
+    "sh_degree": 2,
+    "sh_degree_interval": 200,
+    "color_error": "squared",
+    "ssim_weight": 0.0,
+    "means_unit": "pixel",
+    "grow_gradient": 2e-5,  # of squared errors, which have smaller gradients than absolute ones
+    "grow_from": 100,
+    "grow_until": 700,
+    "grow_every": 50,
+    "reset_every": 100000,
+}
+"""Settings of the model for two CPU cores."""
+
+
+def small_splat_optimizers() -> dict[str, dict[str, Any]]:
+    """What trains each group of a small model's parameters."""
+    return {
+        "means": adam(0.15, 0.015, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),  # times a pixel's side
+        "scales": adam(2e-2, 2e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+        "quats": adam(4e-3, 4e-4, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+        "features_dc": adam(2e-2, 2e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+        "features_rest": adam(2e-3, 2e-4, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+        "opacities": adam(5e-2, 5e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
+        "exposure": adam(2e-3, 2e-4, _SPLAT_SMALL_STEPS, warmup=0),
+        "camera_opt": adam(1e-3, 1e-4, _SPLAT_SMALL_STEPS, warmup=100),
+    }
+
+
 mip_splat_small = MethodSpecification(
     config=replace(
-        _paper_splat,
+        PAPER_SPLAT,
         method_name="mip-splat-small",
         max_num_iterations=_SPLAT_SMALL_STEPS,
         steps_per_save=1000,
@@ -222,32 +255,9 @@ mip_splat_small = MethodSpecification(
             datamanager=ImageDataManagerConfig(
                 dataparser=NerfstudioDataParserConfig(load_3D_points=True), max_train_pixels=2**18
             ),
-            model=MipSplatModelConfig(
-                num_start=100000,
-                field_steps=600,
-                max_gaussians=100000,
-                sh_degree=2,
-                sh_degree_interval=200,
-                color_error="squared",
-                ssim_weight=0.0,
-                means_unit="pixel",
-                grow_gradient=2e-5,  # of squared errors, which have smaller gradients than absolute ones
-                grow_from=100,
-                grow_until=700,
-                grow_every=50,
-                reset_every=100000,
-            ),
+            model=MipSplatModelConfig(**SMALL_SPLAT),
         ),
-        optimizers={
-            "means": adam(0.15, 0.015, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),  # times a pixel's side
-            "scales": adam(2e-2, 2e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
-            "quats": adam(4e-3, 4e-4, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
-            "features_dc": adam(2e-2, 2e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
-            "features_rest": adam(2e-3, 2e-4, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
-            "opacities": adam(5e-2, 5e-3, _SPLAT_SMALL_STEPS, warmup=0, kind=FusedAdamConfig),
-            "exposure": adam(2e-3, 2e-4, _SPLAT_SMALL_STEPS, warmup=0),
-            "camera_opt": adam(1e-3, 1e-4, _SPLAT_SMALL_STEPS, warmup=100),
-        },
+        optimizers=small_splat_optimizers(),
     ),
     description="Mip-Splatting sized for two CPU cores: Gaussians from photographs in about five minutes.",
 )

@@ -27,7 +27,7 @@ NEAREST_VIEW, FARTHEST_VIEW = 0.2, 50.0
 PLACEHOLDERS = 4
 """Gaussians until the first step places others."""
 
-Kind = Literal["points", "field", "run", "photographs", "random"]
+Kind = Literal["points", "field", "run", "photographs", "random", "depth"]
 
 
 class FirstGaussians:

@@ -73,6 +73,11 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
     config: MipSplatModelConfig  # type: ignore[assignment]
     intervals: Float[Tensor, "n"]
     """Each Gaussian's sampling interval in scene units (`sampling_intervals`)."""
+    first_gaussians: type[FirstGaussians] = FirstGaussians
+    """Chooses what the first ones are made of."""
+    trains_geometry: bool = False
+    """Whether losses ask for depth and normals: `mean_depth` [h w 1], along the optical axis, and `normals` [h w 3],
+    sums by weight, are then outputs in training."""
 
     def populate_modules(self) -> None:
         """Place the first Gaussians; build the strategy.
@@ -89,7 +94,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
             raise InputError("there are no training cameras", "Give data with photographs and their poses")
         self.extent = camera_extent(poses.cpu())
         seed = torch.initial_seed() % 2**63
-        self.first = FirstGaussians(config, self.seed_points, self.scene_box, self.is_object, self.extent, seed)
+        self.first = self.first_gaussians(config, self.seed_points, self.scene_box, self.is_object, self.extent, seed)
         self.placed = not self.first.needs_photographs
         self.start_core_seconds = 0.0
         first = self.first.at_once(self._cameras)
@@ -381,7 +386,8 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         if self.training and self.background == "random":
             background = torch.rand(3).to(self.device)
         poses = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds
-        drawn = self.draw(camera, poses.reshape(-1, *poses.shape[-2:])[0], background, geometry=not self.training)
+        geometry = not self.training or self.trains_geometry
+        drawn = self.draw(camera, poses.reshape(-1, *poses.shape[-2:])[0], background, geometry)
         outputs = {"rgb": drawn.color, "accumulation": drawn.accumulation}
         change = self.mean_exposure
         if self.config.exposure and self.training:
@@ -394,6 +400,9 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
             if drawn.info["means2d"].requires_grad:
                 drawn.info["means2d"].retain_grad()
                 self.info = drawn.info
+            if geometry:
+                assert drawn.depth is not None and drawn.normals is not None
+                outputs |= {"mean_depth": drawn.depth, "normals": drawn.normals}
         else:
             assert drawn.normals is not None
             depth = drawn.median_depth if drawn.median_depth is not None else drawn.depth
@@ -455,10 +464,14 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         )
         images = {
             "img": torch.cat([target, outputs["rgb"]], dim=1),
-            "depth": depth_picture(outputs["depth"], outputs["accumulation"], config.depth_colors),
+            "depth": self.depth_picture(outputs["depth"], outputs["accumulation"]),
             "normals": outputs["normals"],
         }
         return metrics, images
+
+    def depth_picture(self, depth: Float[Tensor, "h w 1"], opacity: Float[Tensor, "h w 1"]) -> Float[Tensor, "h w 3"]:
+        """Depth in colors, over what is opaque."""
+        return depth_picture(depth, opacity, self.config.depth_colors)
 
     def shown_in_viewer(self, name: str, outputs: dict[str, Tensor]) -> Tensor:
         """What the viewer is to show for an output: itself, or of depth the position in the chosen colors."""

@@ -7,6 +7,7 @@ an uninterrupted one would have.
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Iterator
@@ -94,13 +95,30 @@ class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
         return self._dataset(outputs)
 
     def _load_images(self, split: Literal["train", "eval"], cache_images_device: Any) -> list[dict[str, Tensor]]:
-        _mark_fisheyes((self.train_dataset if split == "train" else self.eval_dataset).cameras)
+        dataset: FieldDataset = self.train_dataset if split == "train" else self.eval_dataset
+        _mark_fisheyes(dataset.cameras)
+        taken_by = copy.deepcopy(dataset.cameras)
         loaded = super()._load_images(split, cache_images_device)
+        loaded = [self.straightened(dataset, taken_by, index, data) for index, data in enumerate(loaded)]
         limit = self.config.max_train_pixels
         if split == "train" and limit is not None:
             loaded = [self._smaller(index, data, limit) for index, data in enumerate(loaded)]
             self.train_cameras = self.train_dataset.cameras.to(self.device)
         return loaded
+
+    def straightened(
+        self, dataset: FieldDataset, taken_by: Cameras, index: int, data: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What is known of a photograph, brought into the form that it has got without distortion; its colors and its
+        mask are already.
+
+        Args:
+            dataset: whose cameras are those of photographs without distortion.
+            taken_by: the cameras as they were.
+            index: of the photograph.
+            data: what is known of it.
+        """
+        return data
 
     def _smaller(self, index: int, data: dict[str, Any], limit: int) -> dict[str, Any]:
         """A photograph of at most so many pixels; its camera, in the data set, becomes one of such pictures."""

@@ -54,6 +54,7 @@ def source_pixels(
     size: tuple[int, int],
     parameters: Float[Tensor, "6"] | None,
     fisheye: bool = False,
+    pinhole: tuple[tuple[float, float, float, float], tuple[int, int]] | None = None,
 ) -> tuple[Float[Tensor, "h w 2"], Bool[Tensor, "h w"]]:
     """Where in a photograph each pixel of the pinhole camera is.
 
@@ -62,10 +63,10 @@ def source_pixels(
         size: width and height.
         parameters: k1, k2, k3, k4, p1, p2; None: no distortion.
         fisheye: whether the photograph is an equidistant fisheye's.
+        pinhole: intrinsics and size of the pinhole camera; None: those of the photograph.
     Returns: (x, y) in pixels, and which pixels the photograph shows. Where it is not shown, the place means nothing.
     """
-    fx, fy, cx, cy = intrinsics
-    width, height = size
+    (fx, fy, cx, cy), (width, height) = (intrinsics, size) if pinhole is None else pinhole
     x = (torch.arange(width, dtype=torch.float64) + 0.5 - cx) / fx
     y = (torch.arange(height, dtype=torch.float64) + 0.5 - cy) / fy
     points = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
@@ -77,9 +78,9 @@ def source_pixels(
         parameters, radius = parameters.double().cpu(), points.norm(dim=-1)
         shown = radius <= last_radius(parameters, float(radius.max()))
         points = distorted(points, parameters)
-    pixels = points * points.new_tensor([fx, fy]) + points.new_tensor([cx, cy])
+    pixels = points * points.new_tensor(intrinsics[:2]) + points.new_tensor(intrinsics[2:])
     # Colors between the centers of the outermost pixels and the edge are known well enough.
-    inside = (pixels > -1e-6) & (pixels < pixels.new_tensor([width, height]) + 1e-6)
+    inside = (pixels > -1e-6) & (pixels < pixels.new_tensor(size) + 1e-6)
     return pixels, shown & inside.all(dim=-1)
 
 

@@ -46,7 +46,7 @@ class DepthRays:
         model, datamanager = pipeline.model, pipeline.datamanager
         if not isinstance(model, DepthModel) or not isinstance(datamanager, DepthDataManager):
             raise InputError(
-                "the run is not of a depth-supervised method",
+                "the run is not of a radiance field that is supervised by depth",
                 "Give a run of depth-hash or depth-mip-nerf",
                 self.load_config,
             )

@@ -43,6 +43,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "color-hidden-dim": 16,
     },
     "mip-splat": {"num-start": 2000, "max-gaussians": 3000, "start-from": "photographs", "sh-degree-interval": 20},
+    "depth-splat": {"num-start": 2000, "max-gaussians": 3000, "sh-degree-interval": 20},
     "depth-mip-nerf": {
         "num-proposal-samples": (12,),
         "num-nerf-samples": 10,
@@ -94,6 +95,7 @@ STEPS = {
     "mip-nerf": 150,
     "zip-nerf": 100,
     "mip-splat": 60,
+    "depth-splat": 60,
     "depth-mip-nerf": 120,
     "depth-hash": 100,
     "neus": 30,
@@ -153,7 +155,7 @@ def train_words(method: str, steps: int | None = None) -> list[str]:
     options: dict[str, Any] = {"viewer.quit-on-train-completion": True}
     if family in STEPS:
         steps = STEPS[family] if steps is None else steps
-        whole_images = family == "mip-splat"
+        whole_images = family.endswith("splat")
         rays = {} if whole_images else {"train-num-rays-per-batch": 128, "eval-num-rays-per-batch": 128}
         options |= {"max-num-iterations": steps, "steps-per-save": steps}
         options |= {f"pipeline.datamanager.{name}": value for name, value in rays.items()}
@@ -183,6 +185,6 @@ def command_words(command: str, method: str = "", level: str = "1") -> list[str]
     """
     radiance = command == "ns-mesh" and method and family_of(method) not in ("neus", "idr", "miner-occupancy")
     options = dict(COMMANDS.get(command, {}))
-    if command == "ns-splat" and method and family_of(method) == "mip-splat":
+    if command == "ns-splat" and method and family_of(method).endswith("splat"):
         del options["num-gaussians"]  # the run's own are all there are
     return words_of(options) + (["--level", level] if radiance else [])
