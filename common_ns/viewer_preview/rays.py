@@ -59,11 +59,11 @@ class RaySource(Source):
     """
 
     rungs = (
-        Rung("points", 1000, 2000),
-        Rung("points", 4000, 8000),
-        Rung("points", 10000, 20000),
-        Rung("points", 20000, 60000),
-        Rung("splats", 20000, 60000),
+        Rung("points", 4000, 6000),
+        Rung("points", 8000, 12000),
+        Rung("points", 12000, 30000),
+        Rung("points", 20000, 100000),
+        Rung("splats", 20000, 100000),
         Rung("splats", 100000, 200000),
     )
     first_rung = 1

@@ -46,7 +46,7 @@ class SurfaceSource(RaySource):
         only_colors: as for `RaySource`.
     """
 
-    rungs = (Rung("mesh", FINEST, 2000), Rung("mesh", FINEST, 8000), Rung("mesh", FINEST, 60000))
+    rungs = (Rung("mesh", FINEST, 6000), Rung("mesh", FINEST, 12000), Rung("mesh", FINEST, 100000))
     first_rung = 1
     refreshed_every = 30.0
 

@@ -51,7 +51,7 @@ class Case:
     """dB by which the preview is nearer to the model's own picture than what was shown without, at least."""
 
 
-SHARP = 0.7
+SHARP = 0.8
 """Of the sharpness of the model's first picture at rest, what each later one has at least."""
 RAYS = ("--pipeline.datamanager.train-num-rays-per-batch", "256")
 STAY = ("--viewer.quit-on-train-completion", "False")
