@@ -50,7 +50,8 @@ class GaussianSource(RaySource):
         self._means, self._quats = taken(model.means), taken(model.quats)
         self._scales, self._opacities = taken(scales), taken(opacities)
         self._colors = taken(model.colors.clamp(0.0, 1.0))
-        self.background = taken(model.background_color)[None, None]
+        if self.background.shape[:2] == (1, 1):  # no picture that fills its frame is behind everything
+            self.background = taken(model.background_color)[None, None]
         self.version += 1
         return False
 

@@ -182,6 +182,8 @@ def test_pictures_of_gaussians_have_depth_along_the_axis():
     source.saw(camera, {"rgb": ones.expand(20, 30, 3), "depth": 2.0 * ones, "accumulation": ones})
     (mesh,) = source.proxy(Rung("points", 5, 10000))
     assert isinstance(mesh, PictureProxy) and np.allclose(mesh.vertices[:, 2], -2.0, atol=1e-5)
+    source.work()
+    assert np.allclose(source.background, 1.0), "gaps show what the picture shows, not the model's own background"
 
 
 class Scene:
