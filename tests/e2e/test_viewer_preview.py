@@ -50,7 +50,7 @@ class Case:
     parser: tuple[str, ...] = ()
     """The data parser and its options."""
     better: float = 5.0
-    """dB by which the preview is nearer to the model's own picture than what was shown without, at least. Around objects
+    """dB by which the preview is nearer to the model's own picture than what was shown without, at least. Of objects
     before one color a blurred picture is not far off: with a margin for noise it may be below 0."""
 
 
