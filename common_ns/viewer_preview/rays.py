@@ -4,7 +4,7 @@ Two kinds of rays are there. The viewer's last picture at rest has been rendered
 away from: it is put on triangles at the depths that were rendered, torn where depth jumps. Rays of
 the training cameras show what that picture does not; they are rendered a portion at a time, and the oldest make place
 for new ones. These are drawn as discs that face the camera on slow pages, as blending Gaussians costs a software
-renderer several times as much for each, and as Gaussians on fast ones.
+renderer about ten times as much for each, and as Gaussians on fast ones.
 """
 
 from __future__ import annotations
