@@ -27,6 +27,8 @@ from common_ns.data.scene_bounds import RayBounds
 from common_ns.data.scene_metadata import SceneMetadata
 from common_ns.depth_colors import DepthColors, depth_levels, depth_picture
 from common_ns.errors import InputError
+from common_ns.meshing.depth_fusion import DepthPicture, FusedDepth
+from common_ns.meshing.iso_field import IsoField
 from common_ns.metrics import image_metrics, psnr_of_mse, valid_pixels_of
 from common_ns.nerfstudio_seam.image_datamanager import ImageDataManager
 from common_ns.nerfstudio_seam.model_hooks import ModelHooks
@@ -52,6 +54,8 @@ FARTHEST = 1000.0
 """Distance of a Gaussian, in extents of the cameras, beyond which it has left the scene."""
 NAMES = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 """Of what is trained, as in nerfstudio's splatfacto."""
+VOXELS_OF_DEPTH = 4.0
+"""Of a mesh: pictures of depth that differ by more voxels are of two surfaces."""
 CPU_RESOLUTION = 512
 """"Max res" of the viewer on a CPU to begin with."""
 
@@ -419,6 +423,29 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         outputs = self.get_outputs(camera.reshape((1,)).to(self.device))
         height, width = outputs["rgb"].shape[:2]
         return {**outputs, "background": outputs["background"].expand(height, width, 3)}
+
+    @torch.no_grad()
+    def iso_field(self, level: float | None = None, voxel_size: float | None = None) -> IsoField:
+        """The distance that pictures of the training cameras agree on.
+
+        Args:
+            level: signed distance of the surface, in scene units; None: 0.
+            voxel_size: side of the voxels in scene units, which says how near pictures have to agree; None: a 256th of
+                the scene box.
+        """
+        aabb = self.scene_box.aabb.detach().float().cpu()
+        voxel = float((aabb[1] - aabb[0]).max()) / 256 if voxel_size is None else voxel_size
+        pictures, black = [], torch.zeros(3, device=self.device)
+        for index in range(len(self._cameras)):
+            camera = self._cameras[index : index + 1].to(self.device)
+            drawn = self.draw(camera, camera.camera_to_worlds[0], black, geometry=True)
+            assert drawn.median_depth is not None
+            color = (drawn.color / drawn.accumulation.clamp_min(0.5)).clamp(0.0, 1.0)
+            place = viewmat_of(camera.camera_to_worlds[0]), tuple(intrinsics_of(camera)[0].tolist())
+            pictures.append(DepthPicture(drawn.median_depth[..., 0], color, *place))
+        fused = FusedDepth(pictures, VOXELS_OF_DEPTH * voxel)
+        where: dict[str, Any] = {"aabb": aabb, "shown": fused.shown, "device": self.device}
+        return IsoField(fused.value, level or 0.0, inside_above=False, color=fused.color, **where)
 
     def target(self, batch: dict[str, Any], background: Tensor) -> Float[Tensor, "h w 3"]:
         """The photograph, over the background where it has alpha."""

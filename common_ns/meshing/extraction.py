@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common_ns.errors import InputError
+from common_ns.meshing.culling import keep_vertices
 from common_ns.meshing.field_grid import OUTSIDE, FieldGrid
 from common_ns.meshing.iso_field import IsoField
 from common_ns.meshing.marching_cubes import Surface
@@ -116,7 +117,13 @@ def extract_mesh(
             if color is not None:
                 head_on = normals
                 colors = in_chunks("Colors", lambda at: _colors(color, vertices[at], head_on[at], field.device))
-    return Mesh(vertices, faces, normals if with_normals else None, colors)
+        mesh = Mesh(vertices, faces, normals if with_normals else None, colors)
+        shown = field.shown
+        if shown is not None:
+            mesh = keep_vertices(mesh, in_chunks("Seen", lambda at: _asked(shown, vertices[at], field.device)), 3)
+            if not len(mesh.faces):
+                raise _empty(grid)
+    return mesh
 
 
 def check_box(aabb: Float[Tensor, "2 3"]) -> Float[NDArray, "2 3"]:
@@ -215,6 +222,13 @@ def _differences(grid: FieldGrid, points: Float[Tensor, "n 3"]) -> Float[Tensor,
             difference = grid.field.value(points + half) - grid.field.value(points - half)
             columns.append(difference.float().reshape(-1) / float(grid.spacing[axis]))
     return torch.stack(columns, dim=-1)
+
+
+def _asked(
+    shown: Callable[[Float[Tensor, "n 3"]], Bool[Tensor, " n"]], points: Float[NDArray, "n 3"], device: Any
+) -> Bool[NDArray, " n"]:
+    """`IsoField.shown` of vertices."""
+    return shown(torch.from_numpy(points).float().to(device)).cpu().numpy()
 
 
 def _colors(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from common_ns.errors import InputError
@@ -32,6 +32,9 @@ class IsoField:
     """Outward unit normals; None: the gradient of `value`, by autograd or, where it has none, by differences."""
     color_along: Callable[[Float[Tensor, "n 3"], Float[Tensor, "n 3"]], Float[Tensor, "n 3"]] | None = None
     """Color in [0, 1] at points as seen along unit directions; None: `color`, with normals opposite to them."""
+    shown: Callable[[Float[Tensor, "n 3"]], Bool[Tensor, " n"]] | None = None
+    """Which surface points are known to be some, where the field closes what nobody has seen; None: all. The mesh is
+    open beside them."""
     device: torch.device | str = "cpu"
     """Where `value`, `color` and `normal` expect their points."""
 
