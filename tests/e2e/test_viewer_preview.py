@@ -176,7 +176,7 @@ def settled(page: Page, run: Run, sharpness: float = 0.0) -> np.ndarray:
         now = page.scene()
         same = np.abs(now - last).mean() < 1.0 or "Pause Training" in texts(page)
         still = still + 1 if page.at_rest() and same and sharpness_of(now) >= SHARP * sharpness else 0
-        if still >= (1 if sharpness else 6):
+        if still >= (3 if sharpness else 6):
             time.sleep(3.0)  # the next proxy is made of it
             return now
         last = now
@@ -231,6 +231,7 @@ def test_browser_draws_by_itself_while_the_camera_moves_and_training_goes_on(met
         assert end.std(axis=(0, 1)).max() > 8.0, "blank"
         assert np.abs(end - middle).mean() > 0.5, "it stands still"
         assert sharpness_of(end) > SHARPER * sharpness_of(without.pictures[1]), "not sharper than without"
+        assert own.psnr < 60.0, "compared with itself: the model's own picture had not come"
         assert own.psnr >= without.psnr + case.better, "farther from the model's own picture than is to be"
         assert max(own.rate, own.rate_of_core) >= FRAMES
         assert went_on, "training has stopped"
