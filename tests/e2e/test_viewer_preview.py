@@ -193,9 +193,16 @@ def texts(page: Page) -> str:
     return page.browser.execute_script("return document.body.innerText")
 
 
+ALWAYS = ("miner-image", "miner-occupancy")
+"""Need no training beforehand."""
+long_ones = pytest.mark.skipif(
+    os.environ.get("FIELDSUITE_PREVIEWS") != "1", reason="trains for minutes first: FIELDSUITE_PREVIEWS=1 to run"
+)
+
+
 @needs_browser
 @pytest.mark.slow
-@pytest.mark.parametrize("method", CASES)
+@pytest.mark.parametrize("method", [name if name in ALWAYS else pytest.param(name, marks=long_ones) for name in CASES])
 def test_browser_draws_by_itself_while_the_camera_moves_and_training_goes_on(method, tmp_path):
     case = CASES[method]
     data = written(case, tmp_path)
