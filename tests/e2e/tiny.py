@@ -183,7 +183,8 @@ def command_words(command: str, method: str = "", level: str = "1") -> list[str]
         method: of the run that it is given.
         level: of the density that ns-mesh takes for a surface; after so few steps, there may be none at its own.
     """
-    radiance = command == "ns-mesh" and method and family_of(method) not in ("neus", "idr", "miner-occupancy")
+    distances = ("neus", "idr", "miner-occupancy", "mip-splat", "depth-splat")
+    radiance = command == "ns-mesh" and method and family_of(method) not in distances
     options = dict(COMMANDS.get(command, {}))
     if command == "ns-splat" and method and family_of(method).endswith("splat"):
         del options["num-gaussians"]  # the run's own are all there are
