@@ -105,6 +105,7 @@ class DepthSplatModel(MipSplatModel):
 
     config: DepthSplatModelConfig  # type: ignore[assignment]
     first_gaussians = FirstAtDepth
+    depth_along_axis = False
 
     def populate_modules(self) -> None:
         """Check the options of supervision, besides what the base does."""

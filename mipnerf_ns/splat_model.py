@@ -79,6 +79,8 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
     """Each Gaussian's sampling interval in scene units (`sampling_intervals`)."""
     first_gaussians: type[FirstGaussians] = FirstGaussians
     """Chooses what the first ones are made of."""
+    depth_along_axis: bool = True
+    """Whether the output `depth` is along the optical axis; else it is ray distance."""
     trains_geometry: bool = False
     """Whether losses ask for depth and normals: `mean_depth` [h w 1], along the optical axis, and `normals` [h w 3],
     sums by weight, are then outputs in training."""
@@ -133,7 +135,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         self.strategy_state = self.strategy.initialize_state(scene_scale=self.extent)
         # Not modules: the viewer finds them among the model's attributes.
         self.first_view = self._choose_first_view()
-        self.realtime_preview = RealTimePreview(GaussianSource(self))
+        self.realtime_preview = RealTimePreview(GaussianSource(self, self.depth_along_axis))
         self.viewer_adapter = ViewerAdapter(CPU_RESOLUTION, self.realtime_preview)
         ways: list[DepthColors] = list(get_args(DepthColors))
         self.shown_depth_colors = ViewerDropdown("Depth colors", config.depth_colors, ways)

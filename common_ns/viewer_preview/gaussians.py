@@ -29,12 +29,14 @@ class GaussianSource(RaySource):
 
     Args:
         model: one of splatfacto's kind.
+        depth_along_axis: whether its depth is along the axis of the camera; else it is along the ray, as elsewhere.
     """
 
     rungs = (*RaySource.rungs[:4], Rung("splats", 50000), Rung("splats", 200000))
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, depth_along_axis: bool = True) -> None:
         super().__init__(model)
+        self._depth_along_axis = depth_along_axis
         self._means, self._scales, self._quats = np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 4))
         self._opacities, self._colors = np.zeros(0), np.zeros((0, 3))
 
@@ -56,7 +58,9 @@ class GaussianSource(RaySource):
         return False
 
     def saw(self, camera: Cameras, outputs: dict[str, Tensor]) -> None:
-        # Depth is along the axis here, and along the ray elsewhere.
+        if not self._depth_along_axis:
+            super().saw(camera, outputs)
+            return
         rays = camera.to("cpu").generate_rays(camera_indices=0)
         axis = -camera.camera_to_worlds.reshape(-1, 3, 4)[0, :, 2].cpu()
         along = (rays.directions @ axis)[..., None].to(outputs["depth"])

@@ -172,6 +172,17 @@ def test_gaussians_are_the_models_own():
     assert same == list(range(50)) and np.ptp(factor) < 1e-9 and factor[0] > 2.0, "the largest, grown alike"
 
 
+def test_pictures_of_gaussians_may_have_ray_distance():
+    """Of a sphere about the camera all pixels have the same."""
+    model = Splats(10)
+    source = GaussianSource(model, depth_along_axis=False)
+    camera = Cameras(torch.eye(4)[:3][None], 20.0, 20.0, 15.0, 10.0, width=30, height=20)
+    ones = torch.ones(20, 30, 1)
+    source.saw(camera, {"rgb": ones.expand(20, 30, 3), "depth": 2.0 * ones, "accumulation": ones})
+    (mesh,) = source.proxy(Rung("points", 5, 10000))
+    assert isinstance(mesh, PictureProxy) and np.allclose(np.linalg.norm(mesh.vertices, axis=1), 2.0, atol=1e-5)
+
+
 def test_pictures_of_gaussians_have_depth_along_the_axis():
     """Of a plane before the camera all pixels have the same."""
     model = Splats(10)
