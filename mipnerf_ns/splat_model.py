@@ -5,6 +5,7 @@ Source: Mip-Splatting (arXiv 2311.16493) on 3D Gaussian Splatting (arXiv 2308.04
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -426,7 +427,6 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         height, width = outputs["rgb"].shape[:2]
         return {**outputs, "background": outputs["background"].expand(height, width, 3)}
 
-    @torch.no_grad()
     def iso_field(self, level: float | None = None, voxel_size: float | None = None) -> IsoField:
         """The distance that pictures of the training cameras agree on.
 
@@ -437,6 +437,24 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         """
         aabb = self.scene_box.aabb.detach().float().cpu()
         voxel = float((aabb[1] - aabb[0]).max()) / 256 if voxel_size is None else voxel_size
+
+        @functools.cache  # drawn when a point is first asked for: who wants the box alone asks for none
+        def fused() -> FusedDepth:
+            return FusedDepth(self._depth_pictures(), VOXELS_OF_DEPTH * voxel)
+
+        return IsoField(
+            lambda points: fused().value(points),
+            level or 0.0,
+            inside_above=False,
+            aabb=aabb,
+            color=lambda points, normals: fused().color(points, normals),
+            shown=lambda points: fused().shown(points),
+            device=self.device,
+        )
+
+    @torch.no_grad()
+    def _depth_pictures(self) -> list[DepthPicture]:
+        """What the training cameras see."""
         pictures, black = [], torch.zeros(3, device=self.device)
         for index in range(len(self._cameras)):
             camera = self._cameras[index : index + 1].to(self.device)
@@ -445,9 +463,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
             color = (drawn.color / drawn.accumulation.clamp_min(0.5)).clamp(0.0, 1.0)
             place = viewmat_of(camera.camera_to_worlds[0]), tuple(intrinsics_of(camera)[0].tolist())
             pictures.append(DepthPicture(drawn.median_depth[..., 0], color, *place))
-        fused = FusedDepth(pictures, VOXELS_OF_DEPTH * voxel)
-        where: dict[str, Any] = {"aabb": aabb, "shown": fused.shown, "device": self.device}
-        return IsoField(fused.value, level or 0.0, inside_above=False, color=fused.color, **where)
+        return pictures
 
     def target(self, batch: dict[str, Any], background: Tensor) -> Float[Tensor, "h w 3"]:
         """The photograph, over the background where it has alpha."""
