@@ -11,18 +11,22 @@ from common_ns.nerfstudio_seam import distributed
 from common_ns.nerfstudio_seam.datamanager import CheckedInput, FieldDataManager, FieldDataManagerConfig
 from depthnerf_ns.dataset import DepthDataset
 
-DepthCheck = Literal["refuse", "warn", "off"]
+
+@dataclass
+class DepthCheckOption:
+    """What datamanagers with depth ask besides."""
+
+    depth_check: Literal["refuse", "warn", "off"] = "refuse"
+    """Before training, compare the depth of the views with each other, as ns-depth-check does. refuse: do not train
+    with depth whose unit or kind is evidently wrong; warn: say so and train; off: do not look."""
 
 
 @dataclass
-class DepthDataManagerConfig(FieldDataManagerConfig):
+class DepthDataManagerConfig(DepthCheckOption, FieldDataManagerConfig):
     """The suite's datamanager for data with depth."""
 
     _target: type = field(default_factory=lambda: DepthDataManager)
     """target class to instantiate"""
-    depth_check: DepthCheck = "refuse"
-    """Before training, compare the depth of the views with each other, as ns-depth-check does. refuse: do not train
-    with depth whose unit or kind is evidently wrong; warn: say so and train; off: do not look."""
 
 
 class DepthDataManager(FieldDataManager):

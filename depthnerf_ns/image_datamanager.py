@@ -12,19 +12,16 @@ from torch import Tensor
 from common_ns.nerfstudio_seam.datamanager import FieldDataset
 from common_ns.nerfstudio_seam.image_datamanager import ImageDataManager, ImageDataManagerConfig
 from common_ns.splat_baking.undistortion import source_pixels
-from depthnerf_ns.datamanager import DepthCheck, check_depth_of
+from depthnerf_ns.datamanager import DepthCheckOption, check_depth_of
 from depthnerf_ns.dataset import DepthDataset
 
 
 @dataclass
-class DepthImageDataManagerConfig(ImageDataManagerConfig):
+class DepthImageDataManagerConfig(DepthCheckOption, ImageDataManagerConfig):
     """Whole photographs with depth, checked, without lens distortion."""
 
     _target: type = field(default_factory=lambda: DepthImageDataManager)
     """target class to instantiate"""
-    depth_check: DepthCheck = "refuse"
-    """Before training, compare the depth of the views with each other, as ns-depth-check does. refuse: do not train
-    with depth whose unit or kind is evidently wrong; warn: say so and train; off: do not look."""
 
 
 class DepthImageDataManager(ImageDataManager):
