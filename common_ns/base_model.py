@@ -27,6 +27,7 @@ from common_ns.data.scene_metadata import SceneMetadata
 from common_ns.depth_colors import DepthColors, depth_levels, depth_picture
 from common_ns.errors import InputError
 from common_ns.metrics import image_metrics, psnr_of_mse, valid_pixels_of
+from common_ns.nerfstudio_seam.exported_pixels import ExportedPixels
 from common_ns.nerfstudio_seam.model_hooks import ModelHooks
 from common_ns.nerfstudio_seam.preview import RealTimePreview
 from common_ns.nerfstudio_seam.renames import SuiteConfig
@@ -38,9 +39,6 @@ from common_ns.viewer_preview.source import Source
 NORMAL_MIN_WEIGHT = 1e-3
 """Samples below this rendering weight do not count for rendered normals: they would change them by less than a gray
 level, and leaving them out saves most of the cost."""
-
-EMPTY_BATCHES_BEFORE_GIVING_UP = 50
-"""Batches of rays without a single opaque one after which a point-cloud export ends: there is no surface."""
 
 BackgroundName = Literal["auto", "white", "black", "random", "last_sample"]
 
@@ -156,7 +154,7 @@ class RadianceModel(Model, ModelHooks):
         self.renderer_accumulation = AccumulationRenderer()
         self.renderer_depth = DepthRenderer(method="median")
         self.renderer_expected_depth = DepthRenderer(method="expected")
-        self._empty_batches = 0
+        self._exported = ExportedPixels()
         return background
 
     def set_up_viewer(self, first_view: FirstView | None = None) -> None:
@@ -324,22 +322,12 @@ class RadianceModel(Model, ModelHooks):
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
         """Straight-alpha RGBA with the background taken out again, so that exporters see which rays hit something.
 
-        Raises: InputError when a point-cloud export asks for rays again and again and none is opaque: nerfstudio would
-            go on for ever.
+        Raises: InputError when a point-cloud export asks for rays again and again and none is opaque.
         """
         rgb = outputs[output_name]
         alpha = outputs[output_name.replace("rgb", "accumulation")]
-        if rgb.dim() == 2:  # batches of rays come from the exporters, images from ns-render
-            self._empty_batches = 0 if bool((alpha > 0.5).any()) else self._empty_batches + 1
-            if self._empty_batches >= EMPTY_BATCHES_BEFORE_GIVING_UP:
-                raise InputError(
-                    f"no ray of {self._empty_batches} batches is opaque: the model has no surface",
-                    "Train longer, or check near, far and the background color",
-                )
-        background = self.renderer_rgb.background_color
-        if background in ("white", "black"):
-            color = self.renderer_rgb.get_background_color(background, shape=rgb.shape, device=rgb.device)
-            rgb = rgb - color * (1.0 - alpha)
-        elif background == "last_sample":
-            return torch.cat([rgb, alpha], dim=-1)
-        return torch.cat([(rgb / alpha.clamp_min(1e-4)).clamp(0.0, 1.0), alpha], dim=-1)
+        name, color = self.renderer_rgb.background_color, None
+        if name in ("white", "black"):
+            color = self.renderer_rgb.get_background_color(name, shape=rgb.shape, device=rgb.device)
+        rgba = self._exported.rgba(rgb, alpha, color)
+        return torch.cat([rgb, alpha], dim=-1) if name == "last_sample" else rgba

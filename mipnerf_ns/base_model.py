@@ -306,10 +306,24 @@ class ProposalModel(RadianceModel):
         """The field of each round: the proposal network, and last the one with color."""
         return [*[self.proposal] * len(self.config.num_proposal_samples), self.field]
 
-    def viewed_fields(self, rays: RayBundle) -> list[RayField]:
-        """Those of `round_fields` for rays outside of training."""
+    def viewed_fields(self, rays: RayBundle, last: RayField | None = None) -> list[RayField]:
+        """Those of `round_fields` for rays outside of training.
+
+        Args:
+            rays: in the form that `picture_rays` gives them, if they are a picture's.
+            last: in place of the field of the last round.
+        """
         del rays
-        return self.round_fields
+        return self.round_fields if last is None else [*self.round_fields[:-1], last]
+
+    def picture_rays(self, rays: RayBundle) -> RayBundle:
+        """A picture's rays [h w] with what is to be known of the whole picture, for each."""
+        return rays
+
+    @torch.no_grad()
+    def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
+        """As nerfstudio's."""
+        return super().get_outputs_for_camera_ray_bundle(self.picture_rays(camera_ray_bundle))
 
     def trained_fields(self, numbers: Any) -> list[RayField]:
         """Those of `round_fields` with the random numbers of training rays, for fields that need some."""
@@ -520,14 +534,15 @@ class ProposalModel(RadianceModel):
         """Code fitted to an even selection of the valid pixels of the image's left half; the mean code if none is."""
         target = self.renderer_rgb.blend_background(image.to(self.device))
         left = target[:, : target.shape[1] // 2]
-        rays = camera.generate_rays(camera_indices=0, keep_shape=True)[:, : target.shape[1] // 2].flatten()
+        rays = self.picture_rays(camera.generate_rays(camera_indices=0, keep_shape=True))
+        rays = rays[:, : target.shape[1] // 2].flatten()
         codes = self.field.appearance
         assert self.collider is not None and codes is not None
         counts = torch.arange(len(rays))
         if valid is not None:
             counts = valid[:, : target.shape[1] // 2].reshape(-1).nonzero()[:, 0].cpu()
-            if len(counts) == 0:
-                return codes.weight.mean(0)
+        if len(counts) == 0:
+            return codes.weight.mean(0)
         chosen = counts[torch.linspace(0, len(counts) - 1, min(FIT_PIXELS, len(counts))).long()]
         rays = rays[chosen].to(self.device)
         parts: list[tuple[Tensor, ...]] = []
@@ -539,9 +554,9 @@ class ProposalModel(RadianceModel):
             return {FieldHeadNames.DENSITY: density}
 
         # Geometry does not depend on the code: what enters the color head is computed once.
-        fields = [*self.round_fields[:-1], keep_features]
         for start in range(0, len(rays), self.eval_rays_per_chunk):
-            last = self.sampler.rounds(self.collider(rays[start : start + self.eval_rays_per_chunk]), fields)[-1]
+            seen = self._viewed_rays(self.collider(rays[start : start + self.eval_rays_per_chunk]))
+            last = self.sampler.rounds(seen, self.viewed_fields(seen, keep_features))[-1]
             parts.append((*chunk, last.weights))
         hidden, directions, weights = (torch.cat(part) for part in zip(*parts))
 

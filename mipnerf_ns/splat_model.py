@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.splatfacto import SplatfactoModel
@@ -31,6 +32,7 @@ from common_ns.errors import InputError
 from common_ns.meshing.depth_fusion import DepthPicture, FusedDepth
 from common_ns.meshing.iso_field import IsoField
 from common_ns.metrics import image_metrics, psnr_of_mse, valid_pixels_of
+from common_ns.nerfstudio_seam.exported_pixels import ExportedPixels
 from common_ns.nerfstudio_seam.image_datamanager import ImageDataManager
 from common_ns.nerfstudio_seam.model_hooks import ModelHooks
 from common_ns.nerfstudio_seam.preview import RealTimePreview
@@ -49,6 +51,7 @@ from mipnerf_ns.splat_first import FirstGaussians, over
 from mipnerf_ns.splat_growth import BoundedStrategy, faulty
 from mipnerf_ns.splat_losses import picture_loss
 from mipnerf_ns.splat_mcmc import MCMCStrategy, regularizers
+from mipnerf_ns.splat_rays import outputs_along
 from mipnerf_ns.splat_start import camera_extent
 
 FARTHEST = 1000.0
@@ -136,6 +139,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         self.strategy_state = self.strategy.initialize_state(scene_scale=self.extent)
         # Not modules: the viewer finds them among the model's attributes.
         self.first_view = self._choose_first_view()
+        self._exported = ExportedPixels()
         self.realtime_preview = RealTimePreview(GaussianSource(self, self.depth_along_axis))
         self.viewer_adapter = ViewerAdapter(CPU_RESOLUTION, self.realtime_preview)
         ways: list[DepthColors] = list(get_args(DepthColors))
@@ -349,6 +353,17 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
 
     # Pictures
 
+    def forward(self, ray_bundle: Cameras | RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
+        """`get_outputs` of a camera, or of rays of training pixels, of which nerfstudio makes point clouds.
+
+        Returns: as there; of rays of shape [n d], with depth as ray distance.
+
+        Raises: InputError if rays are of no training pixels.
+        """
+        if isinstance(ray_bundle, Cameras):
+            return self.get_outputs(ray_bundle)
+        return outputs_along(ray_bundle, self._cameras, self.extent, self.get_outputs_for_camera, self.depth_along_axis)
+
     def draw(self, camera: Cameras, pose: Float[Tensor, "3 4"], background: Tensor, geometry: bool) -> Rendering:
         """What a camera sees from a pose, of the Gaussians within the crop box if there is one."""
         scales, opacities = self.smoothed
@@ -383,11 +398,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
 
         Returns: rgb [h w 3], accumulation [h w 1] and background [3]; outside of training also depth [h w 1], which is
             the median along the optical axis in scene units, and normals [h w 3], in [0, 1].
-        Raises: InputError if it is not a camera: nerfstudio's exporters ask for rays.
         """
-        if not isinstance(camera, Cameras):
-            problem = "the run is of Gaussians, which are drawn as whole pictures, not along rays"
-            raise InputError(problem, "Use ns-export gaussian-splat")
         self.background_color = self.background_color.to(self.device)
         background = self.background_color
         if self.training and self.background == "random":
@@ -419,6 +430,14 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
             outputs["depth"] = torch.where(depth > 0, depth, depth.max() if bool((depth > 0).any()) else 1.0)
             outputs["normals"] = (0.5 * drawn.normals + 0.5).clamp(0.0, 1.0)
         return {**outputs, "background": background}
+
+    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
+        """With the background taken out again; of a test image, or of rays.
+
+        Raises: InputError when a point-cloud export asks for rays again and again and none is opaque.
+        """
+        alpha = outputs[output_name.replace("rgb", "accumulation")]
+        return self._exported.rgba(outputs[output_name], alpha, self.background_color)
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:

@@ -33,6 +33,9 @@ settings): errors count by their share of the distance."""
 WIDE = 2.8
 """See `ZipNerfModelConfig.num_wide_multisamples`; between a half and a quarter of the size."""
 
+WIDEST = "widest_pixel_area"
+"""Metadata of a picture's rays: pixel area [n 1] of its widest pixel."""
+
 
 @dataclass
 class ZipNerfModelConfig(ProposalModelConfig):
@@ -84,13 +87,13 @@ class ZipNerfModelConfig(ProposalModelConfig):
     num_proposal_multisamples: NumPoints | None = None
     """The same for intervals of the proposal rounds, most of a step's lookups; None: as num_multisamples."""
     num_wide_multisamples: NumPoints = 3
-    """Points of each interval outside of training, where a pixel is more than `WIDE` times as wide as any that was
-    trained on: views of a fraction of the size, from afar. A few narrow cones are what the field knows, a wide one is
-    not. The same as num_multisamples or fewer: no more than these."""
+    """Points of each interval, outside of training, of pictures whose pixels are more than 2.8 times as wide as any
+    that was trained on: of a fraction of the size, or from afar. The field has learned what narrow cones show at few
+    points; of wide ones they leave out more. Rounds that have as many points anyway keep theirs; 1: all do."""
     fade_levels: bool = True
     """Fade out grid levels that are finer than a sample (down-weighting)."""
     tell_fading: bool = True
-    """Tell the networks how far each level is faded out (scale featurization)."""
+    """Tell the networks how far each level is faded out (scale featurization); nothing without fade-levels."""
     blur_radii: tuple[float, ...] = (0.03, 0.003)
     """For each proposal round, half-width in normalized distance of the box that blurs the last round's weights before
     the two are compared; empty: mip-NeRF 360's comparison, without blur."""
@@ -196,6 +199,13 @@ class ZipNerfModel(ProposalModel):
         """Features of all grids."""
         return [grid.table for grid in self.grids]
 
+    def picture_rays(self, rays: RayBundle) -> RayBundle:
+        """All pixels of a picture count as wide as its widest, or it would have a seam: those of a perspective camera
+        narrow towards the corners."""
+        rays = rays[...]  # a shallow copy
+        rays.metadata = {**rays.metadata, WIDEST: rays.pixel_area.amax().expand_as(rays.pixel_area)}
+        return rays
+
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
         """As the base's; rays of wide pixels are asked at more points, each by its own width, in whichever chunk."""
         wide = self._wide(ray_bundle)
@@ -204,23 +214,24 @@ class ZipNerfModel(ProposalModel):
         parts = [(where, super(ZipNerfModel, self).get_outputs(ray_bundle[where])) for where in (wide, ~wide)]
         outputs: dict[str, Tensor] = {}
         for name, value in parts[0][1].items():
-            outputs[name] = value.new_empty(len(wide), *value.shape[1:])
+            outputs[name] = value.new_empty(*wide.shape, *value.shape[1:])
             for where, found in parts:
                 outputs[name][where] = found[name]
         return outputs
 
-    def _wide(self, rays: RayBundle) -> Bool[Tensor, "n"] | None:
+    def _wide(self, rays: RayBundle) -> Bool[Tensor, "*n"] | None:
         """Which rays have wide pixels; None: it is not asked, or not known."""
         trained = self.metadata.get("widest_pixel")
         if self.training or trained is None or self.config.num_wide_multisamples <= self.config.num_multisamples:
             return None
-        return (pixel_radius(rays.pixel_area) > WIDE * trained)[..., 0]
+        return (pixel_radius(rays.metadata.get(WIDEST, rays.pixel_area)) > WIDE * trained)[..., 0]
 
-    def viewed_fields(self, rays: RayBundle) -> list[RayField]:
-        wide = self._wide(rays)
-        if wide is None or not len(wide) or not bool(wide.all()):
-            return self.round_fields
-        return [_told(field, {POINTS: self.config.num_wide_multisamples}) for field in self.round_fields]
+    def viewed_fields(self, rays: RayBundle, last: RayField | None = None) -> list[RayField]:
+        fields, wide = super().viewed_fields(rays, last), self._wide(rays)
+        if wide is None or not wide.numel() or not bool(wide.all()):
+            return fields
+        points, more = [each.num_multisamples for each in self.round_fields], self.config.num_wide_multisamples  # type: ignore[attr-defined]
+        return [_told(field, {POINTS: more}) if more > fewer else field for field, fewer in zip(fields, points)]
 
     def trained_fields(self, numbers: ZipNerfNumbers) -> list[RayField]:
         """`round_fields` whose points are turned at random."""

@@ -135,6 +135,26 @@ def refuse_what_nerfstudio_cannot_do(pipeline: Pipeline) -> None:
     wrap("nerfstudio.scripts.render", "get_interpolated_camera_path", interpolated)
 
 
+def let_photographs_be_exported(pipeline: Pipeline) -> None:
+    """Let `ns-export` and `ns-render spiral` take a pipeline that draws pictures, not rays.
+
+    `ns-render spiral` asserts a datamanager of nerfstudio's that draws rays, of which it wants a test camera alone.
+    `ns-export` asks for one ray of no camera first, to see whether there are normals; it finds out again from the first
+    pixels. Other commands load neither module, and there is nothing to do.
+    """
+    ours, kind = weakref.ref(pipeline), type(pipeline.datamanager)
+
+    def validated(original: Callable[..., Any], method: str, output: str, asked: Pipeline) -> None:
+        if asked is not ours():
+            original(method, output, asked)
+
+    wrap("nerfstudio.scripts.exporter", "validate_pipeline", validated)
+    script: Any = sys.modules.get("nerfstudio.scripts.render")
+    taken = getattr(script, "VanillaDataManager", None)  # a tuple after the first call: isinstance takes it
+    if taken is not None and kind not in (taken if isinstance(taken, tuple) else ()):
+        script.VanillaDataManager = (taken, kind)
+
+
 def wrap(module: str, name: str, wrapper: Callable[..., Any]) -> None:
     """Let nerfstudio's function in a loaded module go through a wrapper, which is given it first.
 

@@ -8,6 +8,7 @@ an uninterrupted one would have.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import random
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ from typing import Any, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from torch import Tensor
 
 from common_ns.cameras.smaller import smaller_view
@@ -47,13 +50,12 @@ class ImageDataManagerConfig(SuiteConfig, FullImageDatamanagerConfig):
     at full size. Test images keep theirs."""
 
 
-class NoRays:
-    """Stands where nerfstudio's exporters set the number of rays that they want. Its viewer reads every attribute, so
-    that there has to be one."""
+@dataclass
+class RaysAsked:
+    """Stands where nerfstudio's exporters say how many rays they want at once."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Raises: InputError, as there are none."""
-        raise InputError("the run is of pictures, not of rays", "Use ns-export gaussian-splat")
+    num_rays_per_batch: int | None = None
+    """None: photographs are wanted, not rays."""
 
 
 class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
@@ -80,6 +82,7 @@ class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
         self.seed = seed
         self._describe_scene()
         self._order: tuple[int, list[int]] = (-1, [])
+        self.train_pixel_sampler = RaysAsked()
 
     def create_train_dataset(self) -> FieldDataset:
         self._check(self.train_dataparser_outputs, "train")
@@ -146,16 +149,16 @@ class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
             self._order = (epoch, order)
         return self._order[1][step % number]
 
-    train_pixel_sampler = NoRays()
-    """There is none to draw rays from."""
-
     def train_photographs(self) -> Iterator[Tensor]:
         """All training photographs [h w 3 or 4] in [0, 1]; they are read at once."""
         cached = self.cached_train
         return (colors_of(data["image"]) for data in cached)
 
-    def next_train(self, step: int) -> tuple[Cameras, dict]:
-        """The step's camera, of shape [1], and its photograph."""
+    def next_train(self, step: int) -> tuple[Cameras | RayBundle, dict]:
+        """The step's camera, of shape [1], and its photograph; or rays of a random photograph, where an exporter has
+        said how many."""
+        if self.train_pixel_sampler.num_rays_per_batch is not None:
+            return self._rays(self.train_pixel_sampler.num_rays_per_batch), {}
         if in_training(self):
             seed_step(self.seed, step)
         index = self.image_of_step(step)
@@ -165,9 +168,27 @@ class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
         camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
         return camera, data
 
+    def _rays(self, number: int) -> RayBundle:
+        """Rays [n] of random valid pixels of one training photograph."""
+        index = int(torch.randint(len(self.train_dataset), ()))
+        mask = self.cached_train[index].get("mask")  # before the cameras, which are changed while they are read
+        camera = self.train_cameras[index : index + 1]
+        height, width = int(camera.height), int(camera.width)
+        places = torch.arange(height * width) if mask is None else mask.cpu().reshape(-1).nonzero()[:, 0]
+        places = places[torch.randint(len(places), (number,))] if len(places) else places
+        coords = torch.stack([places // width, places % width], dim=-1) + 0.5
+        indices = torch.full((len(places), 1), index)
+        return self.train_cameras.generate_rays(camera_indices=indices.to(self.device), coords=coords.to(self.device))
+
     def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
         camera, data = super().next_eval_image(step)
         return camera, {**data, "image": colors_of(data["image"])}
+
+    @functools.cached_property
+    def eval_dataloader(self) -> FixedIndicesEvalDataloader:
+        """What `ns-render spiral` takes a test camera from."""
+        self.cached_eval  # noqa: B018 - reading the photographs makes the cameras those of undistorted ones
+        return FixedIndicesEvalDataloader(input_dataset=self.eval_dataset, device=self.device)
 
     @property
     def fixed_indices_eval_dataloader(self) -> list[tuple[Cameras, dict]]:

@@ -13,6 +13,7 @@ from torch.cuda.amp.grad_scaler import GradScaler
 from torch.nn import Parameter
 
 from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.compat import let_photographs_be_exported
 from common_ns.nerfstudio_seam.image_datamanager import ImageDataManager
 from common_ns.nerfstudio_seam.pipeline import FieldPipeline, FieldPipelineConfig, StepResult
 
@@ -39,6 +40,7 @@ class ImagePipeline(FieldPipeline):
             problem = f"this method trains on one device, and {world_size} were asked for"
             raise InputError(problem, "Leave out --machine.num-devices and --machine.num-machines")
         super().__init__(*args, world_size=world_size, **kwargs)
+        let_photographs_be_exported(self)
         if self.test_mode == "val":  # a run that trains: bad photographs are found before anything else is set up
             self.datamanager.train_photographs()
 

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import trimesh
 from nerfstudio.scripts.eval import ComputePSNR
-from nerfstudio.scripts.exporter import ExportGaussianSplat, ExportPointCloud
-from nerfstudio.scripts.render import DatasetRender
+from nerfstudio.scripts.exporter import ExportGaussianSplat, ExportPointCloud, ExportPoissonMesh
+from nerfstudio.scripts.render import DatasetRender, SpiralRender
 from nerfstudio.utils.eval_utils import eval_setup
+from scipy.spatial import KDTree
 
 from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
@@ -99,9 +101,38 @@ def test_the_file_of_gaussians_holds_them_as_they_are_drawn(run, tmp_path):
     assert bool((scales > model.gauss_params["scales"].exp()).all())
 
 
-def test_commands_that_ask_for_rays_are_refused(run, tmp_path):
-    with pytest.raises(InputError, match="gaussian-splat"):
-        ExportPointCloud(load_config=run, output_dir=tmp_path, normal_method="open3d", num_rays_per_batch=64).main()
+def test_a_point_cloud_lies_where_pictures_have_their_depth(run, tmp_path):
+    ExportPointCloud(run, tmp_path, num_points=3000, num_rays_per_batch=500, remove_outliers=False).main()
+    points = trimesh.load(tmp_path / "point_cloud.ply").vertices
+    model = load_run(run).model
+    pictures = [picture_points(model, index) for index in range(len(model._cameras))]
+    distances, _ = KDTree(np.concatenate(pictures)).query(np.asarray(points))
+    assert len(points) >= 3000 and distances.max() < 1e-4 * model.extent
+
+
+def picture_points(model: Any, index: int) -> np.ndarray:
+    """Where the pixels of a training camera's picture are."""
+    camera = model._cameras[index : index + 1]
+    depth = model.get_outputs_for_camera(camera)["depth"].numpy()
+    rays = camera.generate_rays(camera_indices=0)
+    cosines = rays.directions @ -camera.camera_to_worlds[0, :, 2]
+    return (rays.origins + rays.directions * (torch.from_numpy(depth) / cosines[..., None])).reshape(-1, 3).numpy()
+
+
+@pytest.mark.slow
+def test_meshes_of_point_clouds_keep_their_colors_and_are_not_asked_along_rays(run, tmp_path):
+    small = {"num_points": 3000, "num_rays_per_batch": 500, "remove_outliers": False}
+    ExportPoissonMesh(run, tmp_path / "cloud", texture_method="point_cloud", **small).main()
+    assert trimesh.load(tmp_path / "cloud" / "poisson_mesh.ply").visual.vertex_colors[:, :3].std() > 5
+    with pytest.raises(InputError, match="--texture-method point_cloud"):
+        ExportPoissonMesh(run, tmp_path / "rays", target_num_faces=100, unwrap_method="custom", **small).main()
+
+
+def test_a_spiral_begins_at_a_test_camera(run, tmp_path):
+    SpiralRender(
+        load_config=run, output_path=tmp_path / "spiral", seconds=0.1, output_format="images", image_format="png"
+    ).main()
+    assert len(list((tmp_path / "spiral").glob("*.png"))) == 2
 
 
 def test_a_rendered_test_view_is_the_models(run, tmp_path):

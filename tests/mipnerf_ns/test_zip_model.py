@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from common_ns.rays.random_numbers import KEY
 from mipnerf_ns.base_model import PROPOSAL_LOSSES
 from mipnerf_ns.blurred_steps import blurred_interlevel_loss
 from mipnerf_ns.networks import ColorHead
-from mipnerf_ns.zip_model import DISTORTION_LADDER, ZipNerfModel, ZipNerfModelConfig
+from mipnerf_ns.zip_model import DISTORTION_LADDER, WIDE, ZipNerfModel, ZipNerfModelConfig
 from tests.mipnerf_ns.tiny360 import CAPTURE, NUM_IMAGES, OBJECT, rays, rounds_of
 
 
@@ -241,8 +242,31 @@ def test_wide_pixels_are_read_at_more_points_each_by_its_own_width():
     assert (expected["rgb"] - before)[::2].abs().max() > 1e-4
     torch.testing.assert_close(few(bundle[::2])["rgb"], found["rgb"][::2])
     torch.testing.assert_close(few(bundle[1::2])["depth"], found["depth"][1::2])
+    image = few(bundle.reshape((4, 5)))
+    for name, value in image.items():
+        torch.testing.assert_close(value.reshape(20, -1), found[name])
     numbers = training_rays(few.train()).metadata
     few_rays = rays(20, metadata=numbers)
     with_width = few(few_rays)["rgb"]
     del few.metadata["widest_pixel"]
     torch.testing.assert_close(few(few_rays)["rgb"], with_width, rtol=0, atol=0)
+
+
+def test_a_picture_has_no_seam_between_wide_and_narrow_pixels():
+    """Pixels of a perspective camera narrow towards the corners, across the bound in this one."""
+    few, many = build(num_multisamples=1, num_wide_multisamples=6), build(num_multisamples=6)
+    many.load_state_dict(few.state_dict())
+    few.eval(), many.eval()
+    camera = Cameras(torch.eye(4)[None, :3], 8.0, 8.0, 6.0, 6.0, width=12, height=12)
+    widths = pixel_radius(camera.generate_rays(camera_indices=0).pixel_area)
+    assert widths.max() > 1.5 * widths.min()
+    few.metadata["widest_pixel"] = float(widths.median()) / WIDE
+    torch.testing.assert_close(few.get_outputs_for_camera(camera)["rgb"], many.get_outputs_for_camera(camera)["rgb"])
+
+
+def test_rounds_with_more_points_than_wide_pixels_want_keep_them():
+    model = build(num_multisamples=1, num_proposal_multisamples=6, num_wide_multisamples=3).eval()
+    bundle = rays(4)
+    model.metadata["widest_pixel"] = 1e-9
+    fields = model.viewed_fields(bundle)
+    assert fields[:2] == model.round_fields[:2] and fields[2] is not model.round_fields[2]
