@@ -85,14 +85,16 @@ class ProposalModelConfig(RadianceModelConfig):
     dilation_bias: float = 0.0025
     """Widening of proposal intervals before resampling, in normalized ray distance."""
     dilation_drops_ends: bool = False
-    """Leave out the first and the last of the widened intervals before resampling, as the authors' code does."""
+    """Leave out the first and the last of the widened intervals before resampling, as the authors' code does; nothing
+    where dilation is 0."""
     resample_padding: float = 0.0
     """Added to the widened weights in proportion to length, so that empty stretches are still looked at."""
     near_anneal_rate: float | None = None
     """Fraction of the annealing steps over which the start of rays comes down to the near plane in training (0.1 is
     usual): against floaters before the cameras. None: rays start there at once."""
     near_anneal_init: float = 0.95
-    """Where rays start at first, as normalized distance between the near plane (0) and the far plane (1)."""
+    """Where rays start at first, as normalized distance between the near plane (0) and the far plane (1); nothing
+    without near-anneal-rate."""
     capture_near_plane: float = CAPTURE_NEAR_FAR[0]
     """Ray distance of the first sample of contracted captures in scene units, where near_plane is None; known points
     can bring it closer."""
@@ -120,8 +122,9 @@ class ProposalModelConfig(RadianceModelConfig):
     camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
     """Refine the training cameras' poses (mode SO3xR3), for captures with imprecise ones."""
     max_points_per_chunk: int | None = 2**19
-    """Most samples (rays times samples of all rounds) that go through the networks at once, in training (gradients add
-    up over chunks of the batch) and rendering. Bounds the memory, whatever the batch; None: no bound."""
+    """Most samples (rays times samples of all rounds; multisamples count as one) that go through the networks at once,
+    in training (gradients add up over chunks of the batch) and rendering. Bounds the memory, whatever the batch; None:
+    no bound."""
 
 
 class ProposalNumbers(NamedTuple):

@@ -133,11 +133,11 @@ class ZipNerfModel(ProposalModel):
     def build_fields(self, contracted: bool, position_scale: float) -> tuple[nn.ModuleList, HashField]:  # type: ignore[override]
         """The proposals' networks, and the one with color; arguments as the base's."""
         config = self.config
-        num_rounds = len(config.num_proposal_samples)
-        for name, values in (("proposal-grids", config.proposal_grids), ("blur-radii", config.blur_radii)):
-            if len(values) != num_rounds and (values or name == "proposal-grids"):
-                problem = f"{num_rounds} proposal rounds (num-proposal-samples), but {len(values)} {name}"
-                raise InputError(problem, f"Give --pipeline.model.{name} one for each round")
+        for name, values in (("num-proposal-samples", config.num_proposal_samples), ("blur-radii", config.blur_radii)):
+            number = len(config.proposal_grids)
+            if len(values) != number and (values or name == "num-proposal-samples"):
+                problem = f"{number} proposal rounds (proposal-grids), but {len(values)} in {name}"
+                raise InputError(problem, f"Give {number} numbers to --pipeline.model.{name}")
         if self.space is not None:
             position_scale = 1.0  # nor is the density's start: it is one in the space
         elif not contracted:

@@ -200,11 +200,15 @@ class StorePixelSampler(PixelSampler):
     @cached_property
     def _object(self) -> PixelRuns | None:
         """Pixels that are not transparent; None: they are drawn as all others are."""
-        image = self.store.arrays["image"]
-        if self.object_share == 0.0 or image.shape[-1] != 4:
+        if self.object_share == 0.0:
             return None
-        visible = self.store.runs_of(image[:, 3] > 0)
-        return visible if len(visible) else None
+        image = self.store.arrays["image"]
+        visible = self.store.runs_of(image[:, 3] > 0) if image.shape[-1] == 4 else []
+        if not len(visible):
+            seen = "no image has an alpha channel" if image.shape[-1] != 4 else "all pixels are transparent"
+            note(f"object-share {self.object_share:g} changes nothing: {seen}.")
+            return None
+        return visible
 
     def finish(self, batch: dict[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
         """A batch of pixels as they are stored, with colors in [0, 1] and "indices"."""

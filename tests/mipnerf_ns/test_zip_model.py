@@ -180,7 +180,8 @@ def test_an_objects_grid_covers_all_samples_of_its_rays():
 
 
 @pytest.mark.parametrize(
-    ("options", "named"), [({"num_proposal_samples": (8,)}, "proposal-grids"), ({"blur_radii": (0.1,)}, "blur-radii")]
+    ("options", "named"),
+    [({"num_proposal_samples": (8,)}, "num-proposal-samples"), ({"blur_radii": (0.1,)}, "blur-radii")],
 )
 def test_rounds_without_a_grid_or_a_blur_are_refused(options, named):
     with pytest.raises(InputError, match=named):

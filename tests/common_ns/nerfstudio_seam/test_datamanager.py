@@ -340,3 +340,15 @@ def test_devices_share_a_batch_on_the_object(tiny_blender, monkeypatch):
 def test_shares_that_mean_nothing_are_refused(tiny_blender, options):
     with pytest.raises(InputError, match="object-share"):
         manager(tiny_blender, **options)
+
+
+@pytest.mark.parametrize("images", ["opaque", "empty"])
+def test_a_share_for_which_there_is_no_object_says_so(tmp_path, images, capsys):
+    data = write_tiny_blender(tmp_path / "tiny")
+    for file in data.glob("train/*.png"):
+        pixels = np.asarray(Image.open(file)).copy()
+        pixels[..., 3] = 0
+        Image.fromarray(pixels[..., :3] if images == "opaque" else pixels).save(file)
+    plain, drawn = (manager(data, object_share=share).next_train(0)[1]["indices"] for share in (0.0, 0.5))
+    assert torch.equal(plain, drawn)
+    assert "object-share 0.5 changes nothing" in capsys.readouterr().out
