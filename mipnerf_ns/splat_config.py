@@ -39,6 +39,9 @@ class MipSplatOptions(SuiteConfig, ModelConfig):
     filter_2d: float = 0.1
     """Variance of the 2D filter in squared pixels of the picture, which stands for a pixel's area: opacities make up
     for what it widens, so that pictures of any size have the same brightness."""
+    rasterize_mode: Literal["antialiased", "classic"] = "antialiased"
+    """Whether opacities make up for what the 2D filter widens; classic, with filter-2d 0.3 and filter-3d 0, draws as 3D
+    Gaussian Splatting and viewers that know no other way."""
     filter_every: int = 100
     """Steps after which the 3D filter's sizes are found anew; they also are when Gaussians were added or removed."""
     sh_degree: int = 3

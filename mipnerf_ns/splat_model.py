@@ -386,7 +386,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
             int(camera.height.item()),
             sh_degree=self.active_sh_degree,
             background=background,
-            antialiased=True,
+            antialiased=self.config.rasterize_mode == "antialiased",
             geometry=geometry,
             eps2d=self.config.filter_2d,
             near=self.config.near_plane,

@@ -32,7 +32,7 @@ from common_ns.splat_baking.photographs import (
     require_pinhole,
 )
 from common_ns.splat_baking.refine import RefineOptions, refine, splat_psnr
-from common_ns.splat_baking.trained import has_gaussians, pixel_sides, trained_gaussians
+from common_ns.splat_baking.trained import drawn_classically, has_gaussians, pixel_sides, trained_gaussians
 from common_ns.splats.harmonics import degree_of
 
 MOST_GAUSSIANS = 20_000_000
@@ -75,7 +75,8 @@ class SplatCommand:
     """While refining, give each photograph an affine change of its colors, for captures with changing exposure."""
     antialiased: bool = True
     """Refine for viewers that draw small Gaussians fainter (Mip-Splatting's 2D filter; "antialiased" in gsplat); else
-    for those that draw them at full opacity, as the first ones did. An .spz says which."""
+    for those that draw them at full opacity, as the first ones did, and so a run that was trained with rasterize-mode
+    classic. An .spz says which."""
     ssim: bool = False
     """Refine by absolute error and SSIM instead of the squared error: slower, and for more texture in less light."""
     world_coordinates: bool = False
@@ -103,7 +104,7 @@ class SplatCommand:
         self.check()
         pipeline = load_pipeline(self.load_config)
         model, datamanager = pipeline.model, pipeline.datamanager
-        surface = self.is_surface(model)
+        surface, antialiased = self.is_surface(model), self.antialiased and not drawn_classically(model)
         if self.refine:
             require_pinhole(datamanager.train_dataset.cameras)
         background = background_of(model)
@@ -122,12 +123,12 @@ class SplatCommand:
         seconds = {} if source == "trained" else {"baking": time.process_time() - started}
         gaussians = gaussians.to(model.device)
         if held_out:
-            self.note_psnr(source, splat_psnr(gaussians, held_out, background, self.antialiased))
+            self.note_psnr(source, splat_psnr(gaussians, held_out, background, antialiased))
         removed: dict[str, int] = {}
         if self.refine:
             poses = refined_poses(model, datamanager.train_dataset.cameras.camera_to_worlds.cpu())
             photographs = list(photographs_of(datamanager.train_dataset, background, object_only, poses))
-            options = RefineOptions(self.refine, self.exposure, self.ssim, self.antialiased)
+            options = RefineOptions(self.refine, self.exposure, self.ssim, antialiased)
             started = time.process_time()
             show = progress("Refining")
             footprint = pixel_sides(gaussians, photographs) if footprint is None else footprint
@@ -138,10 +139,10 @@ class SplatCommand:
             if not len(gaussians):
                 raise InputError("no Gaussian is left", "Refine for less time, or train the run longer")
             if held_out:
-                self.note_psnr("refined", splat_psnr(gaussians, held_out, background, self.antialiased))
+                self.note_psnr("refined", splat_psnr(gaussians, held_out, background, antialiased))
         if self.world_coordinates:
             gaussians = in_world(gaussians, pipeline, self.load_config)
-        save_gaussians(gaussians, self.output_path, self.antialiased)
+        save_gaussians(gaussians, self.output_path, antialiased)
         self.report(gaussians, removed, seconds, len(held_out), background)
         return self.output_path
 

@@ -21,6 +21,11 @@ def has_gaussians(model: Any) -> bool:
     return isinstance(model, SplatfactoModel)
 
 
+def drawn_classically(model: Any) -> bool:
+    """Whether a model trained Gaussians for viewers that draw small ones at full opacity."""
+    return has_gaussians(model) and model.config.rasterize_mode == "classic"
+
+
 @torch.no_grad()
 def trained_gaussians(model: Any, degree: int | None) -> Gaussians:
     """A model's Gaussians, as new views show them.

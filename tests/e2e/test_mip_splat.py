@@ -24,7 +24,8 @@ from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scen
 from common_ns.scripts.splat import SplatCommand
 from common_ns.splat_baking.photographs import photographs_of
 from common_ns.splat_baking.ply import read_ply
-from common_ns.splat_baking.refine import splat_psnr
+from common_ns.splat_baking.refine import draw, splat_psnr
+from common_ns.splat_baking.trained import drawn_classically, trained_gaussians
 from tests.e2e.running import assert_resumes_exactly, run_config, train
 
 GRID = HashGridOptions(num_levels=6, log2_table_size=12, max_resolution=256)
@@ -99,6 +100,23 @@ def test_the_file_of_gaussians_holds_them_as_they_are_drawn(run, tmp_path):
     assert len(vertices) == int(shown.sum()) > 500
     assert np.allclose(np.exp(vertices["scale_1"]), scales[shown, 1].detach().numpy(), rtol=1e-3)
     assert bool((scales > model.gauss_params["scales"].exp()).all())
+
+
+def test_runs_for_other_viewers_are_drawn_as_these_draw(run):
+    """As 3D Gaussian Splatting: widened by 0.3 squared pixels, and brighter for it."""
+    pipeline = load_run(run, test_mode="test")
+    model, black = pipeline.model, torch.zeros(3)
+    photographs = list(photographs_of(pipeline.datamanager.train_dataset, black))
+    camera = model._cameras[:1]
+    model.config.filter_3d, model.config.filter_2d = 0.0, 0.3
+    assert not drawn_classically(model)
+    seen = {}
+    for mode in ("antialiased", "classic"):
+        model.config.rasterize_mode = mode
+        seen[mode] = model.get_outputs_for_camera(camera)
+        drawn = draw(trained_gaussians(model, None), photographs[0], black, not drawn_classically(model))
+        torch.testing.assert_close(seen[mode]["rgb"], drawn.clamp(0, 1), atol=1e-4, rtol=0)
+    assert seen["classic"]["accumulation"].mean() > seen["antialiased"]["accumulation"].mean() + 0.001
 
 
 def test_a_point_cloud_lies_where_pictures_have_their_depth(run, tmp_path):
