@@ -106,6 +106,7 @@ class DepthSplatModel(MipSplatModel):
     config: DepthSplatModelConfig  # type: ignore[assignment]
     first_gaussians = FirstAtDepth
     depth_along_axis = False
+    capture_background = "mean"
 
     def populate_modules(self) -> None:
         """Check the options of supervision, besides what the base does."""

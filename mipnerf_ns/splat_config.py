@@ -48,9 +48,10 @@ class MipSplatOptions(SuiteConfig, ModelConfig):
     """Degree of the spherical harmonics that colors have by direction, 0 to 3."""
     sh_degree_interval: int = 1000
     """Steps after which a degree more counts, from degree 0 on."""
-    background_color: Literal["auto", "white", "black", "random"] = "auto"
-    """Color behind all Gaussians. auto: white for objects and for images with alpha, black for captures. random trains
-    on a new color for each photograph and so asks for opacity; it is black outside of training."""
+    background_color: Literal["auto", "white", "black", "mean", "random"] = "auto"
+    """Color behind all Gaussians. mean: that of the training photographs, which all has that no photograph shows. auto:
+    white for objects and for images with alpha; for captures black, or mean with methods for few photographs and depth.
+    random trains on a new color for each photograph and so asks for opacity; it is black outside of training."""
     color_error: Literal["absolute", "squared"] = "absolute"
     """How colors of pictures and photographs are compared, beside SSIM."""
     ssim_weight: float = 0.2

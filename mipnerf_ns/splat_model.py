@@ -85,6 +85,8 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
     """Chooses what the first ones are made of."""
     depth_along_axis: bool = True
     """Whether the output `depth` is along the optical axis; else it is ray distance."""
+    capture_background: str = "black"
+    """What background-color auto is for captures."""
     trains_geometry: bool = False
     """Whether losses ask for depth and normals: `mean_depth` [h w 1], along the optical axis, and `normals` [h w 3],
     sums by weight, are then outputs in training."""
@@ -122,8 +124,9 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         self.background = config.background_color
         if self.background == "auto":
             has_alpha = bool(self.metadata.get("images_have_alpha", False))
-            self.background = "white" if self.is_object or has_alpha else "black"
+            self.background = "white" if self.is_object or has_alpha else self.capture_background
         self.background_color = torch.full((3,), 1.0 if self.background == "white" else 0.0)
+        self.background_known = self.background != "mean"  # that is found in the photographs
         self.mcmc = self._mcmc() if config.strategy == "mcmc" else None
         self.strategy = BoundedStrategy(  # type: ignore[assignment]
             prune_opa=config.prune_opacity,
@@ -165,9 +168,8 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         """
         if self.placed:
             return
-        white = torch.full((3,), 1.0 if self.background == "white" else 0.0)
         started = time.process_time()
-        first = self.first.placed_by_photographs(datamanager, white)
+        first = self.first.placed_by_photographs(datamanager, self.background_color.cpu())
         for name, parameter in self.gauss_params.items():
             parameter.data = first[name].to(parameter.device)
         self.intervals = self.intervals.new_zeros(len(first["means"]))
@@ -257,8 +259,10 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         before, after = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN_ITERATION
 
         def place(step: int) -> None:
+            assert pipeline is not None and isinstance(pipeline.datamanager, ImageDataManager)
+            if self.background == "mean" and not self.background_known:
+                self.background_color, self.background_known = pipeline.datamanager.mean_color(), True
             if not self.placed:
-                assert pipeline is not None and isinstance(pipeline.datamanager, ImageDataManager)
                 self.begin_with(pipeline.datamanager)
 
         steps = [TrainingCallback([before], each) for each in (place, self.before_step)]
@@ -552,12 +556,14 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
     def get_extra_state(self) -> dict[str, Any]:
         """What gsplat's strategy has gathered: a resumed run adds and removes what an uninterrupted one would have."""
         kept = {name: value for name, value in self.strategy_state.items() if isinstance(value, Tensor)}
-        return {"growth": kept, "removed": dict(self.removed)}
+        return {"growth": kept, "removed": dict(self.removed), "background": self.background_color.cpu()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         for name, value in state["growth"].items():
             self.strategy_state[name] = value.to(self.device)
         self.removed = {**self.removed, **state["removed"]}
+        if self.background == "mean" and "background" in state:
+            self.background_color, self.background_known = state["background"].to(self.device), True
 
     def load_state_dict(self, state_dict: Mapping[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Load any number of Gaussians. The parameters stay the same objects, which optimizers hold."""

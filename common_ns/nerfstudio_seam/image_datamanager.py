@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from common_ns.cameras.smaller import smaller_view
 from common_ns.errors import InputError
+from common_ns.metrics import valid_pixels_of
 from common_ns.nerfstudio_seam.datamanager import CheckedInput, FieldDataset, reading, seed_step
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 from common_ns.nerfstudio_seam.versions import in_training
@@ -153,6 +155,18 @@ class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
         """All training photographs [h w 3 or 4] in [0, 1]; they are read at once."""
         cached = self.cached_train
         return (colors_of(data["image"]) for data in cached)
+
+    def mean_color(self) -> Float[Tensor, "3"]:
+        """Mean color in [0, 1] of the training photographs' valid pixels, each by its opacity."""
+        total, weight = torch.zeros(3, dtype=torch.float64), 0.0
+        for data in self.cached_train:
+            image = colors_of(data["image"]).double().cpu()
+            counts = image[..., 3:] if image.shape[-1] == 4 else torch.ones_like(image[..., :1])
+            valid = valid_pixels_of(data)
+            counts = counts if valid is None else counts * valid.cpu()
+            total += (image[..., :3] * counts).sum(dim=(0, 1))
+            weight += float(counts.sum())
+        return (total / max(weight, 1.0)).float().to(self.device)
 
     def next_train(self, step: int) -> tuple[Cameras | RayBundle, dict]:
         """The step's camera, of shape [1], and its photograph; or rays of a random photograph, where an exporter has

@@ -194,7 +194,8 @@ class SplatCommand:
         if self.psnr:
             figures = ", ".join(f"{name} {value:.2f}" for name, value in self.psnr.items())
             lines.append(f"PSNR         {figures} dB over {num_held_out} held-out photographs")
-        color = {0.0: "black", 1.0: "white"}.get(float(background.mean()), "as trained")
+        channels = "#" + "".join(f"{round(255 * value):02x}" for value in background.clamp(0, 1).tolist())
+        color = {"#000000": "black", "#ffffff": "white"}.get(channels, channels)
         lines.append(f"background   {color}; the file has none, so choose it in the viewer")
         print("\n".join(["Splats", *(f"  {line}" for line in lines), f"Written to {self.output_path}"]))
 

@@ -61,3 +61,18 @@ def test_wrong_depth_is_refused_before_training(scene_copy):
     with pytest.raises(InputError, match="depth"):
         manager(scene_copy, mode="val")
     manager(scene_copy, mode="val", depth_check="off")
+
+
+def test_mean_color_is_of_what_counts(depth_scene):
+    """Pixels by their opacity, and none outside of the masks of valid ones."""
+    datamanager = manager(depth_scene)
+    images = list(datamanager.train_photographs())
+    torch.testing.assert_close(datamanager.mean_color(), torch.stack(images).mean(dim=(0, 1, 2)))
+    data = datamanager.cached_train[0]
+    mask = torch.zeros(48, 48, 1, dtype=torch.bool)
+    mask[:10] = True
+    alpha = torch.zeros(48, 48, 1, dtype=torch.uint8)
+    alpha[:10, :10], alpha[20:] = 255, 255
+    color = data["image"][:10, :10].float().mean(dim=(0, 1)) / 255
+    datamanager.cached_train[:] = [{**data, "image": torch.cat([data["image"], alpha], dim=-1), "mask": mask}]
+    torch.testing.assert_close(datamanager.mean_color(), color)

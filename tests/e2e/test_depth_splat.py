@@ -12,6 +12,7 @@ import torch
 from nerfstudio.scripts.eval import ComputePSNR
 
 from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.runs import load_run
 from common_ns.sample_scene.generate import SampleSceneConfig, write_sample_scene
 from depthnerf_ns.splat_depth import ray_per_depth
 from tests.e2e.running import assert_resumes_exactly, run_config, train
@@ -66,6 +67,18 @@ def test_resumed_run_continues_exactly(scene, tmp_path, monkeypatch):
         return made
 
     assert_resumes_exactly(config, 16, tmp_path, monkeypatch)
+
+
+def test_what_no_photograph_shows_has_their_mean_color(scene, tmp_path):
+    run = load_run(train(tiny(scene, tmp_path, 2)), test_mode="test")
+    manager, model = run.datamanager, run.model
+    mean = torch.stack([image.reshape(-1, 3).mean(dim=0) for image in manager.train_photographs()]).mean(dim=0)
+    torch.testing.assert_close(model.background_color, mean, atol=2e-3, rtol=0)
+    behind = manager.train_cameras[:1]
+    behind.camera_to_worlds = behind.camera_to_worlds.clone()
+    behind.camera_to_worlds[0, :, 3] += 1e6 * behind.camera_to_worlds[0, :, 2]
+    behind.camera_to_worlds[0, :, :3] *= torch.tensor([-1.0, 1.0, -1.0])  # away from everything
+    torch.testing.assert_close(model.get_outputs_for_camera(behind)["rgb"].mean(dim=(0, 1)), mean, atol=5e-3, rtol=0)
 
 
 @pytest.mark.slow
