@@ -174,8 +174,12 @@ class HashDensityField(Field):
         return self.density_of_isotropic(positions, 0.0)
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n hidden"]]:
-        hidden = self.hidden_of(self.encode(*self.multisamples_of(ray_samples)))
-        return self.density_of(hidden), hidden
+        points, std = self.multisamples_of(ray_samples)
+        hidden = self.hidden_of(self.encode(points, std))
+        # Grids read a position that is NaN at 0. Its density is NaN, so that a ray without a place is noticed: with one
+        # point of each interval, as all of them have the ray's origin and direction in common.
+        x, y, z = points[..., 0, :].detach().unbind(-1)
+        return self.density_of(hidden) + (0.0 * (x + y + z))[..., None], hidden
 
     def get_outputs(
         self, ray_samples: RaySamples, density_embedding: Tensor | None = None
