@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 import tyro
 from jaxtyping import Bool, Float
-from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, RGBRenderer
 from nerfstudio.model_components.scene_colliders import NearFarCollider
 from nerfstudio.models.base_model import Model, ModelConfig
@@ -238,6 +238,11 @@ class RadianceModel(Model, ModelHooks):
         parts = [super(RadianceModel, self).forward(flat[i : i + chunk]) for i in range(0, len(flat), chunk)]
         joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}  # type: ignore[arg-type]
         return {name: value.reshape(*shape, -1) for name, value in joined.items()}
+
+    def mean_distance(self, weights: Float[Tensor, "n s 1"], samples: RaySamples) -> Float[Tensor, "n 1"]:
+        """Mean ray distance of samples under their rendering weights; rays may be none, over which nerfstudio's
+        renderer, which looks for the nearest and the farthest sample of all, would fail."""
+        return self.renderer_expected_depth(weights, samples) if len(weights) else weights.new_zeros(0, 1)
 
     def render_normals(
         self, weights: Float[Tensor, "n s 1"], normals_where: Callable[[Bool[Tensor, "n s"]], Float[Tensor, "k 3"]]

@@ -63,7 +63,9 @@ def depth_picture(
     colors: DepthColors = "log",
     planes: tuple[float, float] | None = None,
 ) -> Float[Tensor, "*n 3"]:
-    """`depth_levels` in colors; what is transparent fades to white. Arguments as there."""
+    """`depth_levels` in colors; what is transparent fades to white. Pictures may have no pixel. Arguments as there."""
+    if depth.numel() == 0:  # nerfstudio looks for the least and the largest level
+        return depth.new_zeros(*depth.shape[:-1], 3)
     levels = depth_levels(depth, accumulation, colors, planes)
     return colormaps.apply_depth_colormap(levels, accumulation=accumulation, near_plane=0.0, far_plane=1.0)
 

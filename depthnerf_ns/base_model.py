@@ -21,6 +21,7 @@ from common_ns.errors import InputError
 from common_ns.metrics import depth_errors, valid_pixels_of
 from common_ns.nerfstudio_seam import distributed
 from common_ns.nerfstudio_seam.shown_outputs import is_shown
+from common_ns.option_ranges import ABOVE_0, BELOW_1, FROM_0, Range, check_ranges
 from common_ns.rays.random_numbers import RayRandomness
 from depthnerf_ns import depth_losses
 from depthnerf_ns.checks.guard import DepthGuard
@@ -51,6 +52,21 @@ NEAR_MARGIN, FAR_MARGIN = 0.5, 1.1
 """Near and far plane relative to the nearest and farthest depth."""
 DEPTH_LOSSES = "depth_losses"
 """The training output that holds `DepthLosses`."""
+DEPTH_RANGES: dict[str, Range] = {
+    "depth_loss_mult": FROM_0,
+    "depth_empty_mult": FROM_0,
+    "depth_phi_mult": FROM_0,
+    "depth_likelihood_mult": FROM_0,
+    "depth_epsilon": ABOVE_0,
+    "depth_beta": FROM_0,
+    "depth_initial": ABOVE_0,
+    "depth_epsilon_initial": ABOVE_0,
+    "depth_anneal_fraction": FROM_0,
+    "depth_sample_fraction": BELOW_1,
+    "normal_loss_mult": FROM_0,
+    "orientation_loss_mult": FROM_0,
+}
+"""Numbers that the options of supervision may have."""
 BESIDE_MEASURED = ("depth_error", "opacity_at_depth", "depth_measured")
 """Outputs of a free view for which the depth maps' points are drawn into it."""
 
@@ -140,18 +156,8 @@ class DepthModel(ProposalModel):
         if config.forward_facing:
             problem = "methods with depth have no normalized device coordinates"
             raise InputError(problem, "Leave out --pipeline.model.forward-facing")
+        check_ranges(config, DEPTH_RANGES)
         super().populate_modules()
-        if config.depth_epsilon <= 0:
-            raise InputError(f"depth-epsilon is {config.depth_epsilon:g}", "Choose it above 0; 0.03 is usual")
-        if config.depth_beta < 0:
-            raise InputError(f"depth-beta is {config.depth_beta:g}", "Choose 0 for exact depth, 2 for sensors")
-        for name in ("depth_initial", "depth_epsilon_initial"):
-            if getattr(config, name) <= 0:
-                option = name.replace("_", "-")
-                raise InputError(f"{option} is {getattr(config, name):g}", "Choose it above 0; 1 changes nothing")
-        if not 0.0 <= config.depth_sample_fraction < 1.0:
-            problem = f"depth-sample-fraction is {config.depth_sample_fraction:g}"
-            raise InputError(problem, "Choose at least 0 and less than 1; 0.25 in the thesis")
         # How many scene units a meter (the unit of the poses) has.
         self.scale = float(self.metadata.get("scene_units_per_meter", 1.0))
         self.epsilon = config.depth_epsilon * (self.scale if config.depth_epsilon_unit == "meters" else 1.0)

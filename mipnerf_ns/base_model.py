@@ -31,12 +31,14 @@ from common_ns.data.scene_bounds import RayBounds
 from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
 from common_ns.metrics import valid_pixels_of
+from common_ns.option_ranges import check_ranges
 from common_ns.rays.random_numbers import RayRandomness
 from common_ns.rays.stepfun import schlick_bias
 from common_ns.rays.transmittance import log_mean_distance
 from mipnerf_ns.field import position_scale_for
 from mipnerf_ns.isotropic_field import ColorField, isotropic_iso_field
 from mipnerf_ns.normalized_space import NormalizedSpace, normalized_space
+from mipnerf_ns.option_ranges import RANGES
 from mipnerf_ns.proposal_sampler import Guide, ProposalSampler, RayField, Round, Spacing
 from mipnerf_ns.scene_scale import diagnose_scene_scale
 
@@ -162,6 +164,7 @@ class ProposalModel(RadianceModel):
     def populate_modules(self) -> None:
         """Choose bounds, spacing, contraction and background for the data; build networks and controls."""
         config = self.config
+        check_ranges(config, RANGES)
         far = min(config.capture_far_plane, CAPTURE_NEAR_FAR[1] if config.sampling == "uniform" else torch.inf)
         squeezed = config.contraction != "off" or config.forward_facing
         bounds = self.choose_bounds((config.capture_near_plane, far) if squeezed else None)
@@ -175,17 +178,8 @@ class ProposalModel(RadianceModel):
             sampling = "uniform" if finite else self.capture_spacing
         if bounds.near == 0 and sampling == "disparity" and self.space is None:
             raise InputError("near 0 has no disparity", "Choose --pipeline.model.near-plane above 0")
-        if config.contraction_radius <= 0:
-            problem = f"a contraction radius of {config.contraction_radius:g} holds nothing"
-            raise InputError(problem, "Choose --pipeline.model.contraction-radius above 0, in scene units")
         contracted = config.contraction == "on" or (config.contraction == "auto" and not finite)
         contracted = contracted and self.space is None
-        if config.near_anneal_rate is not None and config.near_anneal_rate <= 0:
-            problem = f"a near-anneal-rate of {config.near_anneal_rate:g} is no fraction of the steps"
-            raise InputError(problem, "Choose --pipeline.model.near-anneal-rate above 0, or None")
-        if not 0 <= config.near_anneal_init < 1:
-            problem = f"near-anneal-init {config.near_anneal_init:g} is not between the near and the far plane"
-            raise InputError(problem, "Choose --pipeline.model.near-anneal-init from 0 to below 1")
         self.ends_opaque = self._ends_opaque(finite)
         background = self.choose_background(captures="last_sample" if self.ends_opaque else "random")
         self._report(sampling, contracted, background)
@@ -483,7 +477,7 @@ class ProposalModel(RadianceModel):
     def _expected_depth(self, round_: Round) -> Float[Tensor, "n 1"]:
         """Mean distance; where what is left of a ray's weight ends at the far plane, that of the logarithm."""
         if not self.ends_opaque:
-            return self.renderer_expected_depth(round_.weights, round_.samples)
+            return self.mean_distance(round_.weights, round_.samples)
         return log_mean_distance(round_.distances, round_.weights[..., 0])
 
     def get_loss_dict(

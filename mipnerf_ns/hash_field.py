@@ -150,9 +150,16 @@ class HashDensityField(Field):
             hidden = F.relu(layer(hidden), inplace=True)
         return hidden.reshape(*encoding.shape[:-1], hidden.shape[-1])
 
-    def density_of(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n 1"]:
-        """Density per scene unit of hidden features."""
-        density = trunc_exp(head(self.density_head, hidden) + self.density_bias)
+    def density_of(
+        self, hidden: Float[Tensor, "*n hidden"], more_bias: float | Float[Tensor, "*m 1"] = 0.0
+    ) -> Float[Tensor, "*n 1"]:
+        """Density per scene unit of hidden features.
+
+        Args:
+            hidden: the features.
+            more_bias: added to the field's own, broadcast over the samples.
+        """
+        density = trunc_exp(head(self.density_head, hidden) + (self.density_bias + more_bias))
         return density if self.space is None else density * self.space.density_scale
 
     def features_of_isotropic(
@@ -175,7 +182,11 @@ class HashDensityField(Field):
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n hidden"]]:
         hidden = self.hidden_of(self.encode(*self.multisamples_of(ray_samples)))
-        return self.density_of(hidden), hidden
+        # Grids read a position that is NaN at 0; so that a ray without a place is noticed, its density becomes NaN. One
+        # number for each ray, in the bias, takes no time.
+        frustums = ray_samples.frustums
+        ray = (frustums.origins[..., :1, :] + frustums.directions[..., :1, :]).detach()
+        return self.density_of(hidden, 0.0 * ray.sum(-1, keepdim=True)), hidden
 
     def get_outputs(
         self, ray_samples: RaySamples, density_embedding: Tensor | None = None

@@ -21,11 +21,13 @@ from common_ns.errors import InputError
 from common_ns.meshing.iso_field import IsoField
 from common_ns.metrics import psnr, valid_pixels_of
 from common_ns.nerfstudio_seam.given_noise import GivenNoise
+from common_ns.option_ranges import check_ranges
 from common_ns.rays.random_numbers import RayRandomness, standard_normal
 from common_ns.rays.stepfun import blur_weights
 from mipnerf_ns.field import MipNerfField, position_scale_for
 from mipnerf_ns.isotropic_field import isotropic_iso_field
 from mipnerf_ns.networks import Precision
+from mipnerf_ns.option_ranges import RANGES
 from mipnerf_ns.proposal_sampler import SPACED_SAMPLERS
 
 
@@ -104,6 +106,7 @@ class MipNerfModel(RadianceModel):
     def populate_modules(self) -> None:
         """Choose bounds, sampling and background for the data; build field, samplers and renderers."""
         config = self.config
+        check_ranges(config, RANGES)
         bounds = self.choose_bounds()
         if bounds.near == 0 and config.sampling == "disparity":
             raise InputError("near 0 has no disparity", "Choose --pipeline.model.near-plane above 0")
@@ -185,7 +188,7 @@ class MipNerfModel(RadianceModel):
         with torch.no_grad():
             outputs["depth"] = self.renderer_depth(weights, fine)
             outputs["depth_coarse"] = self.renderer_depth(weights_coarse, coarse)
-            outputs["expected_depth"] = self.renderer_expected_depth(weights, fine)
+            outputs["expected_depth"] = self.mean_distance(weights, fine)
             if self.config.compute_normals and not self.training:
                 outputs["normals"] = self.render_normals(weights, lambda where: self._normals_of(fine, where))
         return outputs

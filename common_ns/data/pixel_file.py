@@ -1,7 +1,7 @@
 """Decoded pixels in a file that later runs find again, by what they were decoded from.
 
-Its name has two parts: what was asked for (which images, at which scale), and the state of the image files. Files of
-the same request and another state are out of date and removed. A file is renamed to its name when it is whole.
+Its name has two parts: what was asked for (which images, at which scale), and what the image files contain. Files of
+the same request and other content are out of date and removed. A file is renamed to its name when it is whole.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ _END = struct.Struct("<q8s")
 _ALIGNMENT = 64
 _PART = 16
 """Digits of each part of a name."""
+_BLOCK = 2**20
+"""Bytes of an image file that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class PixelFile:
     Args:
         folder: of the files; it is made when one is written.
         request: hash of what was asked for.
-        state: hash of the sizes and times of the files that it is decoded from.
+        state: hash of the bytes of the files that it is decoded from. Neither their sizes nor their times tell: tools
+            keep both when they change a file, and a copy or a checkout of the same files has other times.
     """
 
     folder: Path
@@ -63,16 +66,12 @@ class PixelFile:
     def of(cls, folder: Path, settings: Sequence[Any], files: Sequence[Path]) -> PixelFile:
         """The file for pixels that follow from settings, each with a `repr` that tells it, and from files.
 
-        Raises: InputError if one of the files cannot be looked at.
+        Raises: InputError if one of the files cannot be read.
         """
         # Relative, so that a data set that was moved with its pixels finds them.
         names = [os.path.relpath(os.path.realpath(file), os.path.realpath(folder)) for file in files]
         request = _hash([FORMAT, *settings, *names])
-        try:
-            found = [file.stat() for file in files]
-        except OSError as error:
-            raise refusal(error, error.filename, "image") from None
-        return cls(folder, request, _hash([(entry.st_size, entry.st_mtime_ns) for entry in found]))
+        return cls(folder, request, _hash([_content(file) for file in files]))
 
     @property
     def path(self) -> Path:
@@ -244,6 +243,21 @@ def pixels_folder(data: Path, chosen: Path | None = None) -> Path:
 
 def _hash(parts: Sequence[Any]) -> str:
     return hashlib.sha256("\n".join(repr(part) for part in parts).encode()).hexdigest()[:_PART]
+
+
+def _content(file: Path) -> str:
+    """Hash of a file's bytes.
+
+    Raises: InputError if it cannot be read.
+    """
+    found = hashlib.blake2b(digest_size=16)
+    try:
+        with file.open("rb") as opened:
+            while block := opened.read(_BLOCK):
+                found.update(block)
+    except OSError as error:
+        raise refusal(error, file, "image") from None
+    return found.hexdigest()
 
 
 def _array(memory: mmap.mmap, first: int, count: int, channels: int, dtype: str) -> Tensor:

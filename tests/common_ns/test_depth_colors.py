@@ -103,3 +103,11 @@ def test_models_color_pictures_by_the_config_and_the_viewer_by_its_control():
         for name in ("rgb", "accumulation", "normals", "distortion", "interlevel_proposal_1"):
             assert model.shown_in_viewer(name, outputs) is outputs[name]
     assert all(torch.equal(outputs[name], value) for name, value in before.items()), "depth stays in scene units"
+
+
+@pytest.mark.parametrize("colors", ["log", "percentile", "linear"])
+@pytest.mark.parametrize("shape", [(0, 4, 1), (3, 0, 1), (0, 1)])
+def test_a_picture_without_pixels_is_one_of_colors_all_the_same(colors, shape):
+    depth = torch.zeros(shape)
+    assert depth_levels(depth, depth, colors).shape == shape
+    assert depth_picture(depth, depth, colors).shape == (*shape[:-1], 3)

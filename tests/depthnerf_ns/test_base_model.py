@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from common_ns.rays import per_ray
 from common_ns.rays.random_numbers import KEY
 from depthnerf_ns.base_model import (
     DEPTH_LOSSES,
+    DEPTH_RANGES,
     LOSS_WEIGHTS,
     DepthModel,
     opacity_at,
@@ -269,3 +271,41 @@ def test_losses_on_normals_train_the_density(kind):
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         build(**options)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+@pytest.mark.parametrize("name", sorted(DEPTH_RANGES))
+@pytest.mark.parametrize("kind", ["hash", "mip"])
+def test_wrong_numbers_are_one_line(kind, name, value):
+    option = name.replace("_", "-")
+    with pytest.raises(InputError, match=rf"^{option} is {value:g}\. Give .* to --pipeline\.model\.{option}\.$"):
+        build(kind, **{name: value})
+
+
+@pytest.mark.parametrize("kind", ["hash", "mip"])
+@pytest.mark.parametrize("name", ["contraction_radius", "distortion_loss_mult", "appearance_dim"])
+def test_wrong_numbers_of_the_field_are_too(name, kind):
+    with pytest.raises(InputError, match=name.replace("_", "-")):
+        build(kind, **{name: -1})
+
+
+@pytest.mark.parametrize("place", ["origins", "directions"])
+def test_a_ray_without_a_place_has_no_loss(place):
+    """Though grids read a position that is NaN at 0."""
+    model = build("hash").train()
+    bundle = rays(some_depth(), model.randomness.width)
+    getattr(bundle, place)[5, 2] = math.nan
+    outputs = model(bundle)
+    assert outputs["rgb"].isnan().any(-1).nonzero().flatten().tolist() == [5]
+    losses = model.get_loss_dict(outputs, batch_of(some_depth()))
+    assert losses["rgb_loss"].isnan() and losses["depth_loss"].isnan()
+
+
+@pytest.mark.parametrize("kind", ["hash", "mip"])
+def test_no_rays_are_no_pixels(kind):
+    model = build(kind).eval()
+    bundle = rays(some_depth(), model.randomness.width)
+    expected, found = model(bundle), model(bundle[:0])
+    assert {name: value.shape for name, value in found.items()} == {
+        name: (0, *value.shape[1:]) for name, value in expected.items()
+    }

@@ -84,6 +84,18 @@ def test_two_processes_train_a_radiance_field_as_one_does_and_one_goes_on_with_i
 
 
 @pytest.mark.slow
+def test_two_processes_train_proposals_on_grids_as_one_does(tiny_blender, tmp_path):
+    """Each round's table gets the sum of both processes' gradients, and its decay once; points are turned as the ray
+    says, whichever process has it."""
+    options = ["--pipeline.model.num-multisamples", "3", "blender-data"]
+    runs = [
+        train("zip-nerf-small", tiny_blender, tmp_path / name, *more, *options)
+        for name, more in (("one", []), ("two", TWO))
+    ]
+    assert_same_training(runs[1], runs[0])
+
+
+@pytest.mark.slow
 def test_two_processes_train_a_surface_as_one_does(tmp_path):
     data = write_scene(tmp_path / "scene", layouts=("idr",)) / "idr"
     runs = [train("hash-neus-small", data, tmp_path / name, *more) for name, more in (("one", []), ("two", TWO))]

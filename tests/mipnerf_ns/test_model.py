@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.model_components.ray_samplers import UniformLinDispPiecewiseSampler, UniformSampler
 
 from common_ns.data.scene_bounds import RayBounds
 from common_ns.errors import InputError
+from common_ns.nerfstudio_seam.datamanager import FieldDataManagerConfig
 from common_ns.rays.positional_encoding import pos_enc
 from common_ns.rays.random_numbers import KEY
 from mipnerf_ns.model import MipNerfModel, MipNerfModelConfig
@@ -235,3 +237,45 @@ def test_config_survives_yaml():
     for name in ("mip-nerf", "mip-nerf-small"):
         loaded = yaml.load(yaml.dump(all_methods[name]), Loader=yaml.Loader)
         assert loaded.pipeline.model == all_methods[name].pipeline.model
+
+
+def test_no_rays_are_no_pixels():
+    model = build()
+    for training in (False, True):
+        model.train(training)
+        expected, found = model(rays()), model(rays(0))
+        assert {name: value.shape for name, value in found.items()} == {
+            name: (0, *value.shape[1:]) for name, value in expected.items()
+        }
+
+
+def test_a_batch_of_one_image_trains_from_the_pixels_of_that_image(tiny_blender):
+    """Whichever it is: a step's rays all start at its camera, its colors are those of its pixels, and its error falls
+    with steps along the gradient."""
+    config = FieldDataManagerConfig(
+        data=tiny_blender,
+        dataparser=BlenderDataParserConfig(),
+        train_num_rays_per_batch=64,
+        single_image_batches=True,
+    )
+    datamanager = config.setup(device="cpu", test_mode="test")
+    model = build().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    images = []
+    for step in range(6):
+        bundle, batch = datamanager.next_train(step)
+        (image,) = batch["indices"][:, 0].unique().tolist()
+        images.append(image)
+        camera = datamanager.train_dataset.cameras.camera_to_worlds[image, :3, 3]
+        assert torch.allclose(bundle.origins, camera.expand_as(bundle.origins))
+        bundle.metadata[KEY] = torch.rand(64, model.randomness.width, generator=torch.Generator().manual_seed(step))
+        errors = []
+        for _ in range(4):
+            loss = sum(model.get_loss_dict(model(bundle), batch).values())
+            optimizer.zero_grad()
+            loss.backward()
+            errors.append(float(loss))
+            assert all(p.grad is not None and p.grad.isfinite().all() for p in model.field.parameters())
+            optimizer.step()
+        assert errors[-1] < errors[0]
+    assert len(set(images)) > 1

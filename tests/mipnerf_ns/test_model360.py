@@ -138,7 +138,7 @@ def test_points_nearer_than_the_usual_near_plane_bring_it_closer():
     [
         (OBJECT, {"near_plane": 7.0}, "near 7 and far 6 do not enclose"),
         (CAPTURE, {"near_plane": 0.0}, "near 0 has no disparity"),
-        (CAPTURE, {"contraction_radius": 0.0}, "radius of 0 holds nothing"),
+        (CAPTURE, {"contraction_radius": 0.0}, "contraction-radius is 0"),
         (None, {}, "near and far are not known"),
     ],
 )
@@ -294,8 +294,8 @@ def test_depth_stays_readable_with_a_far_plane_at_a_million():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"near_anneal_rate": 0.0}, "near-anneal-rate of 0 is no fraction"),
-        ({"near_anneal_init": 1.0}, "near-anneal-init 1 is not between"),
+        ({"near_anneal_rate": 0.0}, "near-anneal-rate is 0"),
+        ({"near_anneal_init": 1.0}, "near-anneal-init is 1"),
     ],
 )
 def test_impossible_annealing_of_the_near_plane(options, message):
@@ -342,3 +342,18 @@ def test_codes_of_any_length_are_the_same_draw():
         states.append(torch.get_rng_state())
     for codes, state in zip(drawn[1:], states[1:]):
         assert torch.allclose(codes, drawn[0], atol=1e-5) and torch.equal(state, states[0])
+
+
+def assert_no_rays_have_the_outputs_of_some(model, some, none):
+    for training in (False, True):
+        model.train(training)
+        expected, found = (model(bundle) for bundle in (some, none))
+        assert found.keys() == expected.keys()
+        for name, value in found.items():
+            if isinstance(value, torch.Tensor):
+                assert value.shape == (0, *expected[name].shape[1:]) and value.dtype == expected[name].dtype, name
+
+
+@pytest.mark.parametrize("opaque", ["on", "off"])
+def test_no_rays_are_no_pixels(opaque):
+    assert_no_rays_have_the_outputs_of_some(build(opaque_last_interval=opaque), rays(), rays(0))

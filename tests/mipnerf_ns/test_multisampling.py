@@ -134,3 +134,19 @@ def test_empty_and_far_intervals_are_finite_in_float32_as_are_gradients(num_poin
 def test_other_numbers_of_points_are_refused():
     with pytest.raises(ValueError, match="num_points is 4"):
         multisamples(T0, T1, ORIGIN, DIRECTION, RADIUS, 4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("num_points", [1, 3, 6])
+def test_gradients_are_those_of_finite_differences(num_points: NumPoints, drawn: bool):
+    """By the ray, by which cameras are refined, and by the intervals."""
+    t0, t1, origins, directions, radius = (each.clone() for each in (T0[:, 1:], T1[:, 1:], ORIGIN, DIRECTION, RADIUS))
+    inputs = [each.requires_grad_() for each in (t0, t1, origins, 1.3 * directions, radius)]
+    generator = torch.Generator().manual_seed(0)
+    turns = torch.rand(*t0.shape, 2, generator=generator, dtype=DOUBLE) if drawn else None
+
+    def both(*ray: Tensor) -> tuple[Tensor, Tensor]:
+        found = multisamples(*ray, num_points, turns)
+        return found.points, found.std
+
+    assert torch.autograd.gradcheck(both, inputs)

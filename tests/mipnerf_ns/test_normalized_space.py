@@ -16,6 +16,7 @@ from torch import Tensor
 from common_ns.data.scene_bounds import RayBounds
 from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
+from common_ns.rays.random_numbers import KEY
 from depthnerf_ns.mipnerf_model import DepthMipNerfModelConfig
 from mipnerf_ns.base_model import ProposalModel, ProposalModelConfig
 from mipnerf_ns.model360 import MipNerf360ModelConfig
@@ -196,6 +197,25 @@ def test_points_anywhere_can_be_asked(config):
     backward = image_rays()
     backward.directions = -backward.directions
     assert all(torch.isfinite(value).all() for value in model(backward).values())
+
+
+@pytest.mark.parametrize("config", MODELS, ids=NAMES)
+@pytest.mark.parametrize("place", ["origins", "directions"])
+def test_a_ray_without_a_place_has_no_color(config, place):
+    bundle = image_rays()
+    getattr(bundle, place)[3, 0] = torch.nan
+    model = build(config)
+    bundle.metadata[KEY] = torch.rand(len(bundle), model.randomness.width)
+    assert model.train()(bundle)["rgb"].isnan().any(-1).nonzero().flatten().tolist() == [3]
+
+
+def test_no_rays_are_no_pixels():
+    for config in MODELS:
+        model, bundle = build(config).eval(), image_rays()
+        expected, found = model(bundle), model(bundle[:0])
+        assert {name: value.shape for name, value in found.items()} == {
+            name: (0, *value.shape[1:]) for name, value in expected.items()
+        }
 
 
 def test_isotropic_gaussians_take_the_place_of_contracted_ones():

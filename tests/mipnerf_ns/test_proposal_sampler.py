@@ -312,7 +312,7 @@ def test_padding_keeps_looking_at_empty_stretches():
         assert bool((distances(last) > 8.0).any()) is found
 
 
-@pytest.mark.parametrize("spacing", ["uniform", "disparity", "piecewise"])
+@pytest.mark.parametrize("spacing", ["uniform", "disparity", "piecewise", "power"])
 @pytest.mark.parametrize(("near", "far"), [(0.05, 1000.0), (0.2, 1000.0), (0.3, 0.8), (1.5, 6.0), (0.001, 6.0)])
 def test_spacing_runs_from_the_near_plane_to_the_far_plane(spacing, near, far):
     sampler, planes = SPACED_SAMPLERS[spacing](), (torch.tensor([[near]]), torch.tensor([[far]]))
@@ -324,6 +324,18 @@ def test_spacing_runs_from_the_near_plane_to_the_far_plane(spacing, near, far):
     # In double precision: a distance of 1,000 in single precision says little about its inverse.
     to_distance, to_spacing = spacing_maps(sampler, *(plane.double() for plane in planes))
     assert torch.allclose(to_spacing(to_distance(s.double())), s.double(), atol=1e-9)
+
+
+@pytest.mark.parametrize("spacing", ["uniform", "disparity", "piecewise", "power"])
+@pytest.mark.parametrize("far", [10.0, 1e3, 1e4, 1e6])
+def test_the_last_interval_ends_at_the_far_plane_and_none_goes_beyond(spacing, far):
+    """In single precision too, in which the curves that level out have no digits left: the power ladder's ended at
+    81,919 for a million, and went beyond ten thousand."""
+    to_distance, _ = spacing_maps(SPACED_SAMPLERS[spacing](), torch.tensor([[0.2]]), torch.tensor([[far]]))
+    t = to_distance(torch.cat([torch.linspace(0, 0.999, 100), 1 - torch.arange(4).flip(0) * 2.0**-24])[None])
+    assert float(t[0, -1]) == far and bool((t.diff() >= 0).all())
+    samples = rounds_of(ProposalSampler((8, 6), spacing), rays(near=0.2, far=far), [slab(1.0, 2.0, 1.0)] * 2)[0].samples
+    assert bool((samples.frustums.ends[:, -1] == far).all())
 
 
 @pytest.mark.parametrize("spacing", ["uniform", "disparity", "piecewise"])
@@ -358,7 +370,7 @@ def test_a_guide_moves_the_last_rounds_samples_only():
     assert torch.allclose(last.bins[0], (1 / guided[0] - 2) / (1 / 9 - 2), atol=1e-5)
 
 
-@pytest.mark.parametrize("spacing", ["uniform", "disparity", "piecewise"])
+@pytest.mark.parametrize("spacing", ["uniform", "disparity", "piecewise", "power"])
 def test_rays_that_start_at_0_have_finite_increasing_distances(spacing):
     """As nerfstudio's texture baking sends them."""
     for far in (0.02, 1000.0):

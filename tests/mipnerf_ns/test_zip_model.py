@@ -17,10 +17,12 @@ from common_ns.hash_grid.decay import level_mean_squares
 from common_ns.rays.cones import pixel_radius
 from common_ns.rays.power_ladder import power_ladder
 from common_ns.rays.random_numbers import KEY
+from mipnerf_ns import multisampling
 from mipnerf_ns.base_model import PROPOSAL_LOSSES
 from mipnerf_ns.blurred_steps import blurred_interlevel_loss
 from mipnerf_ns.networks import ColorHead
 from mipnerf_ns.zip_model import DISTORTION_LADDER, WIDE, ZipNerfModel, ZipNerfModelConfig
+from tests.mipnerf_ns.test_model360 import assert_no_rays_have_the_outputs_of_some
 from tests.mipnerf_ns.tiny360 import CAPTURE, NUM_IMAGES, OBJECT, rays, rounds_of
 
 
@@ -271,3 +273,42 @@ def test_rounds_with_more_points_than_wide_pixels_want_keep_them():
     model.metadata["widest_pixel"] = 1e-9
     fields = model.viewed_fields(bundle)
     assert fields[:2] == model.round_fields[:2] and fields[2] is not model.round_fields[2]
+
+
+@pytest.mark.parametrize("points", [1, 6])
+def test_no_rays_are_no_pixels(points):
+    model = build(num_multisamples=points)
+    assert_no_rays_have_the_outputs_of_some(model, rays(), rays(0))
+    model.metadata["widest_pixel"] = 1e-3
+    assert_no_rays_have_the_outputs_of_some(model, rays(), rays(0))
+
+
+@pytest.mark.parametrize("place", ["origins", "directions"])
+@pytest.mark.parametrize("points", [1, 3, 6])
+@pytest.mark.parametrize("computed", ["as usual", "in torch", "with gradients by the rays"])
+@pytest.mark.parametrize("bounds", [CAPTURE, OBJECT])
+def test_a_ray_without_a_place_has_no_loss_and_no_color(bounds, computed, points, place, monkeypatch):
+    """Though grids read a position that is NaN at 0: training skips the step and names the pixel."""
+    grid = HashGridOptions(num_levels=2, log2_table_size=8, max_resolution=32)
+    options = {}
+    if computed == "in torch":
+        monkeypatch.setattr(multisampling, "ray_kernels", lambda *_: None)
+        grid = replace(grid, implementation="torch")
+        options = {"grid": grid, "proposal_grids": (grid, grid)}
+    model = build(bounds, num_multisamples=points, fade_levels=False, **options).train()
+    bundle = training_rays(model)
+    value = getattr(bundle, place)
+    value[3, 1] = torch.nan
+    value.requires_grad_(computed == "with gradients by the rays")
+    colors = model(bundle)["rgb"]
+    assert colors.isnan().any(-1).nonzero().flatten().tolist() == [3]
+    losses = losses_of(model, bundle)
+    assert all(losses[name].isnan() for name in ("rgb_loss", "interlevel_loss", "distortion_loss"))
+
+
+def test_the_check_for_rays_without_a_place_changes_no_other():
+    model = build().train()
+    samples = rounds_of(model, training_rays(model))[-1].samples
+    field = model.field
+    density, hidden = field.get_density(samples)
+    assert torch.equal(density, field.density_of(hidden)) and density.isfinite().all()

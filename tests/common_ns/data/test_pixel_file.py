@@ -83,11 +83,49 @@ def test_what_pixels_depend_on_has_a_file_of_its_own(files):
     different = [kept(files, 0.5), kept(files[:2], 1.0), kept(files[::-1], 1.0)]
     assert len({first.request, *(each.request for each in different)}) == 4
     files[1].write_bytes(b"IMAGE")
-    os.utime(files[1], ns=(0, 0))
     assert kept(files, 1.0).request == first.request and kept(files, 1.0).state != first.state
     earlier = kept(files, 1.0)
     files[2].write_bytes(b"larger")
     assert kept(files, 1.0).state != earlier.state
+
+
+def test_other_bytes_of_the_same_size_and_time_are_decoded_again(files):
+    """Tools that mend pictures in place can keep both."""
+    PixelStore(coded, SIZES, on_disk=kept(files))
+    before = files[1].stat()
+    files[1].write_bytes(b"imagE")
+    os.utime(files[1], ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = files[1].stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    calls: list[int] = []
+    PixelStore(counted(calls), SIZES, on_disk=kept(files))
+    assert sorted(calls) == [0, 1, 2]
+
+
+def test_the_same_bytes_with_other_times_are_not(files):
+    """As after a checkout, or a copy without times."""
+    PixelStore(coded, SIZES, on_disk=kept(files))
+    for file in files:
+        os.utime(file, ns=(0, 0))
+    calls: list[int] = []
+    PixelStore(counted(calls), SIZES, on_disk=kept(files))
+    assert calls == []
+
+
+def test_a_large_file_counts_to_its_end(files, monkeypatch):
+    monkeypatch.setattr(pixel_file, "_BLOCK", 2)
+    first = kept(files)
+    for changed in (b"Image", b"imAge", b"imagE", b"image!"):
+        files[1].write_bytes(changed)
+        assert kept(files).state != first.state
+    files[1].write_bytes(b"image")
+    assert kept(files) == first
+
+
+def test_an_image_that_cannot_be_read_is_one_line(files):
+    files[2].unlink()
+    with pytest.raises(InputError, match=r"2\.png"):
+        kept(files)
 
 
 def test_a_data_set_that_was_moved_finds_its_pixels(files, tmp_path):

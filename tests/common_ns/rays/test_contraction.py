@@ -226,3 +226,11 @@ def test_isotropic_gaussians_of_the_zip_nerf_authors():
     torch.testing.assert_close(mean, known["contracted"], atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(std[:, 0], known["contracted_std"], atol=0, rtol=2e-4)  # from a float32 determinant
     torch.testing.assert_close(std[:, 0], known["std"] * known["isoscale"], atol=0, rtol=1e-5)
+
+
+def test_contracting_isotropic_gaussians_has_exact_gradients():
+    """Inside of the unit ball and outside; on it the derivative jumps."""
+    mean = torch.tensor([[0.1, -0.2, 0.3], [0.5, 0.6, -0.4], [0.9, -0.8, 0.2], [-7.0, 3.0, 50.0]], dtype=DOUBLE)
+    std = torch.tensor([[0.1], [0.2], [0.5], [4.0]], dtype=DOUBLE)
+    inputs = [each.requires_grad_() for each in (mean, std)]
+    assert torch.autograd.gradcheck(contract_isotropic, inputs)

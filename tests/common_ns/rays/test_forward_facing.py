@@ -182,3 +182,11 @@ def test_mean_pose_is_between_poses():
     torch.testing.assert_close(pose[:, :3].T @ pose[:, :3], torch.eye(3, dtype=DOUBLE))
     torch.testing.assert_close(pose[:, 2], turned(0.3)[:, 2])
     assert pose[:, :3].det() == pytest.approx(1.0)
+
+
+def test_isotropic_gaussians_have_exact_gradients():
+    """Before the near plane, where depth does not move a point, and behind it."""
+    mean = torch.cat([points(6, highest=20.0), torch.tensor([[0.1, 0.2, -0.4], [0.3, 0.1, 0.5]], dtype=DOUBLE)])
+    std = torch.linspace(0.1, 2.0, len(mean), dtype=DOUBLE)[:, None]
+    inputs = [each.requires_grad_() for each in (mean, std)]
+    assert torch.autograd.gradcheck(lambda *x: ndc_isotropic(*x, FACTORS), inputs)
