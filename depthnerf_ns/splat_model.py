@@ -18,6 +18,8 @@ from common_ns.data.notes import note
 from common_ns.errors import InputError
 from common_ns.metrics import depth_errors, valid_pixels_of
 from common_ns.nerfstudio_seam.image_datamanager import ImageDataManager
+from common_ns.option_ranges import check_ranges
+from depthnerf_ns.base_model import DEPTH_RANGES
 from depthnerf_ns.checks.guard import DepthGuard
 from depthnerf_ns.depth_cloud import DepthCloud
 from depthnerf_ns.depth_losses import has_depth, widened_epsilon
@@ -111,14 +113,7 @@ class DepthSplatModel(MipSplatModel):
     def populate_modules(self) -> None:
         """Check the options of supervision, besides what the base does."""
         config = self.config
-        if config.depth_epsilon <= 0:
-            raise InputError(f"depth-epsilon is {config.depth_epsilon:g}", "Choose it above 0; 0.03 is usual")
-        for name in ("depth_loss_mult", "normal_loss_mult"):
-            if getattr(config, name) < 0:
-                option = name.replace("_", "-")
-                raise InputError(
-                    f"{option} is {getattr(config, name):g}", f"Give 0 or more to --pipeline.model.{option}"
-                )
+        check_ranges(config, DEPTH_RANGES)
         super().populate_modules()
         if config.normal_loss_mult > 0 and self.metadata.get("normal_filenames") is None:
             problem = f"normal-loss-mult is {config.normal_loss_mult:g}, and the data set has no normals"

@@ -12,8 +12,8 @@ from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.models.base_model import ModelConfig
 
 from common_ns.depth_colors import DepthColors
-from common_ns.errors import InputError
 from common_ns.nerfstudio_seam.renames import SuiteConfig
+from common_ns.option_ranges import ABOVE_0, FROM_0, FROM_1, Range
 from common_ns.splats import Implementation
 from mipnerf_ns.zip_model import ZipNerfModelConfig
 from mipnerf_ns.zip_small import small_model
@@ -128,18 +128,28 @@ class MipSplatOptions(SuiteConfig, ModelConfig):
     """What draws: gsplat (CUDA), numba (CPU), torch (anything, slowly); auto: the fastest that works here."""
 
 
-def check_options(config: MipSplatOptions) -> None:
-    """Raises: InputError for numbers that mean nothing."""
-    if not 0 <= config.sh_degree <= 3:
-        raise InputError(f"sh-degree is {config.sh_degree}", "Give 0 to 3 to --pipeline.model.sh-degree")
-    weights = ("exposure_weight", "mcmc_noise", "mcmc_opacity_weight", "mcmc_scale_weight")
-    for name in ("filter_3d", "filter_2d", "sh_degree_interval", *weights):
-        if getattr(config, name) < 0:
-            option = name.replace("_", "-")
-            raise InputError(f"{option} is {getattr(config, name)}", f"Give 0 or more to --pipeline.model.{option}")
-    if not 0.0 <= config.ssim_weight <= 1.0:
-        raise InputError(f"ssim-weight is {config.ssim_weight}", "Give 0 to 1 to --pipeline.model.ssim-weight")
-    for name in ("filter_every", "grow_every", "reset_every", "field_steps"):
-        if getattr(config, name) < 1:
-            option = name.replace("_", "-")
-            raise InputError(f"{option} is {getattr(config, name)}", f"Give 1 or more to --pipeline.model.{option}")
+RANGES: dict[str, Range] = {
+    "filter_3d": FROM_0,
+    "filter_2d": FROM_0,
+    "filter_every": FROM_1,
+    "sh_degree": Range("0 to 3", lambda value: 0 <= value <= 3),
+    "sh_degree_interval": FROM_0,
+    "ssim_weight": Range("0 to 1", lambda value: 0 <= value <= 1),
+    "exposure_weight": FROM_0,
+    "num_start": FROM_1,
+    "field_steps": FROM_1,
+    "max_gaussians": FROM_1,
+    "mcmc_noise": FROM_0,
+    "mcmc_opacity_weight": FROM_0,
+    "mcmc_scale_weight": FROM_0,
+    "grow_from": FROM_0,
+    "grow_until": FROM_0,
+    "grow_every": FROM_1,
+    "grow_gradient": FROM_0,
+    "grow_scale": ABOVE_0,
+    "prune_opacity": FROM_0,
+    "prune_scale": ABOVE_0,
+    "reset_every": FROM_1,
+    "near_plane": ABOVE_0,
+}
+"""Numbers that options may have."""

@@ -37,6 +37,7 @@ from common_ns.nerfstudio_seam.image_datamanager import ImageDataManager
 from common_ns.nerfstudio_seam.model_hooks import ModelHooks
 from common_ns.nerfstudio_seam.preview import RealTimePreview
 from common_ns.nerfstudio_seam.viewer import ViewerAdapter
+from common_ns.option_ranges import check_ranges
 from common_ns.splat_baking.gaussians import exposed_coefficients
 from common_ns.splat_baking.photographs import viewmat_of
 from common_ns.splats import Rendering, rasterize
@@ -44,7 +45,7 @@ from common_ns.splats.harmonics import C0
 from common_ns.splats.sampling import sampling_intervals
 from common_ns.viewer_preview.gaussians import GaussianSource
 from mipnerf_ns.splat_cameras import intrinsics_of, sizes_of, viewmats_of
-from mipnerf_ns.splat_config import MipSplatOptions, check_options
+from mipnerf_ns.splat_config import RANGES, MipSplatOptions
 from mipnerf_ns.splat_exposure import distance_from_none, exposed, no_change
 from mipnerf_ns.splat_filter import smoothed
 from mipnerf_ns.splat_first import FirstGaussians, over
@@ -97,7 +98,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
         Raises: InputError if options do not go together, or there is nothing to begin with.
         """
         config = self.config
-        check_options(config)
+        check_ranges(config, RANGES)
         self.metadata: SceneMetadata = self.kwargs.get("metadata") or {}
         self.ray_bounds: RayBounds | None = self.metadata.get("ray_bounds")
         self.is_object = self.ray_bounds is not None and self.ray_bounds.bounded

@@ -33,6 +33,9 @@ settings): errors count by their share of the distance."""
 WIDE = 2.8
 """See `ZipNerfModelConfig.num_wide_multisamples`; between a half and a quarter of the size."""
 
+TABLE_DECAY = (5e-4, 5e-2)
+"""The authors' weights of the tables' decay on captures and on objects."""
+
 WIDEST = "widest_pixel_area"
 """Metadata of a picture's rays: pixel area [n 1] of its widest pixel."""
 
@@ -97,10 +100,9 @@ class ZipNerfModelConfig(ProposalModelConfig):
     blur_radii: tuple[float, ...] = (0.03, 0.003)
     """For each proposal round, half-width in normalized distance of the box that blurs the last round's weights before
     the two are compared; empty: mip-NeRF 360's comparison, without blur."""
-    table_decay_mult: float = 5e-4
-    """Weight of the mean squares of the tables' features, summed over levels. The authors store a tenth of a feature
-    and take half of the weight that they state: their 0.1 for captures is 0.0005 of this, their 10 for Blender's scenes
-    0.05."""
+    table_decay_mult: float | None = None
+    """Weight of the mean squares of the tables' features, summed over levels; None: the authors', 0.0005 for captures
+    and 0.05 for objects. (They store a tenth of a feature and take half of the weight that they state: 0.1 and 10.)"""
     interlevel_loss_mult: float = 0.01
     """Weight of the loss that makes proposals follow the last round's weights."""
     distortion_loss_mult: float = 0.01
@@ -138,6 +140,9 @@ class ZipNerfModel(ProposalModel):
             if len(values) != number and (values or name == "num-proposal-samples"):
                 problem = f"{number} proposal rounds (proposal-grids), but {len(values)} in {name}"
                 raise InputError(problem, f"Give {number} numbers to --pipeline.model.{name}")
+        on_capture, on_object = TABLE_DECAY
+        usual = on_object if self.ray_bounds.bounded else on_capture
+        self.table_decay = usual if config.table_decay_mult is None else config.table_decay_mult
         if self.space is not None:
             position_scale = 1.0  # nor is the density's start: it is one in the space
         elif not contracted:
@@ -267,9 +272,9 @@ class ZipNerfModel(ProposalModel):
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict | None = None
     ) -> dict[str, Tensor]:
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
-        if self.training and self.config.table_decay_mult > 0:
+        if self.training and self.table_decay > 0:
             decay = [normalized_weight_decay(grid.table, grid.shape) for grid in self.grids]
-            losses["table_decay"] = self.config.table_decay_mult * torch.stack(decay).sum()
+            losses["table_decay"] = self.table_decay * torch.stack(decay).sum()
         return losses
 
 

@@ -33,6 +33,7 @@ def small_model() -> ZipNerfModelConfig:
         color_skip=False,
         num_multisamples=1,  # within minutes, three times as many steps are worth more than three points
         capture_near_plane=0.2,
+        table_decay_mult=5e-4,  # on objects, too, as measured
         eval_num_rays_per_chunk=4096,
     )
 

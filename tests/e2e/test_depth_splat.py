@@ -96,7 +96,7 @@ def test_wrong_depth_is_neither_learned_nor_begun_with(scene, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth_epsilon": 0.0}, "depth-epsilon is 0. Choose it above 0"),
+        ({"depth_epsilon": 0.0}, "depth-epsilon is 0. Give a number above 0"),
         ({"depth_loss_mult": -1.0}, "depth-loss-mult is -1. Give 0 or more"),
         ({"normal_loss_mult": -1.0}, "normal-loss-mult is -1. Give 0 or more"),
         ({"start_from": "points", "init_from": Path("run/config.yml")}, "init-from names a run to begin with"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +20,10 @@ from common_ns.data.scene_bounds import RayBounds
 from common_ns.errors import InputError
 from common_ns.hash_grid import HashGridOptions
 from common_ns.nerfstudio_seam.photograph_rays import PhotographRays
+from common_ns.option_ranges import check_ranges
 from common_ns.splat_baking.gaussians import Gaussians
 from common_ns.splats.harmonics import colors
-from mipnerf_ns.splat_config import check_options
+from mipnerf_ns.splat_config import RANGES
 from mipnerf_ns.splat_field import baked, fitted_field
 from mipnerf_ns.splat_first import FirstGaussians, over, parameters_of
 from mipnerf_ns.splat_model import MipSplatModelConfig
@@ -102,10 +106,20 @@ def test_no_more_begin_than_there_may_be():
         assert len(found["means"]) == number
 
 
-@pytest.mark.parametrize("options", [{"field_steps": 0}, {"exposure_weight": -1.0}, {"mcmc_noise": -1.0}])
-def test_numbers_that_mean_nothing_are_refused(options):
-    with pytest.raises(InputError, match=next(iter(options)).replace("_", "-")):
-        check_options(MipSplatModelConfig(**options))
+@pytest.mark.parametrize("name", RANGES)
+def test_numbers_that_mean_nothing_are_refused(name):
+    check_ranges(MipSplatModelConfig(), RANGES)
+    for value in (-1, math.nan):
+        with pytest.raises(InputError, match=f"{name.replace('_', '-')} is {value:g}. Give .* to --pipeline.model"):
+            check_ranges(MipSplatModelConfig(**{name: value}), RANGES)
+
+
+def test_every_number_has_a_range():
+    unused = {"eval_num_rays_per_chunk", "collider_params", "loss_coefficients"}
+    options = {
+        each.name for each in dataclasses.fields(MipSplatModelConfig) if re.search(r"\b(int|float)\b", str(each.type))
+    }
+    assert options - unused == set(RANGES)
 
 
 def test_baked_gaussians_stay_what_they_are():

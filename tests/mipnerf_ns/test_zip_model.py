@@ -312,3 +312,9 @@ def test_the_check_for_rays_without_a_place_changes_no_other():
     field = model.field
     density, hidden = field.get_density(samples)
     assert torch.equal(density, field.density_of(hidden)) and density.isfinite().all()
+
+
+def test_objects_decay_a_hundred_times_as_fast_as_captures():
+    """As the authors' settings for Blender's scenes, unless something else is asked for."""
+    assert (build().table_decay, build(OBJECT).table_decay) == (5e-4, 5e-2)
+    assert build(OBJECT, table_decay_mult=0.0).table_decay == 0.0
