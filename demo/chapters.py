@@ -40,7 +40,7 @@ class Scene(Chapter):
 
     def plan(self) -> None:
         sizes = "--num-train 50 --num-val 2 --num-test 4 --resolution 144 --supersample 4"
-        self.run(f"ns-sample-scene --output-dir {{folder}} {SCENES[self.name]} {sizes}", 20)
+        self.run(f"ns-sample-scene --output-dir {{folder}} {SCENES[self.name]} {sizes}", 30)
 
     def results(self) -> dict[str, object]:
         pictures = {"day": "blender/test", "evening": "idr/image", "landscape": "nerfstudio/images"}[self.name]
@@ -54,15 +54,15 @@ class Surfaces(Chapter):
 
     def plan(self) -> None:
         method = "hash-neus-small --data {demo}/{scene}/idr --pipeline.model.cos-anneal-steps {anneal}"
-        common = {"groups": "fields grids", "anneal": self.steps(700)}
-        day = self.train("day", method, 225, steps=2600, scene="day", **common)
+        common = {"groups": "fields grids", "anneal": self.steps(600)}
+        day = self.train("day", method, 250, steps=2100, scene="day", **common)
         self.evaluation = self.evaluate(day, 15)
         mesh = "ns-mesh --load-config {day} --output-path {folder}/mesh.ply --resolution 192 --world-coordinates"
         self.run(mesh, 17, day=day)
         self.run("ns-eval-mesh {folder}/mesh.ply {demo}/day/mesh.ply --output-path {folder}/mesh.json", 4)
         turntable = "ns-turntable {folder}/mesh.ply --output-path {folder}/turntable.mp4 --frames {number}"
         self.run(turntable, 20, number=2 * self.settings.frames)
-        evening = self.train("evening", method, 90, steps=1100, scene="evening", **common)
+        evening = self.train("evening", method, 115, steps=850, scene="evening", **common)
         self.run(
             "ns-orbit-path --load-config {day} --output-path {folder}/orbit.json --frames {frames} --seconds {seconds} "
             "--width 160 --height 160 --radius-scale 0.9",
@@ -73,13 +73,13 @@ class Surfaces(Chapter):
         self.run(
             "ns-render camera-path --load-config {day} --camera-path-filename {folder}/orbit.json "
             "--output-path {folder}/orbit.mp4 --rendered-output-names rgb normals",
-            35,
+            53,
             day=day,
         )
         self.run(
             "ns-swap-appearance --geometry {day} --appearance {evening} --camera-path {folder}/orbit.json "
             "--output-path {folder}/swapped.mp4 --rendered-output-names rgb normals",
-            75,
+            140,
             day=day,
             evening=evening,
         )
@@ -110,8 +110,8 @@ class FewViews(Chapter):
                 name,
                 f"depth-hash-small --data {{demo}}/landscape/nerfstudio {loss}{NO_NORMALS} "
                 f"rgbd-data --num-views {self.num_views}",
-                65,
-                steps=700,
+                70,
+                steps=550,
                 groups="fields grids",
             )
             self.evaluations[name] = self.evaluate(config, 11)
@@ -139,10 +139,10 @@ class Outdoors(Chapter):
 
     def plan(self) -> None:
         data = "--data {demo}/landscape/nerfstudio"
-        field = self.train("field", f"zip-nerf-small {data} {NO_NORMALS}", 110, steps=800, groups="fields grids")
+        field = self.train("field", f"zip-nerf-small {data} {NO_NORMALS}", 120, steps=650, groups="fields grids")
         groups = "means scales quats features-dc features-rest opacities exposure"
         method = f"mip-splat-small {data} --pipeline.model.init-from {{field}}"
-        splats = self.train("splats", method, 90, steps=450, groups=groups, field=field)
+        splats = self.train("splats", method, 75, steps=450, groups=groups, field=field)
         self.evaluations = {"field": self.evaluate(field, 15), "splats": self.evaluate(splats, 10)}
         self.run("ns-splat --load-config {splats} --output-path {folder}/scene.spz", 10, splats=splats)
         self.run(
@@ -174,7 +174,7 @@ class Scales(Chapter):
         self.run("ns-multiscale-blender {demo}/day/blender {folder}/multiscale", 2)
         samples = "--pipeline.model.num-coarse-samples 32 --pipeline.model.num-importance-samples 32"
         method = f"mip-nerf-small --data {{folder}}/multiscale {samples} {NO_NORMALS} multiscale-blender-data"
-        self.evaluation = self.evaluate(self.train("multiscale", method, 145, steps=800, groups="fields"), 20)
+        self.evaluation = self.evaluate(self.train("multiscale", method, 250, steps=450, groups="fields"), 50)
 
     def results(self) -> dict[str, object]:
         found = evaluated(self.evaluation)
