@@ -203,8 +203,8 @@ class StorePixelSampler(PixelSampler):
         if self.object_share == 0.0:
             return None
         image = self.store.arrays["image"]
-        visible = self.store.runs_of(image[:, 3] > 0) if image.shape[-1] == 4 else []
-        if not len(visible):
+        visible = self.store.runs_of(image[:, 3] > 0) if image.shape[-1] == 4 else None
+        if visible is None or not len(visible):
             seen = "no image has an alpha channel" if image.shape[-1] != 4 else "all pixels are transparent"
             note(f"object-share {self.object_share:g} changes nothing: {seen}.")
             return None
