@@ -24,6 +24,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from torch import Tensor
 
+from common_ns.cameras.pinhole import require_pinhole
 from common_ns.cameras.smaller import smaller_view
 from common_ns.errors import InputError
 from common_ns.metrics import valid_pixels_of
@@ -31,8 +32,6 @@ from common_ns.nerfstudio_seam.datamanager import CheckedInput, FieldDataset, re
 from common_ns.nerfstudio_seam.renames import SuiteConfig
 from common_ns.nerfstudio_seam.versions import in_training
 
-CAMERAS = (CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value)
-"""Camera models whose photographs are brought into a pinhole camera's form."""
 LEAST_DISTORTION = 1e-12
 """Changes no pixel."""
 
@@ -89,14 +88,14 @@ class ImageDataManager(CheckedInput, FullImageDatamanager[FieldDataset]):
     def create_train_dataset(self) -> FieldDataset:
         self._check(self.train_dataparser_outputs, "train")
         self.train_dataparser_outputs = self._present(self.train_dataparser_outputs)
-        _require_pinhole(self.train_dataparser_outputs)
+        _require_straight(self.train_dataparser_outputs)
         return self._dataset(self.train_dataparser_outputs)
 
     def create_eval_dataset(self) -> FieldDataset:
         outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
         self._check(outputs, self.test_split)
         outputs = self._present(outputs)
-        _require_pinhole(outputs)
+        _require_straight(outputs)
         return self._dataset(outputs)
 
     def _load_images(self, split: Literal["train", "eval"], cache_images_device: Any) -> list[dict[str, Tensor]]:
@@ -226,14 +225,10 @@ def _mark_fisheyes(cameras: Cameras) -> None:
     cameras.distortion_params = torch.where(straight & fisheye, least, cameras.distortion_params)
 
 
-def _require_pinhole(outputs: DataparserOutputs) -> None:
+def _require_straight(outputs: DataparserOutputs) -> None:
     """Raises: InputError if a photograph cannot be brought into a pinhole camera's form."""
     cameras = outputs.cameras
-    others = {int(kind) for kind in cameras.camera_type.flatten()} - set(CAMERAS)
-    if others:
-        names = ", ".join(sorted(CameraType(kind).name for kind in others))
-        problem = f"the photographs are of the camera model {names}, which Gaussians are not drawn in"
-        raise InputError(problem, "Take perspective or fisheye photographs, or another method, such as zip-nerf-small")
+    require_pinhole(cameras, "Take perspective or fisheye photographs, or another method, such as zip-nerf-small")
     perspective = (cameras.camera_type == CameraType.PERSPECTIVE.value).flatten()
     distortion = cameras.distortion_params
     if distortion is not None and bool((distortion[perspective][..., 3] != 0).any()):

@@ -14,6 +14,7 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
+from common_ns.cameras.pinhole import pinhole_cameras, require_pinhole
 from common_ns.data.checks import explained
 from common_ns.data.files import require_writable
 from common_ns.errors import InputError
@@ -27,9 +28,7 @@ from common_ns.splat_baking.gaussians import Gaussians
 from common_ns.splat_baking.photographs import (
     Photograph,
     photographs_of,
-    pinhole_cameras,
     refined_poses,
-    require_pinhole,
 )
 from common_ns.splat_baking.refine import RefineOptions, refine, splat_psnr
 from common_ns.splat_baking.trained import drawn_classically, has_gaussians, pixel_sides, trained_gaussians
@@ -106,7 +105,7 @@ class SplatCommand:
         model, datamanager = pipeline.model, pipeline.datamanager
         surface, antialiased = self.is_surface(model), self.antialiased and not drawn_classically(model)
         if self.refine:
-            require_pinhole(datamanager.train_dataset.cameras)
+            require_pinhole(datamanager.train_dataset.cameras, "Leave out --refine")
         background = background_of(model)
         object_only = surface and getattr(model, "background", None) is None
         held_out = self.held_out_photographs(datamanager.eval_dataset, background, object_only)

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.cameras import CameraType
 from torch import Tensor
 
-from common_ns.errors import InputError
 from common_ns.metrics import valid_pixels_of
 from common_ns.splat_baking.undistortion import looked_up, source_pixels
 
@@ -56,22 +55,6 @@ def viewmat_of(camera_to_world: Float[Tensor, "3 4"]) -> Float[Tensor, "4 4"]:
     return torch.cat([torch.cat([rotation.T, moved], dim=1), last])
 
 
-def pinhole_cameras(cameras: Cameras) -> bool:
-    """Whether all photographs can be brought into a pinhole camera's form."""
-    known = (CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value)
-    return all(int(kind) in known for kind in cameras.camera_type.flatten())
-
-
-def require_pinhole(cameras: Cameras) -> None:
-    """Raises: InputError if a photograph cannot be brought into a pinhole camera's form."""
-    if not pinhole_cameras(cameras):
-        kinds = {CameraType(int(kind)).name for kind in cameras.camera_type.flatten()} - {"PERSPECTIVE", "FISHEYE"}
-        problem = (
-            f"the photographs are of the camera model {', '.join(sorted(kinds))}, which Gaussians are not drawn in"
-        )
-        raise InputError(problem, "Leave out --refine")
-
-
 def refined_poses(model: Any, poses: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
     """The training cameras' poses as a model that refines them has found them."""
     optimizer = getattr(model, "camera_optimizer", None)
@@ -93,7 +76,7 @@ def photographs_of(
     """The photographs of a data set, one by one.
 
     Args:
-        dataset: of images with cameras that `require_pinhole` lets pass.
+        dataset: of images with cameras that `cameras.pinhole.require_pinhole` lets pass.
         background: that images with alpha are put over.
         object_only: put the background in the place of what is outside of the objects' masks, where there are any.
         poses: camera to world, in nerfstudio's axes; None: those of the data set.

@@ -9,8 +9,9 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 
+from common_ns.cameras.pinhole import require_pinhole
 from common_ns.errors import InputError
-from common_ns.splat_baking.photographs import photographs_of, refined_poses, require_pinhole
+from common_ns.splat_baking.photographs import photographs_of, refined_poses
 from common_ns.splat_baking.undistortion import distorted, last_radius, looked_up, source_pixels
 
 LENS = torch.tensor([0.06, -0.08, 0.01, 0.0, -0.004, 0.003])
@@ -117,8 +118,8 @@ def test_an_objects_mask_puts_the_background_around_it():
 
 def test_panoramas_are_refused_in_one_line():
     with pytest.raises(InputError, match=r"EQUIRECTANGULAR.* Leave out --refine"):
-        require_pinhole(camera(CameraType.EQUIRECTANGULAR))
-    require_pinhole(camera(CameraType.FISHEYE))
+        require_pinhole(camera(CameraType.EQUIRECTANGULAR), "Leave out --refine")
+    require_pinhole(camera(CameraType.FISHEYE), "None")
 
 
 def test_poses_are_those_that_training_refined():
