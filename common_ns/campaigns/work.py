@@ -263,8 +263,16 @@ def steps_within(budget: float, timed: dict[str, Any]) -> int:
         budget: core-seconds.
         timed: last line of a run that was timed: core_seconds_per_step and, where something is done once before the
             first step, core_seconds_start.
+
+    Raises: InputError if nothing is left for the steps.
     """
-    return max(1, round((budget - timed.get("core_seconds_start", 0.0)) / timed["core_seconds_per_step"]))
+    start = timed.get("core_seconds_start", 0.0)
+    if start >= budget:
+        problem = (
+            f"the budget of {budget:g} core-seconds is spent before the first step, for which {start:.0f} are needed"
+        )
+        raise InputError(problem, "Give the campaign a larger one, or the method a shorter start")
+    return max(1, round((budget - start) / timed["core_seconds_per_step"]))
 
 
 @dataclass

@@ -19,6 +19,7 @@ from nerfstudio.engine.trainer import Trainer
 from common_ns.campaigns import watched
 from common_ns.campaigns.watched import Watch, core_seconds, read_progress, watch_trainings
 from common_ns.campaigns.work import _text, end_of, steps_within
+from common_ns.errors import InputError
 
 
 def burn(seconds: float) -> None:
@@ -106,7 +107,9 @@ def test_calibration_ends_the_training_and_finds_the_time_of_a_step(file: Path):
     # What a model does once, before its first step, is told apart.
     assert last["core_seconds_start"] == 100.0
     assert steps_within(300.0, last) == round(200.0 / last["core_seconds_per_step"])
-    assert steps_within(50.0, last) == 1 and steps_within(10.0, {"core_seconds_per_step": 0.5}) == 20
+    assert steps_within(100.01, last) == 1 and steps_within(10.0, {"core_seconds_per_step": 0.5}) == 20
+    with pytest.raises(InputError, match="50 core-seconds is spent before the first step, for which 100 are"):
+        steps_within(50.0, last)
 
 
 def test_losses_that_are_no_numbers_can_be_read_again(file: Path):
