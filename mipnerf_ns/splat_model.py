@@ -261,7 +261,7 @@ class MipSplatModel(SplatfactoModel, ModelHooks):
 
         def place(step: int) -> None:
             assert pipeline is not None and isinstance(pipeline.datamanager, ImageDataManager)
-            if self.background == "mean" and not self.background_known:
+            if not self.background_known:
                 self.background_color, self.background_known = pipeline.datamanager.mean_color(), True
             if not self.placed:
                 self.begin_with(pipeline.datamanager)
